@@ -1,0 +1,46 @@
+"""Finite scalar quantisation (Mentzer et al., arXiv 2309.15505), the quantiser of X-codec2."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class FSQ(nn.Module):
+    """Rounds each dimension to one of its levels; a token is the mixed-radix number of the level digits.
+
+    Departs from the paper in the bound: ``levels / 2 * tanh`` gives every level a bin of the same width and a
+    grid that is symmetric around 0, for even and odd numbers of levels alike.
+
+    Args:
+        levels: levels of each dimension; the first is the least significant digit.
+    """
+
+    levels: Tensor
+    radix: Tensor
+
+    def __init__(self, levels: list[int]) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("radix", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)
+        self.size = int(torch.tensor(levels).prod())
+
+    def forward(self, latent: Float[Tensor, "... dims"]) -> tuple[Float[Tensor, "... dims"], Int[Tensor, "..."]]:
+        """Values in [-1, 1] with straight-through gradients, and tokens."""
+        bounded = torch.tanh(latent.float()) * self.levels / 2
+        digits = self._digits(bounded)
+        # straight through: the value is the grid point, the gradient that of the bounded latent
+        values = bounded + (self._centre(digits) - bounded).detach()
+        return values / (self.levels - 1) * 2, (digits * self.radix).sum(-1)
+
+    def values(self, tokens: Int[Tensor, "..."]) -> Float[Tensor, "... dims"]:
+        """Tokens -> grid points in [-1, 1]."""
+        digits = tokens.unsqueeze(-1) // self.radix % self.levels
+        return self._centre(digits) / (self.levels - 1) * 2
+
+    def _digits(self, bounded: Float[Tensor, "... dims"]) -> Int[Tensor, "... dims"]:
+        return torch.minimum((bounded + self.levels / 2).floor().long().clamp_min(0), self.levels - 1)
+
+    def _centre(self, digits: Int[Tensor, "... dims"]) -> Float[Tensor, "... dims"]:
+        return digits - (self.levels - 1) / 2

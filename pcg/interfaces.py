@@ -1,0 +1,116 @@
+"""The protocols that every part is written against. A leaf satisfies one of these; nothing inherits.
+
+One vocabulary runs through all of them, the *speech vocabulary*: audio tokens ``0 .. audio_tokens-1`` and
+then ``end`` (end-of-speech, ``== audio_tokens``). A model maps it to its own token ids by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.types import Audio, Result, Utterance, Verdict
+
+if TYPE_CHECKING:
+    from pcg.groups.table import GroupTable
+    from pcg.sampling import Randomness
+
+
+class Cache(Protocol):
+    """What a model remembers of each row. Rolling back is setting ``lengths`` to something smaller."""
+
+    lengths: Int[Tensor, "batch"]  # tokens held per row, prompt included
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        """Drop every other row."""
+
+
+class TokenLM(Protocol):
+    """A causal language model over the speech vocabulary."""
+
+    vocab_size: int  # audio tokens + end-of-speech
+    end: int
+    device: torch.device
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
+        """The model's own token ids that lead up to the first speech token to generate."""
+
+    def prefill(self, prompts: Sequence[Int[Tensor, "prompt"]], capacity: int) -> Any:
+        """A new cache (``Cache``) with room for ``capacity`` tokens a row, holding all of each prompt but its last id."""
+
+    def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> Float[Tensor, "batch new vocab"]:
+        """Append ``new`` model token ids to each row at its own length; logits over the speech vocabulary after each."""
+
+    def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Speech vocabulary -> the model's own token ids."""
+
+    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
+        """Rows of the ``input`` or ``output`` table over the speech vocabulary, float32."""
+
+
+class Rule(Protocol):
+    """Decides how much of a drafted block is kept and what is emitted next."""
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict: ...
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """Probability that one drafted token is accepted, over the draft's own draw."""
+
+
+class GroupBuilder(Protocol):
+    def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable: ...
+
+
+class Codec(Protocol):
+    """Discrete tokens <-> audio, one codebook."""
+
+    sample_rate: int
+    hop: int  # samples a token
+    codebook_size: int
+
+    def encode(self, audio: Sequence[Audio]) -> list[Int[Tensor, "length"]]:
+        """Tokens of each clip; resamples as needed."""
+
+    def decode(self, tokens: Sequence[Int[Tensor, "length"]]) -> list[Audio]:
+        """``len(tokens) * hop`` samples each."""
+
+    def codebook(self) -> Float[Tensor, "codebook dim"]:
+        """One vector a token."""
+
+
+class Dataset(Protocol):
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Utterance]: ...
+
+
+class Metric(Protocol):
+    """Scores audio, one row of columns an utterance.
+
+    ``ratios`` says how columns become figures of a run: name -> (numerator, denominator), a mean over
+    utterances where the denominator is None. Corpus WER is ``word_errors / words``.
+    """
+
+    ratios: Mapping[str, tuple[str, str | None]]
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]: ...
+
+
+class Logger(Protocol):
+    """Sees a run after it is on disk. May raise: the runner reports it and goes on."""
+
+    def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None: ...

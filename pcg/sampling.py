@@ -1,0 +1,153 @@
+"""Logits -> probabilities -> draws. Pure functions; every random number is asked for by name.
+
+A random number is a hash of (seed, row key, token position, purpose, index). It depends neither on the batch
+nor on the device nor on what was drawn before, so a row decodes alike in any batch, and rules that are
+compared on the same prompts see the same luck.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What a random number is for; numbers of different purposes are independent."""
+
+    TOKEN = 0  # a model's own draw: the draft's proposal, or a token of plain decoding
+    ACCEPT = 1  # the acceptance test of a drafted token
+    GROUP = 2  # the group of a token
+    RECOVERED = 3  # the token after a rejection
+    BONUS = 4  # the token after a whole block was kept
+    TRIAL = 5  # repeated draws: thinning, tolerance sets
+
+
+# splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit constants: the same bits on every device.
+_GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+_DRAW = 1 << 40  # between two draws at one position: above any position * len(Purpose)
+
+
+def _shift_right(x: Int[Tensor, "*shape"], bits: int) -> Int[Tensor, "*shape"]:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    x = x + _GOLDEN
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def key_of(utterance_id: str) -> int:
+    """A stable 63-bit key for a row, from its utterance's id."""
+    return int.from_bytes(hashlib.blake2b(utterance_id.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """Uniform numbers by (seed, row key, position, purpose, index).
+
+    Attributes:
+        seed: of the run.
+        keys: one integer per row, from its utterance's id (``key_of``).
+    """
+
+    seed: int
+    keys: Int[Tensor, "batch"]
+
+    @cached_property
+    def _streams(self) -> Int[Tensor, "batch"]:
+        """The part of the hash that no position changes, one number a row."""
+        return _mix(self.keys ^ _mix(torch.full_like(self.keys, self.seed)))
+
+    def uniform(
+        self, positions: Int[Tensor, "batch *block"], purpose: Purpose | Int[Tensor, "..."], draws: int | None = None
+    ) -> Float[Tensor, "..."]:
+        """Float64 numbers in [0, 1) of the shape of ``positions``; with ``draws`` one more, last, dimension.
+
+        ``purpose`` may be a tensor that broadcasts with ``positions``, so that one call serves several purposes.
+        The first of several draws is the number that is given without ``draws``.
+        """
+        counters = positions * len(Purpose) + purpose
+        if draws is not None:
+            counters = counters.unsqueeze(-1) + torch.arange(draws, device=positions.device) * _DRAW
+        bits = _mix(self._streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
+        return _shift_right(bits, 11).to(torch.float64) * 2.0**-53
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> Randomness:
+        return Randomness(self.seed, self.keys[rows])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How logits become the distribution that is sampled; the same for draft and target.
+
+    Order as in Hugging Face: repetition penalty, temperature, top-k, top-p.
+
+    Attributes:
+        temperature: 0 puts all mass on the most likely token.
+        top_k: keep the k most likely; None keeps all.
+        top_p: keep the smallest set that holds this much mass.
+        repetition_penalty: logits of tokens already in a row are divided (positive) or multiplied (negative) by it.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        wrong = [
+            message
+            for bad, message in [
+                (self.temperature < 0, f"temperature={self.temperature}: 0 (greedy) or more"),
+                (self.top_k is not None and self.top_k < 1, f"top_k={self.top_k}: 1 or more, or null"),
+                (not 0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, at most 1"),
+                (self.repetition_penalty <= 0, f"repetition_penalty={self.repetition_penalty}: above 0"),
+            ]
+            if bad
+        ]
+        if wrong:
+            raise ValueError("sampling: " + "; ".join(wrong))
+
+    def probabilities(
+        self, logits: Float[Tensor, "*batch vocab"], seen: Bool[Tensor, "*batch vocab"] | None = None
+    ) -> Float[Tensor, "*batch vocab"]:
+        """The sampled distribution in float32. ``seen`` marks the tokens that the penalty applies to."""
+        logits = logits.float()
+        if seen is not None and self.repetition_penalty != 1:
+            penalised = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
+            logits = torch.where(seen, penalised, logits)
+        if self.temperature == 0:
+            return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            threshold = logits.topk(self.top_k, -1).values[..., -1:]
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
+        if self.top_p < 1:
+            ranked, order = logits.softmax(-1).sort(-1, descending=True)
+            beyond = ranked.cumsum(-1) - ranked >= self.top_p  # the token that crosses top_p stays
+            logits = logits.masked_fill(torch.zeros_like(beyond).scatter_(-1, order, beyond), -torch.inf)
+        return logits.softmax(-1)
+
+
+def draw(weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """One index a row with probability proportional to its weight, by inversion; never one of weight 0."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    total = cumulative[..., -1:]
+    index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
+    # u * total may round up to total itself: stay at the last index of positive weight
+    last = torch.searchsorted(cumulative, total)
+    return torch.minimum(index, last).squeeze(-1)
+
+
+def as_keys(utterance_ids: Sequence[str], device: torch.device) -> Int[Tensor, "batch"]:
+    return torch.tensor([key_of(i) for i in utterance_ids], dtype=torch.int64, device=device)

@@ -1,0 +1,40 @@
+"""Reads the corpus back: parquet shards through ``datasets``, FLAC bytes through soundfile."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def shards(folder: str, split: str) -> list[Path]:
+    """The shards of a split in order.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = sorted(Path(folder).glob(f"{split}-*.parquet"))
+    if not found:
+        raise FileNotFoundError(f"no {split}-*.parquet in {folder}: make the corpus first (experiments/train.py trainer=corpus)")
+    return found
+
+
+def rows(shard: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one shard, with ``samples`` (float32) in place of ``audio``."""
+    import datasets
+
+    table = datasets.Dataset.from_parquet(str(shard), keep_in_memory=True)
+    for row in table:
+        samples, _ = soundfile.read(io.BytesIO(row.pop("audio")), dtype="float32")
+        yield row | {"samples": torch.from_numpy(samples)}
+
+
+def batched_mels(shard: Path, mel: torch.nn.Module) -> Iterator[tuple[dict[str, Any], Float[Tensor, "bands frames"]]]:
+    for row in rows(shard):
+        yield row, mel(row["samples"][None])[0]

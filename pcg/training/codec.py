@@ -1,0 +1,178 @@
+"""Trains the bundled codec: reconstruction of log-mel frames, then an adversary against blur."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from pcg.codecs.bundled import CodecNet, save_codec
+from pcg.codecs.mel import MelSpectrogram
+from pcg.training.audio import batched_mels, shards
+from pcg.training.fit import fit
+
+log = logging.getLogger(__name__)
+
+
+class MelCrops(IterableDataset):
+    """Endless random crops from all mel frames of some shards, laid end to end in float16.
+
+    Args:
+        frames: (frames, bands).
+        crop: frames a crop.
+        batch: crops a batch.
+        seed: of the crops; the step that a resumed run continues from is part of it.
+    """
+
+    def __init__(self, frames: Float[Tensor, "frames bands"], crop: int, batch: int, seed: int) -> None:
+        self.frames, self.crop, self.batch, self.seed = frames, crop, batch, seed
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            starts = torch.randint(len(self.frames) - self.crop, (self.batch,), generator=generator)
+            yield self.frames[starts[:, None] + torch.arange(self.crop)].float().transpose(1, 2)
+
+
+class MelCritic(nn.Module):
+    """Patch discriminator over a mel spectrogram seen as an image; returns every layer's features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [1, width, 2 * width, 4 * width, 4 * width]
+        strides = [(2, 1), (2, 2), (2, 2), (2, 1)]
+        self.layers = nn.ModuleList(
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(i, o, (5, 3), s, padding=(2, 1)))
+            for i, o, s in zip(sizes, sizes[1:], strides)
+        )
+        self.head = nn.utils.parametrizations.weight_norm(nn.Conv2d(sizes[-1], 1, 3, padding=1))
+
+    def forward(self, mel: Float[Tensor, "batch bands frames"]) -> list[Tensor]:
+        x, features = mel.unsqueeze(1).to(memory_format=torch.channels_last), []
+        for layer in self.layers:
+            x = nn.functional.leaky_relu(layer(x), 0.1)
+            features.append(x)
+        return [*features, self.head(x)]
+
+
+class CodecModule(L.LightningModule):
+    """L1 on log-mel frames; from ``critic_after`` on a least-squares adversary with feature matching.
+
+    The two pull on the decoded mel with a fixed ratio of gradient norms (``critic_share``), measured at the
+    decoded mel at every step, so that no loss weight has to be tuned.
+    """
+
+    trained: Tensor  # steps done; saved, so that a resumed run keeps its schedule
+
+    def __init__(
+        self, net: CodecNet, steps: int, learning_rate: float, critic_width: int, critic_after: int, critic_share: float
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.net, self.critic = net, MelCritic(critic_width)
+        self.steps, self.rate = steps, learning_rate
+        self.critic_after, self.critic_share = critic_after, critic_share
+        self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        made = torch.optim.AdamW(self.net.parameters(), self.rate, betas=(0.8, 0.98), weight_decay=1e-3)
+        judged = torch.optim.AdamW(self.critic.parameters(), self.rate, betas=(0.5, 0.9))
+        return [made, judged]
+
+    def training_step(self, mel: Float[Tensor, "batch bands frames"], index: int) -> None:
+        make, judge = self.optimizers()  # type: ignore[attr-defined]
+        for optimizer in (make, judge):
+            optimizer.param_groups[0]["lr"] = self.rate * schedule(int(self.trained), self.steps)
+        values, tokens = self.net.quantise(mel)
+        decoded = self.net.synthesise(values).float()
+        l1 = nn.functional.l1_loss(decoded, mel)
+        (pull,) = torch.autograd.grad(l1, decoded, retain_graph=True)
+        if self.trained >= self.critic_after:
+            adversary = self._judge(mel, decoded, judge)
+            pull = pull + self.critic_share * adversary * pull.norm() / adversary.norm().clamp_min(1e-12)
+        make.zero_grad()
+        decoded.backward(pull)
+        self.clip_gradients(make, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        make.step()
+        self.trained += 1
+        if self.trained % 50 == 0:
+            self.log_dict({"mel_l1": l1.detach() * 4, "perplexity": perplexity(tokens, self.net.fsq.size)}, prog_bar=True)
+
+    def _judge(self, mel: Tensor, decoded: Tensor, judge: Any) -> Tensor:
+        """Train the critic one step; the gradient at ``decoded`` of fooling it and of its features."""
+        real, fake = self.critic(mel), self.critic(decoded.detach())
+        loss = ((real[-1] - 1) ** 2).mean() + (fake[-1] ** 2).mean()
+        judge.zero_grad()
+        self.manual_backward(loss)
+        judge.step()
+        leaf = decoded.detach().requires_grad_()
+        fake = self.critic(leaf)
+        match = sum(((f - r.detach()).abs().mean() / r.detach().abs().mean()) for f, r in zip(fake[:-1], real[:-1]))
+        fooled = ((fake[-1] - 1) ** 2).mean() + match
+        (pull,) = torch.autograd.grad(fooled, leaf)
+        return pull.detach()
+
+
+def schedule(step: int, steps: int) -> float:
+    """Warm up over 100 steps, hold, fall linearly to 2 % over the second half."""
+    return min(1.0, (step + 1) / 100, max(0.02, 2 * (1 - step / steps)))
+
+
+def perplexity(tokens: Tensor, size: int) -> Tensor:
+    """exp of the entropy of the tokens' histogram."""
+    share = torch.bincount(tokens.flatten(), minlength=size).float()
+    share = share / share.sum()
+    return torch.special.entr(share).sum().exp()
+
+
+@dataclass(frozen=True)
+class CodecTrainer:
+    """The codec stage: corpus shards -> a codec folder.
+
+    Args:
+        corpus: folder of the corpus.
+        out: codec folder to write; its checkpoint lies beside it and is resumed from.
+        shards: how many training shards to learn from.
+        mel: arguments of MelSpectrogram.
+        net: arguments of CodecNet, less ``bands``.
+        critic: ``critic_width``, ``critic_after`` and ``critic_share`` of CodecModule.
+        steps, batch, crop: optimiser steps; crops a step; frames a crop.
+        checkpoint_every: steps between checkpoints; the codec folder is written with each.
+    """
+
+    corpus: str
+    out: str
+    shards: int
+    mel: dict[str, int]
+    net: dict[str, Any]
+    critic: dict[str, Any]
+    steps: int
+    batch: int
+    crop: int
+    learning_rate: float
+    seed: int
+    accelerator: str
+    precision: str
+    checkpoint_every: int
+
+    def run(self) -> None:
+        L.seed_everything(self.seed, verbose=False)
+        net = CodecNet(bands=self.mel["bands"], **self.net)
+        module = CodecModule(net, self.steps, self.learning_rate, **self.critic)
+        loader = DataLoader(MelCrops(self._frames(), self.crop, self.batch, self.seed), batch_size=None)
+        save = lambda: save_codec(Path(self.out), net, self.mel, self.net)  # noqa: E731
+        fit(module, loader, 2 * self.steps - self.critic["critic_after"], self, save)
+
+    def _frames(self) -> Float[Tensor, "frames bands"]:
+        """All frames of the shards, float16."""
+        mel = MelSpectrogram(**self.mel)
+        chosen = shards(self.corpus, "train")[: self.shards]
+        log.info("codec: mel frames of %d shards", len(chosen))
+        return torch.cat([frames.T.half() for shard in chosen for _, frames in batched_mels(shard, mel)])

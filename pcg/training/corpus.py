@@ -1,0 +1,128 @@
+"""The training corpus: self-made sentences spoken by hibari-tts in several voices, as parquet shards.
+
+One hibari voice becomes many speakers by resampling: audio synthesised at pace ``1 / scale`` and played
+``scale`` times faster has its own pace again, with pitch and formants scaled by ``scale``.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import multiprocessing
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from pcg.training.texts import sentences
+
+log = logging.getLogger(__name__)
+
+SAMPLE_RATE = 16_000
+_LEAD, _TRAIL, _SILENCE = 0.08, 0.16, 0.01  # seconds kept before and after speech; its amplitude threshold
+
+
+def speaker_name(scale: float) -> str:
+    """``0.88 -> "s088"``."""
+    return f"s{round(scale * 100):03d}"
+
+
+def trim(audio: np.ndarray) -> np.ndarray:
+    """Cut silence down to ``_LEAD`` before and ``_TRAIL`` seconds after the speech."""
+    loud = np.flatnonzero(np.abs(audio) > _SILENCE)
+    if not len(loud):
+        return audio
+    return audio[max(0, loud[0] - int(_LEAD * SAMPLE_RATE)) : loud[-1] + int(_TRAIL * SAMPLE_RATE)]
+
+
+class Speaker:
+    """hibari's voice at any scale, at 16 kHz."""
+
+    def __init__(self) -> None:
+        from hibari import Hibari  # only the corpus stage needs the synthesiser
+
+        self._tts = Hibari(threads=1)
+
+    def phonemes(self, text: str) -> str:
+        return " ".join(self._tts.phonemize(text))
+
+    def say(self, text: str, scale: float, seed: int) -> np.ndarray:
+        """Speak ``text``: float32 samples at 16 kHz, silence trimmed."""
+        audio = self._tts(text, speed=1 / scale, seed=seed)
+        return trim(soxr.resample(audio, 24_000 * scale, SAMPLE_RATE).astype(np.float32))
+
+
+def flac(audio: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(audio, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Speak ``utterances`` sentences into ``folder/{heldout,train}-NNNN.parquet``.
+
+    The first ``heldout`` sentences of the stream are kept apart and spoken by the training speakers and by
+    ``heldout_scale``, which no training sentence uses. A shard that exists is not spoken again.
+
+    Args:
+        folder: where the shards go.
+        utterances: training sentences.
+        heldout: sentences kept apart.
+        scales: pitch and formant scale of each training speaker.
+        heldout_scale: scale of the speaker never trained on.
+        seed: fixes sentences, speakers and synthesis noise.
+        shard_size: sentences a shard.
+        workers: processes.
+    """
+
+    folder: str
+    utterances: int
+    heldout: int
+    scales: list[float]
+    heldout_scale: float
+    seed: int
+    shard_size: int
+    workers: int
+
+    def run(self) -> None:
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        stream = sentences(self.seed)
+        jobs = [("heldout", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.heldout))]
+        jobs += [("train", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.utterances))]
+        todo = [job for job in jobs if not self._path(*job[:2]).exists()]
+        log.info("corpus: %d of %d shards to speak", len(todo), len(jobs))
+        with multiprocessing.get_context("spawn").Pool(self.workers) as pool:
+            for done, path in enumerate(pool.imap_unordered(self._speak, todo), 1):
+                log.info("corpus: %d/%d %s", done, len(todo), path)
+
+    def _shards(self, count: int) -> int:
+        return -(-count // self.shard_size)
+
+    def _path(self, split: str, index: int) -> Path:
+        return Path(self.folder) / f"{split}-{index:04d}.parquet"
+
+    def _speak(self, job: tuple[str, int, list[str]]) -> str:
+        import datasets
+
+        split, shard, texts = job
+        speaker, rows = Speaker(), []
+        scales = [*self.scales, self.heldout_scale] if split == "heldout" else self.scales
+        for i, text in enumerate(texts):
+            utterance = f"{split}-{shard:04d}-{i:04d}"
+            rng = random.Random(f"{self.seed} {utterance}")
+            scale = rng.choice(scales)
+            audio = speaker.say(text, scale, rng.getrandbits(32))
+            row: dict[str, Any] = {"id": utterance, "text": text, "phonemes": speaker.phonemes(text)}
+            rows.append(row | {"speaker": speaker_name(scale), "seconds": len(audio) / SAMPLE_RATE, "audio": flac(audio)})
+        path = self._path(split, shard)
+        part = path.with_suffix(".part")
+        datasets.Dataset.from_list(rows).to_parquet(part)
+        os.replace(part, path)
+        return str(path)

@@ -1,0 +1,70 @@
+"""The one place where Lightning's Trainer is set up: resumable, quiet, the same on CPU and GPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+log = logging.getLogger(__name__)
+
+
+class Stage(Protocol):
+    """What ``fit`` reads of a training stage."""
+
+    out: str
+    accelerator: str
+    precision: str
+    checkpoint_every: int
+
+
+class _Checkpoint(L.Callback):
+    """Saves the trainer's state and the exported model every so many steps and at the end, atomically."""
+
+    def __init__(self, path: Path, every: int, export: Callable[[], None]) -> None:
+        self.path, self.every, self.export = path, every, export
+        self.batches, self.started = 0, time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        self.batches += 1
+        if self.batches % 50 == 0:
+            figures = " ".join(f"{k} {float(v):.4g}" for k, v in trainer.callback_metrics.items())
+            log.info("%s: step %d (%.0f s) %s", self.path.stem, int(module.trained), time.monotonic() - self.started, figures)  # type: ignore[arg-type]
+        if self.batches % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        os.replace(part, self.path)
+        self.export()
+
+
+def fit(module: L.LightningModule, loader: DataLoader, max_steps: int, stage: Stage, export: Callable[[], None]) -> None:
+    """Train up to ``max_steps`` optimiser steps, from the checkpoint beside ``stage.out`` if there is one."""
+    checkpoint = Path(stage.out).with_suffix(".ckpt")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    trainer = L.Trainer(
+        max_steps=max_steps,
+        accelerator=stage.accelerator,
+        devices=1,
+        precision=stage.precision,  # type: ignore[arg-type]
+        callbacks=[_Checkpoint(checkpoint, stage.checkpoint_every, export)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    resume = str(checkpoint) if checkpoint.exists() else None
+    if resume:
+        log.info("%s: resuming", checkpoint.stem)
+    trainer.fit(module, loader, ckpt_path=resume)

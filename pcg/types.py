@@ -1,0 +1,102 @@
+"""The values that pass between the parts. Frozen; shapes beside each field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule decides about a block of drafted tokens.
+
+    Attributes:
+        accepted: how many leading draft tokens each row keeps, 0..gamma.
+        token: the recovered token (accepted < gamma) or the bonus token (accepted == gamma).
+    """
+
+    accepted: Int[Tensor, "batch"]
+    token: Int[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Everything one round of speculative decoding saw, for statistics; rows are the active rows.
+
+    Attributes:
+        rows: index of each active row in the batch that was asked for.
+        positions: index, among a row's generated tokens, of its first drafted token.
+        emitted: tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
+            end-of-speech or the maximum length cut the block).
+    """
+
+    rows: Int[Tensor, "batch"]
+    positions: Int[Tensor, "batch"]
+    draft_tokens: Int[Tensor, "batch gamma"]
+    draft_probs: Float[Tensor, "batch gamma vocab"]
+    target_probs: Float[Tensor, "batch gamma+1 vocab"]
+    verdict: Verdict
+    emitted: Int[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Mono samples in [-1, 1] with their rate in Hz."""
+
+    samples: np.ndarray
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One thing to say: text, and the voice to say it in.
+
+    Audio is loaded when asked for, so that a dataset never holds all of it.
+
+    Attributes:
+        id: unique within its dataset; seeds the utterance's random numbers.
+        prompt_text: what the voice prompt says; empty without a prompt.
+        load_prompt: reads the voice prompt; None without one.
+        load_reference: reads the text spoken by the true speaker, if there is such a recording.
+    """
+
+    id: str
+    text: str
+    speaker: str = ""
+    prompt_text: str = ""
+    load_prompt: Callable[[], Audio] | None = None
+    load_reference: Callable[[], Audio] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The speech tokens decoded for one row.
+
+    Attributes:
+        tokens: audio token ids, end-of-speech excluded.
+        finished: end-of-speech was sampled (otherwise the maximum length cut it).
+        counts: integer counts of this row (``pcg.decoding.statistics``).
+        kinds: one of ``exact group recovered bonus plain`` per token, for the token timeline.
+    """
+
+    tokens: Int[Tensor, "length"]
+    finished: bool
+    counts: Mapping[str, int] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run as written to ``result.json`` (schema in ``pcg.runner.result``), and where it lies."""
+
+    folder: str
+    values: Mapping[str, Any]
