@@ -1,0 +1,64 @@
+"""The bundled test set: sentences no model was trained on, with a voice prompt and a reference recording each.
+
+Made by ``pcg.training.heldout``. Two parquet files: ``utterances.parquet`` (id, text, speaker, prompt_id,
+audio) and ``voices.parquet`` (id, text, speaker, audio), audio being the bytes of a FLAC file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from pcg.data.audio import decode
+from pcg.types import Audio, Utterance
+
+
+class Bundled:
+    """The first ``limit`` utterances in a fixed order that goes round the speakers.
+
+    The compressed audio (8 MB) is held; each clip is decoded when asked for.
+
+    Args:
+        limit: None for all.
+        folder: where the two files lie; None for those that ship with the package.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+
+    def __init__(self, limit: int | None = None, folder: str | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit}: 1 or more, or null for all")
+        with as_file(files("pcg.data") / "bundled") as bundled:
+            root = Path(folder) if folder else bundled
+            self._rows = pyarrow.parquet.read_table(root / "utterances.parquet").slice(0, limit)
+            self._voices = pyarrow.parquet.read_table(root / "voices.parquet")
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __iter__(self) -> Iterator[Utterance]:
+        voices = {voice["id"]: (row, voice) for row, voice in enumerate(_without_audio(self._voices))}
+        for row, record in enumerate(_without_audio(self._rows)):
+            voice_row, voice = voices[record["prompt_id"]]
+            yield Utterance(
+                id=record["id"],
+                text=record["text"],
+                speaker=record["speaker"],
+                prompt_text=voice["text"],
+                load_prompt=partial(_audio, self._voices, voice_row),
+                load_reference=partial(_audio, self._rows, row),
+            )
+
+
+def _without_audio(table: pyarrow.Table) -> list[dict[str, str]]:
+    return table.drop_columns("audio").to_pylist()
+
+
+def _audio(table: pyarrow.Table, row: int) -> Audio:
+    return decode(table["audio"][row].as_py())

@@ -1,0 +1,58 @@
+"""A user's own lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from pcg.data.audio import read
+from pcg.types import Utterance
+
+
+class Texts:
+    """One utterance a line of a text file, blank lines left out, all in the voice of one prompt or of none.
+
+    An utterance is named by its line number, so that its random numbers stay when other lines change.
+
+    Args:
+        path: UTF-8 text file.
+        prompt: audio file of the voice; None for none.
+        prompt_text: what the prompt says; needed with a prompt, because models read it before the text.
+        limit: first N lines; None for all.
+
+    Raises:
+        ValueError: naming everything that is wrong with the arguments.
+    """
+
+    def __init__(self, path: str, prompt: str | None = None, prompt_text: str = "", limit: int | None = None) -> None:
+        wrong = [
+            message
+            for bad, message in [
+                (not Path(path).is_file(), f"path={path}: no such file"),
+                (prompt is not None and not Path(prompt).is_file(), f"prompt={prompt}: no such file"),
+                (prompt is not None and not prompt_text.strip(), "prompt_text: must say what the prompt says"),
+                (prompt is None and prompt_text.strip(), "prompt_text: given without a prompt"),
+                (limit is not None and limit < 1, f"limit={limit}: 1 or more, or null for all"),
+            ]
+            if bad
+        ]
+        lines = [] if wrong else Path(path).read_text(encoding="utf-8").splitlines()
+        self._lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()][:limit]
+        if not wrong and not self._lines:
+            wrong.append(f"path={path}: holds no text")
+        if wrong:
+            raise ValueError("dataset: " + "; ".join(wrong))
+        self._name, self._prompt, self._prompt_text = Path(path).stem, prompt, prompt_text.strip()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for number, line in self._lines:
+            yield Utterance(
+                id=f"{self._name}-{number:04d}",
+                text=line,
+                prompt_text=self._prompt_text,
+                load_prompt=None if self._prompt is None else partial(read, self._prompt),
+            )

@@ -1,0 +1,69 @@
+"""Word and character error of generated speech, by any speech recogniser."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jiwer
+import numpy as np
+
+from pcg.metrics.parts import samples_of
+from pcg.types import Audio, Utterance
+
+
+@functools.cache
+def _whisper_normaliser() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer  # compiles a large table of spellings
+
+    return EnglishTextNormalizer()
+
+
+def normalise(text: str) -> str:
+    """One form for texts that say the same: lower case, no punctuation, numbers as digits, American spelling.
+
+    Whisper's English normaliser (Radford et al. 2022, appendix C), then two steps of ours. Neighbouring numbers
+    are one number, because it reads "five forty-nine" as 549 but leaves a recogniser's "5:49" as 5 49. Tokens
+    without a letter or digit go.
+    """
+    words = [word for word in _whisper_normaliser()(text).split() if re.search(r"\w", word)]
+    return re.sub(r"(?<=\d) (?=\d)", "", " ".join(words))
+
+
+class WordErrors:
+    """Word error rate (WER) and character error rate (CER) of a recogniser's transcript against the text.
+
+    Unit: errors (substitutions + deletions + insertions) a reference word or character, over the corpus.
+    Range: 0 to above 1. Direction: lower is better. Reference and transcript are normalised alike
+    (``normalise``); characters count spaces. Empty audio is an empty transcript: every word is deleted.
+
+    Args:
+        recogniser: 16 kHz float32 samples -> what they say.
+        suffix: appended to every column and figure, to tell two recognisers apart ("_pocketsphinx").
+    """
+
+    def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "") -> None:
+        self._recogniser = recogniser
+        self._suffix = suffix
+        self.ratios: Mapping[str, tuple[str, str | None]] = {
+            f"wer{suffix}": (f"word_errors{suffix}", f"words{suffix}"),
+            f"cer{suffix}": (f"char_errors{suffix}", f"chars{suffix}"),
+        }
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+        return [self._score(samples_of(a), u.text) for a, u in zip(audio, utterances, strict=True)]
+
+    def _score(self, samples: np.ndarray, text: str) -> dict[str, float | str]:
+        transcript = self._recogniser(samples) if len(samples) else ""
+        reference, hypothesis = normalise(text), normalise(transcript)
+        words = jiwer.process_words(reference, hypothesis)
+        characters = jiwer.process_characters(reference, hypothesis)
+        columns: dict[str, float | str] = {
+            "transcript": transcript,
+            "word_errors": words.substitutions + words.deletions + words.insertions,
+            "words": len(reference.split()),
+            "char_errors": characters.substitutions + characters.deletions + characters.insertions,
+            "chars": len(reference),
+        }
+        return {f"{name}{self._suffix}": value for name, value in columns.items()}

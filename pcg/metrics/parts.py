@@ -1,0 +1,55 @@
+"""What the metrics share: finding their pretrained parts, 16 kHz samples, one torch thread."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+
+from pcg.types import Audio
+
+SAMPLE_RATE = 16_000  # what every bundled part listens at, Hz
+
+
+class MissingPart(ImportError):
+    """A metric was asked for whose pretrained part is not installed."""
+
+
+def require(package: str, metric: str) -> Path:
+    """The folder of an installed package, found without importing it.
+
+    Raises:
+        MissingPart: naming the command that installs it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPart(
+            f"{metric} needs the package {package!r}, which is not installed: run `make install`, or "
+            "`pip install pcg[bundled]` and then `pip install --no-deps Resemblyzer==0.1.4 distillmos==0.9.1 "
+            "xls-r-sqa==0.1.0`; or do without metrics (metrics=none)"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def samples_of(audio: Audio) -> np.ndarray:
+    """float32 samples at 16 kHz."""
+    samples = np.asarray(audio.samples, dtype=np.float32)
+    if audio.sample_rate == SAMPLE_RATE or not len(samples):
+        return samples
+    return soxr.resample(samples, audio.sample_rate, SAMPLE_RATE)
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Small networks on a shared machine run fastest, and always alike, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

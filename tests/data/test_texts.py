@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+
+from pcg.data.texts import Texts
+
+
+@pytest.fixture
+def lines(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("First line.\n\n  Second, in the naïve café.  \nThird?\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def voice(tmp_path):
+    path = tmp_path / "me.wav"
+    soundfile.write(path, np.stack([np.full(2400, 0.5), np.zeros(2400)], 1), 24_000)
+    return str(path)
+
+
+def test_one_utterance_a_line_named_by_line_number(lines):
+    utterances = list(Texts(lines))
+    assert [(u.id, u.text) for u in utterances] == [
+        ("mine-0001", "First line."),
+        ("mine-0003", "Second, in the naïve café."),
+        ("mine-0004", "Third?"),
+    ]
+    assert all(u.load_prompt is None and u.load_reference is None for u in utterances)
+    assert len(Texts(lines, limit=2)) == 2
+
+
+def test_prompt_is_read_as_mono_when_asked_for(lines, voice):
+    utterance = next(iter(Texts(lines, prompt=voice, prompt_text="Hello.")))
+    audio = utterance.load_prompt()
+    assert utterance.prompt_text == "Hello."
+    assert audio.sample_rate == 24_000
+    assert audio.seconds == pytest.approx(0.1)
+    np.testing.assert_allclose(audio.samples, 0.25, atol=1e-4)
+
+
+def test_everything_wrong_is_named_at_once(tmp_path, lines, voice):
+    with pytest.raises(ValueError, match=r"path=.*no such file; prompt=.*no such file; prompt_text.*; limit=0"):
+        Texts(str(tmp_path / "none.txt"), prompt=str(tmp_path / "none.wav"), limit=0)
+    with pytest.raises(ValueError, match="prompt_text: given without a prompt"):
+        Texts(lines, prompt_text="Hello.")
+    with pytest.raises(ValueError, match="must say what the prompt says"):
+        Texts(lines, prompt=voice)
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    with pytest.raises(ValueError, match="holds no text"):
+        Texts(str(empty))

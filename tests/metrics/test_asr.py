@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from pcg.metrics.aggregate import figures
+from pcg.metrics.asr import WordErrors, normalise
+from pcg.metrics.moonshine import Moonshine
+from pcg.metrics.pocketsphinx import PocketSphinx
+from pcg.types import Utterance
+
+
+@pytest.mark.parametrize(
+    ("spelled", "printed"),
+    [
+        ("fifty-two snakes", "52 snakes"),
+        ("In seventeen twenty-four, Oliver", "In 1724, Oliver."),
+        ("seven hundred and sixty-two dollars", "$762"),
+        ("thirty-one thousand five hundred and four people", "31,504 people"),
+        ("leaves at five forty-nine", "leaves at 5:49"),
+        ("Mister O'Brien and Missus Baker", "Mr. O'Brien and Mrs. Baker"),
+        ("Doctor Colour", "Dr. Color"),
+        ("  Why -- me?  ...", "why me"),
+    ],
+)
+def test_normaliser_maps_both_ways_of_writing_to_one(spelled, printed):
+    assert normalise(spelled) == normalise(printed)
+
+
+def test_normaliser_keeps_what_differs_apart():
+    assert normalise("sixty-two") != normalise("sixty-three")
+    assert normalise("five hats, six shoes") == "5 hats 6 shoes"
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "word_errors", "words", "char_errors", "chars"),
+    [
+        ("The cat sat.", "the cat sat", 0, 3, 0, 11),
+        ("The cat sat.", "the bat sat", 1, 3, 1, 11),
+        ("The cat sat.", "", 3, 3, 11, 11),
+        ("", "two words", 2, 0, 7, 0),
+        ("", "", 0, 0, 0, 0),
+        ("...", "!", 0, 0, 0, 0),
+    ],
+)
+def test_counts_by_hand(noise, text, heard, word_errors, words, char_errors, chars):
+    metric = WordErrors(lambda samples: heard, suffix="_x")
+    (row,) = metric.score([noise], [Utterance("a", text)])
+    assert row == {
+        "transcript_x": heard,
+        "word_errors_x": word_errors,
+        "words_x": words,
+        "char_errors_x": char_errors,
+        "chars_x": chars,
+    }
+    assert metric.ratios == {"wer_x": ("word_errors_x", "words_x"), "cer_x": ("char_errors_x", "chars_x")}
+
+
+def test_empty_audio_deletes_every_word(nothing):
+    (row,) = WordErrors(Moonshine()).score([nothing], [Utterance("a", "Three small words.")])
+    assert (row["transcript"], row["word_errors"], row["words"]) == ("", 3, 3)
+
+
+@pytest.mark.parametrize(("recogniser", "clean"), [(Moonshine, 0.1), (PocketSphinx, 0.6)])
+def test_speech_is_understood_and_noise_is_not(recogniser, clean, spoken, noise):
+    utterances, audio = zip(*spoken[:4], strict=True)
+    metric = WordErrors(recogniser())
+    wer = figures(metric.score(audio, utterances), metric.ratios)["wer"].value
+    assert wer < clean
+    assert figures(metric.score([noise], utterances[:1]), metric.ratios)["wer"].value > 0.8
+
+
+@pytest.mark.parametrize("recogniser", [Moonshine, PocketSphinx])
+def test_an_answer_does_not_depend_on_earlier_calls(recogniser, spoken, noise):
+    listen = recogniser()
+    first, second = (audio.samples for _, audio in spoken[:2])
+    alone = listen(first)
+    listen(noise.samples)
+    listen(second)
+    assert listen(first) == alone
+
+
+def test_other_sample_rates_are_resampled(spoken):
+    import soxr
+
+    utterance, audio = spoken[1]
+    slow = type(audio)(soxr.resample(audio.samples, 16_000, 24_000), 24_000)
+    here, there = WordErrors(Moonshine()).score([audio, slow], [utterance, utterance])
+    assert abs(here["char_errors"] - there["char_errors"]) <= 3
