@@ -1,0 +1,177 @@
+"""One batch of utterances, from text to a finished record: decode both ways, speak, score.
+
+A record is what ``batches.jsonl`` holds of a batch::
+
+    batch, at, wall              index; when it began (UTC); seconds since the run's last record, all work included
+    tokens, seconds, calls       emitted tokens, decode seconds and model passes of the batch as a whole
+    baseline_tokens, _seconds, _calls     the same of the target alone; null where it was not decoded
+    rows                         one an utterance: see ``_row``
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from pcg.decoding.rows import Prompt
+from pcg.runner.decode import Decoded, decode_alone, decode_speculative
+from pcg.runner.parts import Parts
+from pcg.runner.scores import ScoreMemo, Scores, to_pcm
+from pcg.runner.settings import Decoding
+from pcg.types import Audio, Generation, Utterance
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchRunner:
+    """Decodes and scores batches of one run.
+
+    Attributes:
+        metric_nodes: the metrics' configs, by which scores are remembered.
+        folder: where ``audio/`` goes.
+    """
+
+    parts: Parts
+    decoding: Decoding
+    seed: int
+    memo: ScoreMemo
+    metric_nodes: dict[str, Any]
+    folder: Path
+
+    def warm_up(self, utterances: Sequence[Utterance], tokens: int = 24) -> None:
+        """Decode a few tokens both ways and throw them away: first passes pay for allocation and compilation."""
+        prompts = [self._prompt(utterance) for utterance in utterances]
+        for speculative in (False, True):
+            self._decode(prompts, speculative, tokens)
+
+    def run(self, index: int, utterances: Sequence[Utterance]) -> dict[str, Any]:
+        """The record of a batch. An utterance that fails is tried alone, and recorded with its reason."""
+        try:
+            return self._run(index, utterances)
+        except Exception as error:
+            if len(utterances) == 1:
+                log.warning("utterance %s failed: %s", utterances[0].id, _reason(error), exc_info=True)
+                return _failed(utterances[0], error)
+        return _joined([self.run(index, [utterance]) for utterance in utterances])
+
+    def _run(self, index: int, utterances: Sequence[Utterance]) -> dict[str, Any]:
+        prompts = [self._prompt(utterance) for utterance in utterances]
+        speculative = self.parts.draft is not None
+        own: Decoded | None = None
+        alone: Decoded | None = None
+        for turn in (False, True) if index % 2 else (True, False):  # neither is always the first
+            if turn:
+                own = self._decode(prompts, speculative, self.decoding.max_tokens)
+            elif speculative and self.decoding.baseline:
+                alone = self._decode(prompts, False, self.decoding.max_tokens)
+        assert own is not None
+        audio, scores = self._speak_and_score(prompts, own.generations)
+        baseline_scores: list[Scores] = [{} for _ in prompts]
+        if alone is not None:
+            _, baseline_scores = self._speak_and_score(prompts, alone.generations)
+        for item, clip in zip(prompts, audio, strict=True):
+            write_wav(self.folder / wav_name(item.utterance), clip)
+        rows = [
+            _row(item.utterance, generation, clip, score, baseline)
+            for item, generation, clip, score, baseline in zip(
+                prompts, own.generations, audio, scores, baseline_scores, strict=True
+            )
+        ]
+        return {**_timing("", own), **_timing("baseline_", alone), "rows": rows}
+
+    def _prompt(self, utterance: Utterance) -> Prompt:
+        prompt = utterance.load_prompt() if utterance.load_prompt else None
+        return Prompt(utterance, None if prompt is None else self.parts.codec.encode([prompt])[0])
+
+    def _decode(self, prompts: Sequence[Prompt], speculative: bool, max_tokens: int) -> Decoded:
+        return (decode_speculative if speculative else decode_alone)(
+            self.parts, prompts, self.decoding, self.seed, max_tokens
+        )
+
+    def _speak_and_score(
+        self, prompts: Sequence[Prompt], generations: Sequence[Generation]
+    ) -> tuple[list[Audio], list[Scores]]:
+        audio = [self._speak(item, generation) for item, generation in zip(prompts, generations, strict=True)]
+        said = [item.utterance for item in prompts]
+        return audio, self.memo.score(self.parts.metrics, self.metric_nodes, audio, said)
+
+    def _speak(self, item: Prompt, generation: Generation) -> Audio:
+        """Decode prompt and generation together, so that the voice carries over, and cut the prompt off (as LLaSA)."""
+        tokens, skip = generation.tokens.cpu(), 0
+        if item.speech is not None:
+            skip = len(item.speech) * self.parts.codec.hop
+            tokens = torch.cat([item.speech.cpu(), tokens])
+        whole = self.parts.codec.decode([tokens])[0]
+        return Audio(np.asarray(whole.samples)[skip:], whole.sample_rate)
+
+
+def wav_name(utterance: Utterance) -> str:
+    """Where an utterance's audio lies in the run's folder; ids may hold what file names may not."""
+    return f"audio/{''.join(c if c.isalnum() or c in '-_.' else '_' for c in utterance.id)}.wav"
+
+
+def write_wav(path: Path, audio: Audio) -> None:
+    """16-bit PCM."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, to_pcm(audio), audio.sample_rate, subtype="PCM_16")
+
+
+def _row(
+    utterance: Utterance, generation: Generation, audio: Audio, scores: Scores, baseline_scores: Scores
+) -> dict[str, Any]:
+    return {
+        "utterance": utterance.id,
+        "text": utterance.text,
+        "speaker": utterance.speaker,
+        "error": None,
+        "finished": generation.finished,
+        "tokens": generation.tokens.tolist(),
+        "kinds": list(generation.kinds),
+        "counts": dict(generation.counts),
+        "accepted_by_position": list(generation.accepted_by_position),
+        "sums": dict(generation.sums),
+        "audio": wav_name(utterance),
+        "audio_seconds": audio.seconds,
+        "scores": scores,
+        "baseline_scores": baseline_scores,
+    }
+
+
+def _timing(prefix: str, decoded: Decoded | None) -> dict[str, Any]:
+    return {
+        f"{prefix}tokens": decoded and decoded.emitted,
+        f"{prefix}seconds": decoded and dict(decoded.seconds),
+        f"{prefix}calls": decoded and dict(decoded.calls),
+    }
+
+
+def _failed(utterance: Utterance, error: Exception) -> dict[str, Any]:
+    row = {"utterance": utterance.id, "text": utterance.text, "speaker": utterance.speaker, "error": _reason(error)}
+    return {**_timing("", None), **_timing("baseline_", None), "rows": [row]}
+
+
+def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One record of the same batch decoded one utterance at a time."""
+    whole: dict[str, Any] = {"rows": [row for record in records for row in record["rows"]]}
+    good = [record for record in records if record["seconds"]]
+    for prefix in ("", "baseline_"):
+        timed = [record for record in good if record[f"{prefix}seconds"]]
+        whole[f"{prefix}tokens"] = sum(record[f"{prefix}tokens"] for record in timed) if timed else None
+        for what in ("seconds", "calls"):
+            parts = timed[0][f"{prefix}{what}"] if timed else {}
+            whole[f"{prefix}{what}"] = {
+                part: sum(record[f"{prefix}{what}"][part] for record in timed) for part in parts
+            } or None
+    return whole
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]

@@ -1,0 +1,86 @@
+"""From a config node to an object: ``_target_`` names a constructor inside ``pcg.``, the rest are its arguments."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard, TypeVar
+
+TARGET = "_target_"
+T = TypeVar("T")
+
+
+def constructor(name: str) -> Callable[..., Any]:
+    """The class or function that ``_target_`` names.
+
+    Raises:
+        ValueError: it lies outside ``pcg.`` (a config is data, not code), or is not there.
+    """
+    module, _, attribute = str(name).rpartition(".")
+    if not module.startswith("pcg.") or attribute[:1] == "_":
+        raise ValueError(f"_target_ {name!r}: only public names inside 'pcg.' are built from a config")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("pcg"):
+            raise ValueError(f"_target_ {name!r} needs the package {error.name!r}, which is not installed") from error
+        raise ValueError(f"_target_ {name!r}: there is no module {error.name!r}") from error
+    except AttributeError as error:
+        raise ValueError(f"_target_ {name!r}: {module!r} has no {attribute!r}") from error
+    if not callable(found) or getattr(found, "__module__", "").partition(".")[0] != "pcg":
+        raise ValueError(f"_target_ {name!r}: not a class or function of pcg")
+    return found
+
+
+def build(node: Mapping[str, Any], **supplied: Any) -> Any:
+    """Build a node and, first, the nodes inside it.
+
+    Args:
+        node: plain values, with ``_target_``.
+        supplied: arguments that the runner gives; each goes in only where the constructor asks for it by name.
+    """
+    make = constructor(node[TARGET])
+    asked = inspect.signature(make).parameters
+    arguments = {key: _value(value) for key, value in node.items() if key != TARGET}
+    return make(**{**arguments, **{key: value for key, value in supplied.items() if key in asked}})
+
+
+class Kept:
+    """Objects built once a process: the runs of a sweep share what they have in common, models above all.
+
+    Each role (target, draft, codec, ...) holds one object; what no role holds any more is let go before the next
+    is built, so that two models never lie in memory where one is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[str, str] = {}
+        self._objects: dict[str, Any] = {}
+
+    def get(self, role: str, key: Any, make: Callable[[], T]) -> T:
+        """The object that ``make`` makes, or the one made before for an equal ``key`` (plain values)."""
+        name = json.dumps(key, sort_keys=True)
+        self._keys[role] = name
+        self._objects = {held: made for held, made in self._objects.items() if held in self._keys.values()}
+        if name not in self._objects:
+            self._objects[name] = make()
+        return self._objects[name]
+
+    def drop(self, role: str) -> None:
+        self._keys.pop(role, None)
+
+
+def is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a config node names something to build (``none`` choices have no ``_target_``)."""
+    return isinstance(node, Mapping) and bool(node.get(TARGET))
+
+
+def _value(value: Any) -> Any:
+    if is_built(value):
+        return build(value)
+    if isinstance(value, Mapping):
+        return {key: _value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_value(item) for item in value]
+    return value

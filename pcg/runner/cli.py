@@ -1,0 +1,191 @@
+"""The command line of the entry points: Hydra's, with every mistake named at once and no traceback."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import pcg
+from pcg.runner.run import run_once
+from pcg.runner.validate import ConfigError, nearest
+from pcg.runner.validate import check as check_run
+
+Check = Callable[[Mapping[str, Any]], object]
+_BESIDE = Path(pcg.__file__).resolve().parent
+# In a clone conf/ lies beside the package, in an installed wheel inside it.
+CONF = str(_BESIDE.parent / "conf" if (_BESIDE.parent / "conf" / "run.yaml").exists() else _BESIDE / "conf")
+
+
+@contextmanager
+def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[None]:
+    """Check the command line before Hydra runs it; a mistake ends the program with one message and status 2.
+
+    Args:
+        check: raises a ConfigError for a composed config of this entry point; None if any composed config will do.
+    """
+    try:
+        check_command_line(config_name, sys.argv[1:], check)
+    except ConfigError as error:
+        print(f"The config has {len(error.problems)} problem(s):\n{error}", file=sys.stderr)
+        sys.exit(2)
+    yield
+
+
+def execute(config: DictConfig) -> None:
+    """Do one run of a command. In a sweep a failed run is noted and the others go on.
+
+    Ends the program with a message, without a traceback (that is in the run's run.log), where a single run fails.
+    """
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        run_once(plain(config), HydraConfig.get().overrides.task)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        print(f"The run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        if not sweep:
+            sys.exit(1)
+
+
+def check_command_line(config_name: str, arguments: Sequence[str], check: Check | None = check_run) -> None:
+    """Raise a ConfigError that lists what is wrong with the overrides, in any run of the sweep that they ask for."""
+    args = get_args_parser().parse_args(list(arguments))
+    if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
+        return
+    with initialize_config_dir(args.config_dir or CONF, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        problems, overrides = _parse(loader, args.overrides)
+        if not problems:
+            overrides = _sweep_of(loader, config_name, args.overrides) + overrides if args.multirun else overrides
+            problems = _problems(loader, config_name, overrides, args.multirun, check)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _parse(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[str], list[Override]]:
+    problems, overrides = [], []
+    parser = OverridesParser.create(config_loader=loader)
+    for text in texts:
+        try:
+            overrides += parser.parse_overrides([text])
+        except HydraException as error:
+            problems.append(f"{text!r} is no override (key=value): {str(error).splitlines()[0]}")
+    return problems, overrides
+
+
+def _sweep_of(loader: ConfigLoader, config_name: str, texts: Sequence[str]) -> list[Override]:
+    """What an experiment's ``hydra.sweeper.params`` asks for; the command line comes after it and wins."""
+    try:
+        config = loader.load_configuration(config_name, list(texts), RunMode.MULTIRUN, validate_sweep_overrides=False)
+    except (HydraException, OmegaConfBaseException):
+        return []  # what is wrong is found and named below
+    parameters = config.hydra.sweeper.get("params") or {}
+    problems, overrides = _parse(loader, [f"{key}={value}" for key, value in parameters.items()])
+    if problems:
+        raise ConfigError(f"hydra.sweeper.params: {problem}" for problem in problems)
+    return overrides
+
+
+def _problems(
+    loader: ConfigLoader, name: str, overrides: list[Override], multirun: bool, check: Check | None
+) -> list[str]:
+    if not multirun and (swept := [item.input_line for item in overrides if item.is_sweep_override()]):
+        return [f"{line}: several values make a sweep; add -m" for line in swept]
+    latest = {override.get_key_element(): override for override in overrides}
+    groups = {key: item for key, item in latest.items() if _choices(loader, item.key_or_group)}
+    values = {key: item for key, item in latest.items() if key not in groups}
+    problems = [
+        f"{item.key_or_group}={value}: there is no such choice{nearest(value, _choices(loader, item.key_or_group))}"
+        for item in groups.values()
+        for value in _texts(item)
+        if value != "null" and value not in _choices(loader, item.key_or_group)
+    ]
+    if problems:  # what the rest may hold depends on these choices
+        return problems + _unknown_keys(loader, name, [], values)
+    for chosen in itertools.product(*([f"{key}={value}" for value in _texts(item)] for key, item in groups.items())):
+        problems += _unknown_keys(loader, name, list(chosen), values) or _wrong_values(
+            name, list(chosen), values, check
+        )
+    return list(dict.fromkeys(problems))
+
+
+def _choices(loader: ConfigLoader, group: str) -> list[str]:
+    return loader.get_group_options(group)
+
+
+def _texts(override: Override) -> list[str]:
+    """The values of an override, written as they would be on the command line."""
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
+def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: dict[str, Override]) -> list[str]:
+    try:
+        config = loader.load_configuration(name, chosen, RunMode.RUN)
+    except (HydraException, OmegaConfBaseException) as error:
+        return [_reason(error)]
+    known = set(_keys(OmegaConf.to_container(config, resolve=False)))
+    offered = {key for key in known if key.partition(".")[0] != "hydra"} | set(loader.list_groups("")) - {"hydra"}
+    return [
+        f"{item.key_or_group}: unknown key{nearest(item.key_or_group, offered)}"
+        for item in values.values()
+        if not (item.is_add() or item.is_force_add() or item.is_delete()) and item.key_or_group not in known
+        and not item.key_or_group.startswith("hydra.")
+    ]  # fmt: skip
+
+
+def _keys(node: Any, path: str = "") -> Iterator[str]:
+    """Every key of nested dictionaries, dotted."""
+    for key, inner in node.items():
+        yield f"{path}{key}"
+        if isinstance(inner, dict):
+            yield from _keys(inner, f"{path}{key}.")
+
+
+def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], check: Check | None) -> list[str]:
+    """Compose and check with every value of every swept key at least once."""
+    problems = []
+    columns = [[f"{key}={text}" for text in _texts(item)] for key, item in values.items()]
+    for index in range(max([len(column) for column in columns], default=1)):
+        one_each = [column[min(index, len(column) - 1)] for column in columns]
+        try:
+            config = plain(compose(name, chosen + one_each))
+            if check is not None:
+                check(config)
+        except ConfigError as error:
+            problems += error.problems
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_reason(error))
+    return problems
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain values, interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
+
+
+def _reason(error: Exception) -> str:
+    """Hydra's own words, on one line, with the cause that it often keeps below."""
+    words = " ".join(str(error).split())
+    cause = " ".join(str(error.__cause__).split()) if error.__cause__ else ""
+    return f"{words} ({cause})" if cause and cause not in words else words

@@ -1,0 +1,79 @@
+"""The runner's two calls into the decoding loops, timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pcg.decoding import autoregressive
+from pcg.decoding.clock import Clock
+from pcg.decoding.rows import Prompt
+from pcg.decoding.speculative import speculative_decode
+from pcg.decoding.statistics import Statistics, plain_counts
+from pcg.runner.parts import Parts
+from pcg.runner.settings import Decoding
+from pcg.sampling import Randomness, as_keys
+from pcg.types import Generation
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch, decoded.
+
+    Attributes:
+        seconds: by part of the loop, for the batch as a whole.
+        calls: model passes of the batch as a whole, by part.
+    """
+
+    generations: list[Generation]
+    seconds: Mapping[str, float]
+    calls: Mapping[str, int]
+
+    @property
+    def emitted(self) -> int:
+        return sum(generation.counts["emitted"] for generation in self.generations)
+
+
+def decode_alone(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, seed: int, max_tokens: int) -> Decoded:
+    """The target alone."""
+    clock = Clock(parts.device)
+    generations = autoregressive.decode(
+        parts.target,
+        prompts,
+        sampling=decoding.sampling,
+        max_tokens=max_tokens,
+        randomness=_randomness(parts, prompts, seed),
+        clock=clock,
+    )
+    counted = [
+        replace(generation, counts=plain_counts(generation), kinds=("plain",) * len(generation.tokens))
+        for generation in generations
+    ]
+    return Decoded(counted, clock.seconds, dict(clock.passes))
+
+
+def decode_speculative(
+    parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, seed: int, max_tokens: int
+) -> Decoded:
+    """Target, draft and rule, with what ``Statistics`` sees of them."""
+    assert parts.draft is not None
+    assert parts.rule is not None
+    clock, randomness = Clock(parts.device), _randomness(parts, prompts, seed)
+    statistics = Statistics(decoding.gamma, parts.rule, randomness)
+    generations = speculative_decode(
+        parts.target,
+        parts.draft,
+        parts.rule,
+        prompts,
+        gamma=decoding.gamma,
+        sampling=decoding.sampling,
+        max_tokens=max_tokens,
+        randomness=randomness,
+        observer=statistics,
+        clock=clock,
+    )
+    return Decoded(statistics.annotate(generations), clock.seconds, dict(clock.passes))
+
+
+def _randomness(parts: Parts, prompts: Sequence[Prompt], seed: int) -> Randomness:
+    return Randomness(seed, as_keys([prompt.utterance.id for prompt in prompts], parts.device))

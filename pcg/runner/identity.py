@@ -1,0 +1,61 @@
+"""Which run a config asks for. Two configs that must give the same figures have the same ``run_id``."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pcg.runner.build import TARGET, constructor, is_built
+from pcg.runner.settings import pick_device
+from pcg.runner.validate import metric_nodes
+
+# Where results go and who is told: no part of what is measured.
+_ASIDE = ("paths", "logger", "study", "max_failures")
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that decides the figures.
+
+    Keys of ``grouping`` that its rule does not read are left out, and without a draft so are the rule and gamma:
+    a sweep that crosses them with others asks for the same run several times, and gets it once.
+    """
+    run = {key: copy.deepcopy(value) for key, value in config.items() if key not in _ASIDE}
+    run["device"] = str(pick_device(run["device"]))
+    run["metrics"] = metric_nodes(run["metrics"])
+    if is_built(run["draft"]):
+        asked = inspect.signature(constructor(run["grouping"][TARGET])).parameters
+        run["grouping"] = {key: value for key, value in run["grouping"].items() if key in asked or key == TARGET}
+    else:
+        run["draft"] = run["grouping"] = None
+        del run["decoding"]["gamma"], run["decoding"]["baseline"]
+    return run
+
+
+def run_id(run: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits of a canonical config's hash."""
+    return hashlib.blake2b(json.dumps(run, sort_keys=True).encode(), digest_size=5).hexdigest()
+
+
+def method(run: Mapping[str, Any]) -> str:
+    """What a person calls the run's method: ``target alone``, ``exact``, ``pcg``, ..."""
+    if run["grouping"] is None:
+        return "target alone"
+    return str(run["grouping"][TARGET]).split(".")[-2]
+
+
+def theta(run: Mapping[str, Any]) -> float | None:
+    """The similarity threshold of the run's groups, where they have one."""
+    return ((run["grouping"] or {}).get("groups") or {}).get("theta")
+
+
+def label(run: Mapping[str, Any]) -> str:
+    """The method with the settings of its rule: ``pcg theta=0.4``, ``ssd beta=0.4``."""
+    grouping = run["grouping"] or {}
+    settings = {key: value for key, value in grouping.items() if key != TARGET and not isinstance(value, dict)}
+    if theta(run) is not None:
+        settings = {"theta": theta(run), **settings}
+    return " ".join([method(run), *(f"{key}={value}" for key, value in settings.items())])

@@ -1,0 +1,102 @@
+"""The parts of a run, built from its config and kept for the next run of the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcg.interfaces import Codec, Dataset, Metric, Rule, TokenLM
+from pcg.runner.build import Kept, build
+from pcg.runner.validate import ConfigError, nearest
+
+SOURCES = ("target_input", "target_output", "draft_input", "draft_output", "codec")
+_kept = Kept()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is composed of. Without a draft there is no rule."""
+
+    target: TokenLM
+    draft: TokenLM | None
+    rule: Rule | None
+    codec: Codec
+    dataset: Dataset
+    metrics: Mapping[str, Metric]
+    device: torch.device
+
+
+def load(run: Mapping[str, Any]) -> Parts:
+    """Build the parts of a canonical config, each once a process.
+
+    Raises:
+        ConfigError: parts that do not fit each other.
+    """
+    device = torch.device(run["device"])
+    target = _kept_part("target", run["target"], device=device)
+    codec = _kept_part("codec", run["codec"], device=device)
+    draft = _kept_part("draft", run["draft"], device=device) if run["draft"] else None
+    _same_vocabulary(target, draft, codec)
+    return Parts(
+        target=target,
+        draft=draft,
+        rule=_rule(run, target, draft, codec) if draft is not None else None,
+        codec=codec,
+        dataset=_kept_part("dataset", run["dataset"]),
+        metrics={name: _kept_part(f"metrics.{name}", node) for name, node in run["metrics"].items()},
+        device=device,
+    )
+
+
+def _kept_part(role: str, node: Mapping[str, Any], **supplied: Any) -> Any:
+    key = [node, {name: str(value) for name, value in supplied.items()}]
+    return _kept.get(role, key, lambda: build(node, **supplied))
+
+
+def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> None:
+    problems = []
+    if target.vocab_size != codec.codebook_size + 1:
+        problems.append(f"codec: has {codec.codebook_size} tokens, the target speaks {target.vocab_size - 1}")
+    if draft is not None and draft.vocab_size != target.vocab_size:
+        problems.append(f"draft: speaks {draft.vocab_size - 1} audio tokens, the target {target.vocab_size - 1}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec) -> Rule:
+    node = {key: value for key, value in run["grouping"].items() if key != "groups"}
+    if "groups" not in run["grouping"]:
+        return build(node)
+    groups = dict(run["grouping"]["groups"])
+    key = [groups, run["target"], run["draft"], run["codec"], run["device"]]
+    table = _kept.get("groups", key, lambda: _group_table(groups, target, draft, codec))
+    return build(node, groups=table)
+
+
+def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, codec: Codec) -> Any:
+    """Groups over the speech vocabulary; only audio tokens are grouped, end-of-speech stays alone."""
+    source = groups.pop("source", "target_input")
+    embeddings = embeddings_of(source, target, draft, codec)
+    groupable = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    groupable[target.end] = False
+    return build(groups).build(embeddings, groupable)
+
+
+def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec) -> Float[Tensor, "vocab dim"]:
+    """One vector a token of the speech vocabulary; the codec has none for end-of-speech, which gets zeros.
+
+    Raises:
+        ConfigError: no such source.
+    """
+    if source not in SOURCES:
+        raise ConfigError([f"grouping.groups.source={source!r}: no such source{nearest(str(source), SOURCES)}"])
+    if source == "codec":
+        codebook = codec.codebook()
+        return torch.cat([codebook, codebook.new_zeros(1, codebook.shape[1])])
+    model, table = source.split("_")
+    return (target if model == "target" else draft).embeddings(table)

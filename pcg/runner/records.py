@@ -1,0 +1,69 @@
+"""What is finished, kept on disk so that a run killed at any moment goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Records:
+    """An append-only file of JSON lines, one a finished batch. ``append`` returns when the line is on the disk.
+
+    A line that a kill cut short is cut off when the file is opened again: that batch is done anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        if not path.exists():
+            path.touch()
+            sync_folder(path.parent)
+        whole = 0
+        with path.open("r+b") as file:
+            for line in file:
+                record = _parse(line)
+                if record is None:
+                    break
+                self.lines.append(record)
+                whole += len(line)
+            file.truncate(whole)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        with self.path.open("ab") as file:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.lines.append(dict(record))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, which syncing a file does not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

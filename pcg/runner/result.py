@@ -1,0 +1,188 @@
+"""The result of a run: what ``result.json`` holds, key by key, and the one place where counts become rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pcg.decoding.clock import PARTS
+from pcg.decoding.statistics import COUNTS
+from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
+
+SCHEMA = 1
+
+# Every key of result.json; docs/results.md is this table (a test holds the two together).
+KEYS: Mapping[str, str] = {
+    "schema": "version of this layout; raised whenever a key changes its meaning",
+    "run_id": "hash of the config without paths, logger, study and max_failures: same id, same figures",
+    "study": "folder under outputs/ that the run belongs to",
+    "label": "the method with the settings of its rule",
+    "method": "name of the rule, or `target alone`",
+    "overrides": "what the command line (or the sweep) asked for",
+    "config": "the resolved config that the run_id is a hash of",
+    "git.commit": "commit of the code; null outside a checkout",
+    "git.dirty": "whether tracked files had changes on top of it",
+    "versions": "Python and the packages that figures depend on; null where one is not installed",
+    "device": "name of the device that decoded",
+    "started": "when the run was first started (UTC, ISO 8601)",
+    "wall_seconds": "time spent on the run, model loading and metrics included, summed over restarts",
+    "failures": "utterances that failed: `utterance` and `reason`; they count nowhere else",
+    "counts.utterances": "utterances decoded",
+    "counts.rounds": "rounds of speculative decoding, summed over utterances",
+    "counts.target_passes": "target passes an utterance took part in, prefill apart, summed",
+    "counts.draft_passes": "draft passes an utterance took part in, prefill apart, summed",
+    "counts.drafted": "draft tokens proposed",
+    "counts.tested": "draft tokens tested (those after the first rejection of a round were not)",
+    "counts.accepted": "draft tokens kept",
+    "counts.accepted_by_position": "of those, by position in the block: gamma numbers",
+    "counts.group_only_accepted": "accepted where exact matching, on the same random number, would not have",
+    "counts.recovered": "tokens emitted after a rejection",
+    "counts.bonus": "tokens emitted after gamma acceptances",
+    "counts.emitted": "tokens emitted in all: accepted, recovered, bonus, end-of-speech included",
+    "counts.finished": "utterances that ended by themselves (end-of-speech)",
+    "counts.truncated": "utterances cut at decoding.max_tokens",
+    "acceptance.alpha": "accepted / tested; null without a draft",
+    "acceptance.tau": "emitted / target_passes: recovered and bonus tokens count",
+    "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests",
+    "speed.tokens_per_second": "emitted / decode seconds (prefill apart), all utterances of a batch together",
+    "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster",
+    "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",
+    "speed.speedup": "baseline decode seconds per token / decode seconds per token",
+    "speed.ideal_speedup": "tau * target pass of 1 / (gamma * draft pass of 1 + target pass of gamma+1), as measured",
+    "speed.seconds.prefill": "target and draft prefill",
+    "speed.seconds.draft": "draft passes and draws",
+    "speed.seconds.target": "target passes",
+    "speed.seconds.rule": "the acceptance rule",
+    "speed.seconds.other": "the rest of the loop; measuring (alpha_exact, distortion) is not in it",
+    "speed.peak_memory_bytes": "most memory at once: allocated on the GPU, or resident in the process on a CPU",
+    "distortion.tv": "total variation between the rule's law and the target, mean over tested positions; null if the "
+    "rule has no closed law",
+    "distortion.kl": "KL(law || target) in nats, mean over tested positions; null likewise",
+    "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit)",
+    "quality.baseline_*": "the same of the target alone on the same prompts",
+    "*_ci95": "[low, high]: 95 % bootstrap interval over utterances of the figure beside it (speedup: paired, over "
+    "batches)",
+}
+
+Row = Mapping[str, Any]
+Record = Mapping[str, Any]
+Ratios = Mapping[str, tuple[str, str | None]]
+
+
+def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios) -> dict[str, Any]:
+    """Counts, acceptance, speed, distortion and quality of finished batches.
+
+    Args:
+        run: the canonical config.
+        records: one a batch, as ``pcg.runner.batch`` makes them.
+        ratios: figure -> (numerator column, denominator column or None), of all metrics together.
+    """
+    rows = [row for record in records for row in record["rows"] if row["error"] is None]
+    gamma = run["decoding"].get("gamma", 0)
+    return {
+        "failures": [
+            {"utterance": row["utterance"], "reason": row["error"]}
+            for record in records
+            for row in record["rows"]
+            if row["error"] is not None
+        ],
+        "counts": _counts(rows, gamma),
+        "acceptance": _acceptance(rows),
+        "speed": _speed([record for record in records if record["seconds"]], rows, gamma),
+        "distortion": {key: _per(rows, "sums", key, "tested").value for key in ("tv", "kl")},
+        "quality": _quality(rows, ratios),
+    }
+
+
+def _counts(rows: Sequence[Row], gamma: int) -> dict[str, Any]:
+    by_position = [sum(row["accepted_by_position"][place] for row in rows) for place in range(gamma)]
+    finished = sum(row["finished"] for row in rows)
+    summed = {key: sum(row["counts"][key] for row in rows) for key in COUNTS}
+    return {
+        "utterances": len(rows),
+        **summed,
+        "accepted_by_position": by_position,
+        "finished": finished,
+        "truncated": len(rows) - finished,
+    }
+
+
+def _acceptance(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        **_with_interval("alpha", _per(rows, "counts", "accepted", "tested")),
+        **_with_interval("tau", _per(rows, "counts", "emitted", "target_passes")),
+        "alpha_exact": _per(rows, "sums", "alpha_exact", "tested").value,
+    }
+
+
+def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int) -> dict[str, Any]:
+    """Rates over batches; a batch is timed as a whole."""
+    seconds = {part: sum(record["seconds"][part] for record in records) for part in PARTS}
+    speech = sum(row["audio_seconds"] for row in rows)
+    own = [_decode_seconds(record["seconds"]) for record in records], [record["tokens"] for record in records]
+    speed = {
+        "tokens_per_second": _over(sum(own[1]), sum(own[0])),
+        "rtf": _over(sum(seconds.values()), speech),
+        "baseline_tokens_per_second": None,
+        "speedup": None,
+        "speedup_ci95": None,
+        "ideal_speedup": None,
+        "seconds": seconds,
+    }
+    if gamma == 0:  # the target alone is its own baseline
+        return {**speed, "baseline_tokens_per_second": speed["tokens_per_second"], "speedup": 1.0}
+    if records and all(record["baseline_seconds"] for record in records):
+        alone = (
+            [_decode_seconds(record["baseline_seconds"]) for record in records],
+            [record["baseline_tokens"] for record in records],
+        )
+        speed["baseline_tokens_per_second"] = _over(sum(alone[1]), sum(alone[0]))
+        speed |= _with_interval("speedup", paired_ratio(alone, own))
+        speed["ideal_speedup"] = _ideal_speedup(records, rows, gamma)
+    return speed
+
+
+def _ideal_speedup(records: Sequence[Record], rows: Sequence[Row], gamma: int) -> float | None:
+    """What the measured tau and pass times allow with a free rule and a free loop."""
+
+    def per_call(seconds: str, calls: str, part: str) -> float | None:
+        return _over(sum(r[seconds][part] for r in records), sum(r[calls][part] for r in records))
+
+    tau = _per(rows, "counts", "emitted", "target_passes").value
+    alone = per_call("baseline_seconds", "baseline_calls", "target")
+    draft, target = per_call("seconds", "calls", "draft"), per_call("seconds", "calls", "target")
+    if tau is None or alone is None or draft is None or target is None:
+        return None
+    return tau * alone / (gamma * draft + target)
+
+
+def _quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:
+    """Figures of the run's audio and of the target's alone, over the utterances that were scored."""
+    quality: dict[str, Any] = {}
+    for prefix, scores in (("", "scores"), ("baseline_", "baseline_scores")):
+        scored = [row[scores] for row in rows if row[scores]]
+        for name, (top, bottom) in ratios.items():
+            if prefix and not scored:
+                continue  # the target was not decoded alone
+            found = ratio([row[top] for row in scored], bottom and [row[bottom] for row in scored])
+            quality |= _with_interval(prefix + name, found)
+    return quality
+
+
+def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:
+    """A ratio of sums over utterances; no value where some utterance has no such sum (a rule without a law)."""
+    if not rows or any(row[kind].get(top) is None for row in rows):
+        return Estimate(None, None)
+    return ratio([row[kind][top] for row in rows], [row["counts"][bottom] for row in rows])
+
+
+def _with_interval(name: str, found: Estimate) -> dict[str, Any]:
+    return {name: found.value, f"{name}_ci95": None if found.ci95 is None else list(found.ci95)}
+
+
+def _decode_seconds(seconds: Mapping[str, float]) -> float:
+    return sum(spent for part, spent in seconds.items() if part != "prefill")
+
+
+def _over(top: float, bottom: float) -> float | None:
+    return top / bottom if bottom else None

@@ -1,0 +1,231 @@
+"""One run: compose, decode, score, write. What is finished is on disk before anything else happens to it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pcg.interfaces import Metric
+from pcg.runner import environment, parts, store
+from pcg.runner.batch import BatchRunner
+from pcg.runner.build import build, is_built
+from pcg.runner.identity import canonical, label, method, run_id
+from pcg.runner.progress import LiveView
+from pcg.runner.records import Records, write_atomically
+from pcg.runner.result import SCHEMA, Ratios, summarise
+from pcg.runner.scores import ScoreMemo
+from pcg.runner.settings import Decoding, Settings
+from pcg.runner.validate import check
+from pcg.types import Result, Utterance
+
+log = logging.getLogger("pcg")
+_memo = ScoreMemo()
+_done_here: set[Path] = set()
+
+
+class RunFailed(RuntimeError):
+    """A run in which more utterances failed than ``max_failures`` allows; the message lists them."""
+
+
+def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:
+    """Do a run, or what is left of it, and return its result; at once if it is there already.
+
+    Args:
+        config: resolved, plain values (``pcg.runner.cli.plain``).
+        overrides: what was asked for on the command line, for the record.
+
+    Raises:
+        ConfigError: the config cannot run.
+        RunFailed: too many utterances failed. The others stay on disk; the same command tries the failed ones again.
+        KeyboardInterrupt: after Ctrl-C, when the current batch is finished. The same command goes on from there.
+    """
+    settings = check(config)
+    run = canonical(config)
+    folder = settings.study_folder / run_id(run)
+    found = store.read(folder)
+    if found is not None:
+        log.log(logging.DEBUG if folder in _done_here else logging.INFO, "%s: already done -> %s", label(run), folder)
+        _done_here.add(folder)
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    (folder / store.FAILED).unlink(missing_ok=True)
+    with _logged_to(folder / "run.log"):
+        try:
+            result = _run(settings, run, folder, list(overrides))
+        except Exception as error:
+            log.debug("the run failed", exc_info=True)
+            write_atomically(folder / store.FAILED, f"{label(run)}: {type(error).__name__}: {error}\n")
+            raise
+    _done_here.add(folder)
+    return result
+
+
+def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[str]) -> Result:
+    torch.set_num_threads(settings.threads)
+    began = time.perf_counter()
+    records = Records(folder / "batches.jsonl")
+    composed = parts.load(run)
+    environment.start_memory(composed.device)
+    work = BatchRunner(composed, Decoding(**settings.decoding), settings.seed, _memo, run["metrics"], folder)
+    _decode_all(work, records, settings, label(run), began)
+    lines = _latest(records)
+    values = {
+        "schema": SCHEMA,
+        "run_id": folder.name,
+        "study": settings.study,
+        "label": label(run),
+        "method": method(run),
+        "overrides": overrides,
+        "config": run,
+        "git": environment.git(),
+        "versions": environment.versions(),
+        "device": environment.device_name(composed.device),
+        "started": records.lines[0]["at"],
+        "wall_seconds": sum(line["wall"] for line in records.lines),
+        **summarise(run, lines, _ratios(composed.metrics)),
+    }
+    values["speed"]["peak_memory_bytes"] = environment.peak_memory_bytes(composed.device)
+    result = store.write(folder, values, lines)
+    log.info("%s", store.one_line(result))
+    _tell_logger(settings.logger, result, store.utterance_rows(lines))
+    return result
+
+
+def _decode_all(work: BatchRunner, records: Records, settings: Settings, name: str, began: float) -> None:
+    """Decode the batches that have no good record yet, appending each as it finishes."""
+    good = {line["batch"]: line for line in records.lines if _failures(line) == 0}
+    pending = [(index, batch) for index, batch in _batches(work) if index not in good]
+    if not pending:
+        return
+    failures = 0
+    with LiveView(name, sum(len(batch) for _, batch in pending)) as view, _finish_first() as interrupted:
+        for line in good.values():
+            view.count(line)
+        _warm_up(work, pending[0][1])
+        for index, batch in pending:
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            record = work.run(index, batch)
+            now = time.perf_counter()
+            records.append({"batch": index, "at": at, "wall": now - began, **record})
+            began = now
+            view.add(record)
+            failures += _failures(record)
+            if failures > settings.max_failures:
+                raise RunFailed(_summary(records.lines, settings.max_failures))
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+    if all(_failures(line) == len(line["rows"]) for line in _latest(records)):
+        raise RunFailed(_summary(records.lines, settings.max_failures))
+
+
+def _warm_up(work: BatchRunner, batch: Sequence[Utterance]) -> None:
+    try:
+        work.warm_up(batch)
+    except Exception:  # the same utterances come again, and are recorded with their reason
+        log.debug("warm-up failed", exc_info=True)
+
+
+def _batches(work: BatchRunner) -> Iterator[tuple[int, list[Utterance]]]:
+    """The dataset in batches that are the same at every start, whatever is finished."""
+    utterances, size = list(work.parts.dataset), work.decoding.batch_size
+    for index in range(-(-len(utterances) // size)):
+        yield index, utterances[index * size : (index + 1) * size]
+
+
+def _failures(record: Mapping[str, Any]) -> int:
+    return sum(row["error"] is not None for row in record["rows"])
+
+
+def _latest(records: Records) -> list[dict[str, Any]]:
+    """One record a batch, in the dataset's order: a batch with failures may have been done again."""
+    latest = {line["batch"]: line for line in records.lines}
+    return [latest[index] for index in sorted(latest)]
+
+
+def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
+    latest = {line["batch"]: line for line in lines}
+    failed = [row for line in latest.values() for row in line["rows"] if row["error"] is not None]
+    listed = "".join(f"\n  - {row['utterance']}: {row['error']}" for row in failed[:10])
+    return f"{len(failed)} utterance(s) failed (max_failures={allowed}):{listed}"
+
+
+def _ratios(metrics: Mapping[str, Metric]) -> Ratios:
+    return {name: columns for metric in metrics.values() for name, columns in metric.ratios.items()}
+
+
+def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The result is on disk; a logger that fails is reported and costs nothing else."""
+    if not is_built(logger):
+        return
+    try:
+        build(logger).log(result, rows, Path(result.folder))
+    except Exception as error:
+        log.warning(
+            "the logger failed (%s: %s). The result is safe in %s; log it again with "
+            "`python experiments/relog.py study=%s`",
+            type(error).__name__, error, result.folder, result.values["study"],
+        )  # fmt: skip
+        log.debug("the logger failed", exc_info=True)
+
+
+def log_again(study_folder: Path, logger: Mapping[str, Any] | None) -> None:
+    """Tell a logger of every finished run of a study.
+
+    Raises:
+        ValueError: there is none.
+    """
+    results = store.read_study(study_folder)
+    if not results:
+        raise ValueError(f"{study_folder}: no finished runs")
+    for result in results:
+        _tell_logger(logger, result, store.read_utterances(Path(result.folder)))
+        log.info("logged %s", result.folder)
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Everything of any level that pcg says goes to the run's log, with times; warnings of others too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(lambda record: record.name.startswith("pcg") or record.levelno >= logging.WARNING)
+    root, before = logging.getLogger(), log.level
+    root.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        root.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _finish_first() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that the current batch is finished; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        log.warning("finishing the current utterances; Ctrl-C again stops at once")
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,52 @@
+"""Metric scores, each clip once a process: the target alone sounds the same beside every rule of a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pcg.interfaces import Metric
+from pcg.types import Audio, Utterance
+
+Scores = dict[str, float | str]
+
+
+class ScoreMemo:
+    """Scores audio by all metrics of a run, remembering by metric, utterance and content of the audio."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Scores] = {}
+
+    def score(
+        self, metrics: Mapping[str, Metric], nodes: Mapping[str, Any], audio: Sequence[Audio], said: Sequence[Utterance]
+    ) -> list[Scores]:
+        """All columns of each clip.
+
+        Args:
+            nodes: the metrics' configs: a metric of other settings scores anew.
+        """
+        rows: list[Scores] = [{} for _ in audio]
+        for name, metric in metrics.items():
+            keys = [_key(nodes[name], clip, utterance) for clip, utterance in zip(audio, said, strict=True)]
+            new = [index for index, key in enumerate(keys) if key not in self._known]
+            if new:
+                scored = metric.score([audio[index] for index in new], [said[index] for index in new])
+                self._known.update({keys[index]: row for index, row in zip(new, scored, strict=True)})
+            for row, key in zip(rows, keys, strict=True):
+                row.update(self._known[key])
+        return rows
+
+
+def to_pcm(audio: Audio) -> np.ndarray:
+    """Samples as they are written to a WAV file: 16-bit, clipped."""
+    return (np.clip(audio.samples, -1.0, 1.0) * 32767).round().astype(np.int16)
+
+
+def _key(node: Any, audio: Audio, utterance: Utterance) -> str:
+    digest = hashlib.blake2b(to_pcm(audio).tobytes(), digest_size=16)
+    digest.update(json.dumps([node, audio.sample_rate, utterance.id, utterance.text], sort_keys=True).encode())
+    return digest.hexdigest()

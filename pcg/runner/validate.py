@@ -1,0 +1,181 @@
+"""What is wrong with a config: every key and value at once, with what is allowed and what was probably meant.
+
+Nothing is loaded. Keys and types come from the constructors that the config names; ranges from the constructors
+that are cheap to call (rules, group builders, settings), which raise ValueError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pcg.runner.build import TARGET, build, constructor, is_built
+from pcg.runner.settings import Decoding, Paths, Settings
+
+# Arguments that the runner gives to a constructor, by role; a config does not name them.
+SUPPLIED: Mapping[str, frozenset[str]] = {
+    "target": frozenset({"device"}),
+    "draft": frozenset({"device"}),
+    "codec": frozenset({"device"}),
+}
+# Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
+# crossed with them in a sweep; a strategy that does not read them runs once.
+SHARED: Mapping[str, frozenset[str]] = {
+    "grouping": frozenset({"groups", "theta"}),
+    "grouping.groups": frozenset({"source"}),
+}
+_CHEAP = ("grouping", "grouping.groups")
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message lists everything that is wrong with it."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("\n".join(f"  - {problem}" for problem in self.problems))
+
+
+def check(config: Mapping[str, Any]) -> Settings:
+    """The settings of a resolved config, or a ConfigError that lists every problem."""
+    problems = _problems_of_call(Settings, config, "")
+    problems += _problems_of_call(Paths, config.get("paths") or {}, "paths")
+    problems += _problems_of_call(Decoding, config.get("decoding") or {}, "decoding")
+    for role in ("target", "draft", "codec", "dataset", "grouping", "logger"):
+        optional = role in ("draft", "logger")
+        node = config.get(role)
+        if is_built(node):
+            problems += _problems_of_node(node, role)
+        elif not optional:
+            problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
+    for name, node in metric_nodes(config.get("metrics")).items():
+        problems += _problems_of_node(node, f"metrics.{name}")
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**config)
+
+
+def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The metrics that a config asks for, by name; none for ``metrics=none``."""
+    return {name: node for name, node in (metrics or {}).items() if is_built(node)}
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """``; did you mean 'x'? allowed: ...`` for an error message."""
+    allowed = sorted(str(item) for item in allowed)
+    leaves = {item.rpartition(".")[2]: item for item in allowed}
+    close = difflib.get_close_matches(word, allowed, 1, 0.6)
+    close = close or [leaves[leaf] for leaf in difflib.get_close_matches(word.rpartition(".")[2], leaves, 1, 0.6)]
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{meant} allowed: {', '.join(allowed) or '(none)'}"
+
+
+def _problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
+    try:
+        make = constructor(node[TARGET])
+    except ValueError as error:
+        return [f"{path}: {error}"]
+    inner = [
+        problem
+        for key, value in node.items()
+        if is_built(value)
+        for problem in _problems_of_node(value, f"{path}.{key}")
+    ]
+    given = {key: value for key, value in node.items() if key != TARGET}
+    return inner + _problems_of_call(make, given, path, _cheap_call(node, path) if not inner else None)
+
+
+def _cheap_call(node: Mapping[str, Any], path: str) -> Callable[[], Any] | None:
+    """The call that shows which values are out of range, where it costs nothing and needs nothing but plain values."""
+    if path not in _CHEAP:
+        return None
+    asked = inspect.signature(constructor(node[TARGET])).parameters
+    if any(is_built(value) and key in asked for key, value in node.items()):
+        return None
+    return lambda: build({key: value for key, value in node.items() if key in asked or key == TARGET})
+
+
+def _problems_of_call(
+    make: Callable[..., Any], given: Mapping[str, Any], path: str, call: Callable[[], Any] | None = None
+) -> list[str]:
+    """Unknown and missing keys, wrong types, and what the constructor itself says of the values."""
+    parameters = inspect.signature(make).parameters
+    supplied = SUPPLIED.get(path, frozenset())
+    allowed = set(parameters) - supplied | SHARED.get(path, frozenset())
+    hints = _hints(make)
+    problems = [f"{_join(path, key)}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed]
+    problems += [
+        f"{_join(path, name)}: missing"
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in given and name not in supplied
+    ]
+    problems += [
+        f"{_join(path, key)}={value!r}: expected {_words(hints[key])}"
+        for key, value in given.items()
+        if key in hints and key in parameters and not is_built(value) and not _fits(value, hints[key])
+    ]
+    if not problems and (call or make in (Settings, Decoding)):
+        try:
+            (call or (lambda: make(**given)))()
+        except ValueError as error:
+            problems += [_join(path, line, ": ") for line in str(error).split("; ")]
+    return problems
+
+
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations as types, without those that only a type checker can resolve."""
+    function = make if inspect.isfunction(make) else make.__init__
+    hints: dict[str, Any] = {}
+    for name, annotation in function.__annotations__.items():
+        try:
+            holder = types.SimpleNamespace(__annotations__={name: annotation})
+            hints |= typing.get_type_hints(holder, function.__globals__)
+        except NameError:
+            continue
+    return hints
+
+
+def _join(path: str, key: str, by: str = ".") -> str:
+    return f"{path}{by}{key}" if path else key
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value satisfies an annotation; annotations that plain values cannot decide are let pass."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in options)
+    if origin is typing.Literal:
+        return value in options
+    if hint is type(None):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint in (str, Path):
+        return isinstance(value, str)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return isinstance(value, list) and (not options or all(_fits(item, options[0]) for item in value))
+    return True
+
+
+def _words(hint: Any) -> str:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(option) for option in options)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, options))
+    if hint is type(None):
+        return "null"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    return plain.get(
+        hint, "a list" if isinstance(origin, type) and not issubclass(origin, Mapping) else "keys and values"
+    )
