@@ -218,7 +218,7 @@ def _finish_first() -> Iterator[threading.Event]:
         yield asked
         return
 
-    def on_interrupt(number: int, frame: Any) -> None:
+    def on_interrupt(_number: int, _frame: Any) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         log.warning("finishing the current utterances; Ctrl-C again stops at once")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pcg.groups.table import GroupTable
 from pcg.runner.build import TARGET, build, constructor, is_built
 from pcg.runner.settings import Decoding, Paths, Settings
 
@@ -94,9 +95,8 @@ def _cheap_call(node: Mapping[str, Any], path: str) -> Callable[[], Any] | None:
     if path not in _CHEAP:
         return None
     asked = inspect.signature(constructor(node[TARGET])).parameters
-    if any(is_built(value) and key in asked for key, value in node.items()):
-        return None
-    return lambda: build({key: value for key, value in node.items() if key in asked or key == TARGET})
+    plain = {key: value for key, value in node.items() if key == TARGET or (key in asked and not is_built(value))}
+    return lambda: build(plain, groups=GroupTable.from_members([[0]], 1))
 
 
 def _problems_of_call(

@@ -23,7 +23,7 @@ class WandB:
     Args:
         project: W&B project.
         entity: user or team; None is the account's default.
-        mode: ``offline`` writes files only (`wandb sync` sends them later), ``online`` sends, ``disabled`` does nothing.
+        mode: ``offline`` writes files only (`wandb sync` sends them later); ``online``; ``disabled`` does nothing.
         tags: added to the method's name.
         audio: how many utterances' audio goes into the table.
     """
@@ -113,7 +113,7 @@ def _kept_in(folder: Path) -> Iterator[None]:
     """Everything that W&B writes, staged audio and caches included, under the run's folder."""
     places = {
         name: str(folder / "wandb" / name.lower())
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CONFIG_DIR")
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
     }
     before = {name: os.environ.get(name) for name in places}
     os.environ.update(places)

@@ -1,0 +1,131 @@
+"""Tiny parts that a config can name: a bigram language model, a codec, texts, a metric. Not fakes of behaviour:
+they satisfy the protocols, so the real loops and rules run on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcg.types import Audio, Utterance
+
+AUDIO_TOKENS = 12
+calls: dict[str, int] = {}
+
+
+def count(name: str) -> None:
+    calls[name] = calls.get(name, 0) + 1
+
+
+@dataclasses.dataclass
+class BigramCache:
+    lengths: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        self.lengths = self.lengths[rows]
+
+
+class Bigram:
+    """The next token depends on the last one; ``noise`` sets how far it is from other models of the same seed."""
+
+    vocab_size = AUDIO_TOKENS + 1
+    end = AUDIO_TOKENS
+
+    def __init__(self, device: torch.device, seed: int = 0, noise: float = 0.0) -> None:
+        count("models")
+        self.device = device
+        generator = torch.Generator().manual_seed(seed)
+        table = torch.randn(self.vocab_size, self.vocab_size, generator=generator)
+        self._table = table + noise * torch.randn(table.shape, generator=generator)
+        self._table[:, self.end] -= 1.0
+        self._embeddings = torch.randn(self.vocab_size, 4, generator=generator)
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Tensor | None) -> Tensor:
+        if "poison" in utterance.text:
+            raise RuntimeError("cannot say poison")
+        text = torch.tensor([len(word) % AUDIO_TOKENS for word in utterance.text.split()])
+        return torch.cat([text, torch.zeros(2, dtype=torch.int64) if prompt_tokens is None else prompt_tokens])
+
+    def prefill(self, prompts: Sequence[Tensor], capacity: int) -> BigramCache:
+        return BigramCache(torch.tensor([len(prompt) - 1 for prompt in prompts]))
+
+    def step(self, tokens: Tensor, cache: BigramCache) -> Tensor:
+        cache.lengths = cache.lengths + tokens.shape[1]
+        return self._table[tokens]
+
+    def token_ids(self, speech: Tensor) -> Tensor:
+        return speech
+
+    def embeddings(self, source: str) -> Tensor:
+        return self._embeddings
+
+
+class Tones:
+    """A codec of one level a token."""
+
+    sample_rate, hop, codebook_size = 16_000, 8, AUDIO_TOKENS
+
+    def __init__(self, device: torch.device) -> None:
+        count("codecs")
+
+    def encode(self, audio: Sequence[Audio]) -> list[Tensor]:
+        levels = [clip.samples[:: self.hop] for clip in audio]
+        return [torch.from_numpy(np.round(level * AUDIO_TOKENS)).long() for level in levels]
+
+    def decode(self, tokens: Sequence[Tensor]) -> list[Audio]:
+        return [Audio(np.repeat(row.numpy() / AUDIO_TOKENS, self.hop).astype(np.float32), 16_000) for row in tokens]
+
+    def codebook(self) -> Tensor:
+        return torch.eye(AUDIO_TOKENS)
+
+
+class Sentences:
+    def __init__(self, limit: int | None = None, poison: Sequence[int] = ()) -> None:
+        self._limit, self._poison = limit or 6, set(poison)
+
+    def __len__(self) -> int:
+        return self._limit
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for index in range(self._limit):
+            text = f"sentence number {'poison' if index in self._poison else index}"
+            yield Utterance(f"u/{index}", text, "anna", "hello", load_prompt=prompt)
+
+
+def prompt() -> Audio:
+    return Audio(np.repeat(np.array([3, 1, 2]) / AUDIO_TOKENS, 8).astype(np.float32), 16_000)
+
+
+class Loudness:
+    """Stands in for a metric with a corpus ratio (wer) and a mean (mos)."""
+
+    ratios: Mapping[str, tuple[str, str | None]] = {"wer": ("errors", "words"), "mos": ("mos", None)}
+
+    def __init__(self, offset: float = 0.0) -> None:
+        self._offset = offset
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
+        count("scored")
+        calls["clips"] = calls.get("clips", 0) + len(audio)
+        return [
+            {"errors": len(clip.samples) % 3, "words": len(said.text.split()), "mos": self._offset + clip.seconds}
+            for clip, said in zip(audio, utterances, strict=True)
+        ]
+
+
+class Recorder:
+    """A logger that keeps what it was told, or fails."""
+
+    told: list[Any] = []  # noqa: RUF012  (read by the tests)
+
+    def __init__(self, fails: bool = False) -> None:
+        self._fails = fails
+
+    def log(self, result: Any, utterances: Any, folder: Any) -> None:
+        if self._fails:
+            raise ConnectionError("no network")
+        Recorder.told.append((result, utterances, folder))
