@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ Config = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def _tiny_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for _, part in inspect.getmembers(parts_for_tests, inspect.isclass):
         if part.__module__ == parts_for_tests.__name__:
             monkeypatch.setattr(part, "__module__", "pcg.tiny")
@@ -29,7 +29,7 @@ def _tiny_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(run, "_done_here", set())
     parts_for_tests.calls.clear()
     parts_for_tests.Recorder.told.clear()
-    yield
+
 
 
 @pytest.fixture
