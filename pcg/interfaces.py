@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from pcg.sampling import Randomness
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What a model remembers of each row. Rolling back is setting ``lengths`` to something smaller."""
 
-    lengths: Int[Tensor, "batch"]  # tokens held per row, prompt included
+    lengths: Int[Tensor, "batch"]  # tokens held per row, prompt included; on the CPU, since shapes depend on it
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         """Drop every other row."""
 
 
+@runtime_checkable
 class TokenLM(Protocol):
     """A causal language model over the speech vocabulary."""
 
@@ -53,6 +55,7 @@ class TokenLM(Protocol):
         """Rows of the ``input`` or ``output`` table over the speech vocabulary, float32."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """Decides how much of a drafted block is kept and what is emitted next."""
 
@@ -71,10 +74,12 @@ class Rule(Protocol):
         """Probability that one drafted token is accepted, over the draft's own draw."""
 
 
+@runtime_checkable
 class GroupBuilder(Protocol):
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable: ...
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Discrete tokens <-> audio, one codebook."""
 
@@ -92,12 +97,14 @@ class Codec(Protocol):
         """One vector a token."""
 
 
+@runtime_checkable
 class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Utterance]: ...
 
 
+@runtime_checkable
 class Metric(Protocol):
     """Scores audio, one row of columns an utterance.
 
@@ -110,6 +117,7 @@ class Metric(Protocol):
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]: ...
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Sees a run after it is on disk. May raise: the runner reports it and goes on."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -33,6 +33,7 @@ class Round:
         positions: index, among a row's generated tokens, of its first drafted token.
         emitted: tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
             end-of-speech or the maximum length cut the block).
+        finished: end-of-speech followed them.
     """
 
     rows: Int[Tensor, "batch"]
@@ -42,6 +43,7 @@ class Round:
     target_probs: Float[Tensor, "batch gamma+1 vocab"]
     verdict: Verdict
     emitted: Int[Tensor, "batch"]
+    finished: Bool[Tensor, "batch"]
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,17 @@ class Generation:
     Attributes:
         tokens: audio token ids, end-of-speech excluded.
         finished: end-of-speech was sampled (otherwise the maximum length cut it).
-        counts: integer counts of this row (``pcg.decoding.statistics``).
+        counts: this row's counts, as ``pcg.decoding.statistics`` names them.
+        accepted_by_position: accepted draft tokens by place in the block, gamma numbers; empty without a draft.
+        sums: ``alpha_exact``, and ``tv`` and ``kl`` of a rule with a law, summed over tested tokens.
         kinds: one of ``exact group recovered bonus plain`` per token, for the token timeline.
     """
 
     tokens: Int[Tensor, "length"]
     finished: bool
     counts: Mapping[str, int] = field(default_factory=dict)
+    accepted_by_position: tuple[int, ...] = ()
+    sums: Mapping[str, float] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
 
 

@@ -1,0 +1,58 @@
+"""Where the seconds of decoding go."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+
+import torch
+
+PARTS = ("prefill", "draft", "target", "rule", "other")
+
+
+class Clock:
+    """Seconds by part, without gaps: entering a part ends the one before it.
+
+    On a GPU the device's own time stamps are used, so that timing never makes the host wait; ``seconds`` does.
+
+    Attributes:
+        passes: how often each part was entered; of ``draft`` and ``target`` these are the model's passes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[tuple[str | None, torch.cuda.Event]] = []
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._part: str | None = None
+        self._since = 0.0
+        self.passes: Counter[str] = Counter()
+
+    def enter(self, part: str) -> None:
+        self._switch(part)
+        self.passes[part] += 1
+
+    def pause(self) -> None:
+        """What follows is not decoding."""
+        self._switch(None)
+
+    def _switch(self, part: str | None) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((part, event))
+            return
+        now = time.perf_counter()
+        if self._part is not None:
+            self._seconds[self._part] += now - self._since
+        self._part, self._since = part, now
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent in each of ``PARTS`` up to the last switch."""
+        if self._cuda and self._marks:
+            torch.cuda.synchronize()
+            for (part, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
+                if part is not None:
+                    self._seconds[part] += begin.elapsed_time(end) / 1000
+            self._marks = self._marks[-1:]
+        return {part: self._seconds[part] for part in PARTS}

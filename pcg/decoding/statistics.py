@@ -1,0 +1,148 @@
+"""From rounds to counts, one set an utterance. Rates are derived elsewhere (``pcg.runner.result``).
+
+A draft token is *tested* up to and including the first rejected one of its round, and never beyond an accepted
+end-of-speech or the maximum length. So ``emitted == accepted + recovered + bonus`` holds for every utterance,
+end-of-speech counted in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.interfaces import Rule
+from pcg.sampling import Purpose, Randomness
+from pcg.types import Generation, Round
+
+COUNTS = (
+    "rounds",
+    "target_passes",  # a round is one
+    "draft_passes",
+    "drafted",
+    "tested",
+    "accepted",
+    "group_only_accepted",  # accepted where exact matching, on the same random number, would not have
+    "recovered",
+    "bonus",
+    "emitted",
+)
+KINDS = ("exact", "group", "recovered", "bonus")
+_LEAST = 1e-9  # a rule may emit what a truncated target gives no probability at all
+
+
+class Statistics:
+    """An observer of ``speculative_decode``; ``annotate`` then adds what it saw to the generations.
+
+    Args:
+        randomness: the one given to the loop, for the numbers that the acceptance tests used.
+        rule: distortion is measured where it has a ``law``.
+    """
+
+    def __init__(self, gamma: int, rule: Rule, randomness: Randomness) -> None:
+        self._law = getattr(rule, "law", None)
+        self._randomness = randomness
+        rows = len(randomness.keys)
+        self._counts = torch.zeros(rows, len(COUNTS), dtype=torch.int64)
+        self._by_position = torch.zeros(rows, gamma, dtype=torch.int64)
+        self._sums = torch.zeros(rows, 3, dtype=torch.float64)
+        self._kinds: list[list[str]] = [[] for _ in range(rows)]
+
+    @torch.inference_mode()
+    def __call__(self, seen: Round) -> None:
+        gamma = seen.draft_tokens.shape[1]
+        place, device = torch.arange(gamma), seen.draft_tokens.device
+        kept = seen.verdict.accepted.cpu()
+        counted = seen.emitted + seen.finished  # less than kept + 1 where the block was cut
+        accepted = torch.minimum(kept, counted)
+        tested = torch.minimum(kept + 1, counted).clamp(max=gamma)
+        whole = counted == kept + 1  # the recovered or bonus token counts too
+        is_tested, is_accepted = place < tested[:, None], place < accepted[:, None]
+
+        tokens = seen.draft_tokens.unsqueeze(2)
+        draft = seen.draft_probs.gather(2, tokens).squeeze(2).double()
+        target = seen.target_probs[:, :gamma].gather(2, tokens).squeeze(2).double()
+        randomness = self._randomness.keep(seen.rows.to(device))
+        uniform = randomness.uniform(seen.positions[:, None] + place.to(device), Purpose.ACCEPT)
+        group_only = is_accepted & (uniform * draft >= target).cpu()
+        exact_acceptance = (target / draft).clamp(max=1).cpu() * is_tested
+
+        one, passes = torch.ones_like(counted), torch.full_like(counted, gamma)
+        columns = {
+            "rounds": one,
+            "target_passes": one,
+            "draft_passes": passes,
+            "drafted": passes,
+            "tested": tested,
+            "accepted": accepted,
+            "group_only_accepted": group_only.sum(1),
+            "recovered": whole & (kept < gamma),
+            "bonus": whole & (kept == gamma),
+            "emitted": counted,
+        }
+        self._counts.index_add_(0, seen.rows, torch.stack([columns[name].long() for name in COUNTS], 1))
+        self._by_position.index_add_(0, seen.rows, is_accepted.long())
+        sums = torch.cat([exact_acceptance.sum(1, keepdim=True), self._distortion(seen, is_tested)], 1)
+        self._sums.index_add_(0, seen.rows, sums)
+        self._note_kinds(seen, group_only, kept)
+
+    def _distortion(self, seen: Round, is_tested: Bool[Tensor, "batch gamma"]) -> Float[Tensor, "batch 2"]:
+        """Total variation and KL between the rule's law and the target, summed over tested tokens."""
+        sums = torch.zeros(len(is_tested), 2, dtype=torch.float64)
+        if self._law is None:
+            return sums
+        row, place = is_tested.nonzero(as_tuple=True)
+        target = seen.target_probs[row, place]
+        law = self._law(seen.draft_probs[row, place], target)
+        return sums.index_add_(0, row, torch.stack([total_variation(law, target), kl(law, target)], 1).double().cpu())
+
+    def _note_kinds(self, seen: Round, group_only: Bool[Tensor, "batch gamma"], kept: Int[Tensor, "batch"]) -> None:
+        gamma = group_only.shape[1]
+        kinds = torch.cat([group_only.long(), torch.zeros_like(kept[:, None])], 1)
+        last = torch.where(kept < gamma, KINDS.index("recovered"), KINDS.index("bonus"))
+        kinds = kinds.scatter(1, kept[:, None], last[:, None])
+        for row, emitted, block in zip(seen.rows.tolist(), seen.emitted.tolist(), kinds.tolist(), strict=True):
+            self._kinds[row].extend(KINDS[kind] for kind in block[:emitted])
+
+    def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
+        """The generations with counts, sums and the kind of each token."""
+        names = ("alpha_exact", "tv", "kl") if self._law is not None else ("alpha_exact",)
+        rows = zip(
+            generations,
+            self._counts.tolist(),
+            self._by_position.tolist(),
+            self._sums.tolist(),
+            self._kinds,
+            strict=True,
+        )
+        return [
+            replace(
+                generation,
+                counts=dict(zip(COUNTS, counts, strict=True)),
+                accepted_by_position=tuple(by_position),
+                sums=dict(zip(names, sums, strict=False)),
+                kinds=tuple(kinds),
+            )
+            for generation, counts, by_position, sums, kinds in rows
+        ]
+
+
+def plain_counts(generation: Generation) -> dict[str, int]:
+    """The counts of a row that the target decoded alone: a pass a token, end-of-speech included."""
+    passes = len(generation.tokens) + generation.finished
+    return dict.fromkeys(COUNTS, 0) | {"target_passes": passes, "emitted": passes}
+
+
+def total_variation(
+    law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """Half the L1 distance, 0 (same) to 1 (disjoint)."""
+    return (law - target).abs().sum(-1) / 2
+
+
+def kl(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+    """KL(law || target) in nats; probabilities below 1e-9 count as 1e-9 in the logarithm, so that it stays finite."""
+    return (law * (law.clamp(min=_LEAST).log() - target.clamp(min=_LEAST).log())).sum(-1)

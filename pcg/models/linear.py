@@ -1,0 +1,40 @@
+"""x @ weight.T, by the quickest kernel that gives the same numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Linear = Callable[[Float[Tensor, "... inputs"]], Float[Tensor, "... outputs"]]
+
+
+def linear(weight: Float[Tensor, "outputs inputs"], dtype: torch.dtype, device: torch.device) -> Linear:
+    """The map with ``weight`` as stored in a checkpoint, computed in ``dtype`` on ``device``."""
+    if weight.dtype == torch.float16 and dtype == torch.float32 and device.type == "cpu" and can_pack():
+        return _packed(weight)
+    return partial(F.linear, weight=weight.to(device=device, dtype=dtype))
+
+
+def can_pack() -> bool:
+    """Whether this build of torch has FBGEMM's product of float32 activations with float16 weights."""
+    return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(torch, "fbgemm_pack_gemm_matrix_fp16")
+
+
+def _packed(weight: Float[Tensor, "outputs inputs"]) -> Linear:
+    """Float16 weights times float32 activations, accumulated in float32, on one thread.
+
+    Widening a float16 weight loses nothing, so this is the float32 product to within rounding. It reads half
+    the memory, and its kernels are made for few rows: 3 to 5 times as fast as MKL's at 1 to 8 rows (AMD Zen 4).
+    """
+    with warnings.catch_warnings():  # torch announces that these functions will go; ``linear`` then takes F.linear
+        warnings.filterwarnings("ignore", message="fbgemm_")
+        packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.float())
+        multiply = partial(torch.fbgemm_linear_fp16_weight_fp32_activation, packed_weight=packed, bias=None)
+        multiply(torch.zeros(1, weight.shape[1]))  # its one warning is raised here
+    return multiply

@@ -1,0 +1,110 @@
+"""Speculative decoding with the exact rule says what plain decoding says: in law, and token for token when greedy."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcg.decoding.autoregressive import decode
+from pcg.decoding.rows import Prompt
+from pcg.decoding.speculative import speculative_decode
+from pcg.sampling import Randomness, Sampling
+from pcg.types import Utterance
+from tests.fakes import ExactRule, MarkovLM
+
+VOICE = torch.tensor([0, 1])
+ROWS = 8_000
+
+
+def prompts(count: int, voice: Tensor | None = VOICE) -> list[Prompt]:
+    return [Prompt(Utterance(str(i), "text"), voice) for i in range(count)]
+
+
+def keys(count: int, seed: int = 0) -> Randomness:
+    return Randomness(seed, torch.arange(count) * 7919 + 13)
+
+
+def sequence_law(model: MarkovLM, sampling: Sampling, length: int, voice: Tensor) -> dict[tuple[int, ...], float]:
+    """Probability of every sequence of at most ``length`` tokens, by the chain rule; end-of-speech closes one."""
+    law: dict[tuple[int, ...], float] = {}
+    for tokens in itertools.product(range(model.vocab_size), repeat=length):
+        said, probability = voice.tolist(), 1.0
+        for token in tokens:
+            seen = torch.zeros(model.vocab_size, dtype=torch.bool)
+            seen[torch.tensor(said)] = True
+            probability *= float(sampling.probabilities(model.table[said[-2], said[-1]], seen)[token])
+            said.append(token)
+            if token == model.end:
+                break
+        law[tuple(said[len(voice) :])] = probability  # all that begin with the same closed sequence agree
+    return law
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3, 6])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(temperature=0.7, top_k=3, top_p=0.9), Sampling(repetition_penalty=1.8)],
+    ids=["plain", "truncated", "penalised"],
+)
+def test_sequences_have_the_targets_law(gamma: int, sampling: Sampling) -> None:
+    target, draft = MarkovLM.random(4, seed=1), MarkovLM.random(4, seed=2, shift=5)
+    law = sequence_law(target, sampling, 4, VOICE)
+    assert sum(law.values()) == pytest.approx(1, abs=1e-5)
+    said = speculative_decode(
+        target, draft, ExactRule(), prompts(ROWS), gamma=gamma, sampling=sampling, max_tokens=4, randomness=keys(ROWS)
+    )
+    found = Counter((*each.tokens.tolist(), target.end)[: 4 if not each.finished else None] for each in said)
+    assert set(found) <= {sequence for sequence, probability in law.items() if probability > 0}
+    # every count within 5 standard deviations of a binomial
+    for sequence, probability in law.items():
+        slack = 5 * (ROWS * probability * (1 - probability)) ** 0.5 + 1
+        assert abs(found[sequence] - ROWS * probability) < slack, (sequence, found[sequence], ROWS * probability)
+
+
+def test_plain_decoding_has_the_targets_law() -> None:
+    target, sampling = MarkovLM.random(4, seed=1), Sampling(temperature=0.8)
+    said = decode(target, prompts(ROWS), sampling=sampling, max_tokens=3, randomness=keys(ROWS))
+    found = Counter((*each.tokens.tolist(), target.end)[: 3 if not each.finished else None] for each in said)
+    for sequence, probability in sequence_law(target, sampling, 3, VOICE).items():
+        assert abs(found[sequence] - ROWS * probability) < 5 * (ROWS * probability) ** 0.5 + 1
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_is_the_targets_own_token_for_token(gamma: int, penalty: float) -> None:
+    sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
+    target = MarkovLM.random(12, seed=3)
+    near = MarkovLM(target.table + 0.8 * MarkovLM.random(12, seed=4).table)  # agrees often, not always
+    plain = decode(target, prompts(8), sampling=sampling, max_tokens=40, randomness=keys(8))
+    said = speculative_decode(
+        target, near, ExactRule(), prompts(8), gamma=gamma, sampling=sampling, max_tokens=40, randomness=keys(8)
+    )
+    assert [each.tokens.tolist() for each in said] == [each.tokens.tolist() for each in plain]
+    assert [each.finished for each in said] == [each.finished for each in plain]
+
+
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_a_draft_equal_to_the_target_is_always_right(gamma: int) -> None:
+    """With the same random numbers, positions and penalty on both sides, its tokens are those of plain decoding."""
+    sampling = Sampling(temperature=0.9, top_p=0.9, repetition_penalty=1.4)
+    target = MarkovLM.random(10, seed=5)
+    rounds = []
+    speculative_decode(
+        target,
+        target,
+        ExactRule(),
+        prompts(5),
+        gamma=gamma,
+        sampling=sampling,
+        max_tokens=30,
+        randomness=keys(5),
+        observer=rounds.append,
+    )
+    assert len(rounds) > 3
+    for seen in rounds:
+        torch.testing.assert_close(seen.draft_probs, seen.target_probs[:, :gamma])
+        assert (seen.verdict.accepted == gamma).all()

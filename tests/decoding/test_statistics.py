@@ -1,0 +1,141 @@
+"""Counts by hand, and the identities that hold of any run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pcg.decoding.autoregressive import decode
+from pcg.decoding.rows import Prompt
+from pcg.decoding.speculative import speculative_decode
+from pcg.decoding.statistics import COUNTS, Statistics, kl, total_variation
+from pcg.sampling import Purpose, Randomness, Sampling
+from pcg.types import Generation, Round, Utterance, Verdict
+from tests.fakes import AcceptAll, ExactRule, MarkovLM
+
+GAMMA, VOCAB = 3, 5  # token 4 is end-of-speech
+
+
+def block(accepted: list[int], emitted: list[int], finished: list[bool], target: float) -> Round:
+    """Rows 0, 1, ...; each drafted token 1 of probability .5, of probability ``target`` under the target."""
+    batch = len(accepted)
+    draft_probs = torch.tensor([0.25, 0.5, 0.125, 0.125, 0.0]).expand(batch, GAMMA, VOCAB)
+    target_probs = torch.tensor([1 - target, target, 0.0, 0.0, 0.0]).expand(batch, GAMMA + 1, VOCAB)
+    return Round(
+        rows=torch.arange(batch),
+        positions=torch.zeros(batch, dtype=torch.int64),
+        draft_tokens=torch.ones(batch, GAMMA, dtype=torch.int64),
+        draft_probs=draft_probs,
+        target_probs=target_probs,
+        verdict=Verdict(torch.tensor(accepted), torch.zeros(batch, dtype=torch.int64)),
+        emitted=torch.tensor(emitted),
+        finished=torch.tensor(finished),
+    )
+
+
+def nothing(rows: int) -> list[Generation]:
+    return [Generation(torch.zeros(0, dtype=torch.int64), False)] * rows
+
+
+def test_counts_by_hand() -> None:
+    #          rejected first | whole block | end accepted second | end recovered third | cut after two
+    accepted = [0, 3, 2, 2, 3]
+    emitted = [1, 4, 1, 2, 2]
+    finished = [False, False, True, True, False]
+    randomness = Randomness(0, torch.arange(5))
+    statistics = Statistics(GAMMA, ExactRule(), randomness)
+    statistics(block(accepted, emitted, finished, target=1.0))
+    said = statistics.annotate(nothing(5))
+    expected = {
+        "rounds": [1, 1, 1, 1, 1],
+        "target_passes": [1, 1, 1, 1, 1],
+        "draft_passes": [3, 3, 3, 3, 3],
+        "drafted": [3, 3, 3, 3, 3],
+        "tested": [1, 3, 2, 3, 2],
+        "accepted": [0, 3, 2, 2, 2],
+        "group_only_accepted": [0, 0, 0, 0, 0],
+        "recovered": [1, 0, 0, 1, 0],
+        "bonus": [0, 1, 0, 0, 0],
+        "emitted": [1, 4, 2, 3, 2],
+    }
+    assert tuple(expected) == COUNTS
+    assert {name: [each.counts[name] for each in said] for name in COUNTS} == expected
+    assert [each.accepted_by_position for each in said] == [(0, 0, 0), (1, 1, 1), (1, 1, 0), (1, 1, 0), (1, 1, 0)]
+    assert [each.kinds for each in said] == [
+        ("recovered",),
+        ("exact", "exact", "exact", "bonus"),
+        ("exact",),
+        ("exact", "exact"),
+        ("exact", "exact"),
+    ]
+    assert [each.sums["alpha_exact"] for each in said] == [1, 3, 2, 3, 2]
+
+
+def test_group_only_is_what_exact_matching_would_have_rejected_on_the_same_number() -> None:
+    rows = 200
+    randomness = Randomness(0, torch.arange(rows))
+    statistics = Statistics(GAMMA, AcceptAll(), randomness)
+    statistics(block([GAMMA] * rows, [GAMMA + 1] * rows, [False] * rows, target=0.2))
+    said = statistics.annotate(nothing(rows))
+    uniform = randomness.uniform(torch.arange(GAMMA).expand(rows, -1), Purpose.ACCEPT)
+    assert [each.counts["group_only_accepted"] for each in said] == (uniform >= 0.4).sum(1).tolist()
+    assert [each.kinds.count("group") for each in said] == (uniform >= 0.4).sum(1).tolist()
+    assert sum(each.sums["alpha_exact"] for each in said) == pytest.approx(0.4 * GAMMA * rows, rel=1e-6)
+    assert "tv" not in said[0].sums  # the rule states no law
+
+
+@pytest.mark.parametrize("rule", [ExactRule(), AcceptAll()], ids=["exact", "all"])
+@pytest.mark.parametrize("gamma", [1, 3, 5])
+def test_identities_hold_of_any_run(gamma: int, rule: ExactRule | AcceptAll) -> None:
+    target, draft = MarkovLM.random(9, seed=1), MarkovLM.random(9, seed=2)
+    randomness = Randomness(0, torch.arange(40))
+    prompts = [Prompt(Utterance(str(i), "x")) for i in range(40)]
+    statistics = Statistics(gamma, rule, randomness)
+    said = statistics.annotate(
+        speculative_decode(
+            target,
+            draft,
+            rule,
+            prompts,
+            gamma=gamma,
+            sampling=Sampling(),
+            max_tokens=11,
+            randomness=randomness,
+            observer=statistics,
+        )
+    )
+    assert {each.finished for each in said} == {True, False}
+    for each in said:
+        counts = each.counts
+        assert counts["emitted"] == counts["accepted"] + counts["recovered"] + counts["bonus"]
+        assert counts["emitted"] == len(each.tokens) + each.finished
+        assert len(each.kinds) == len(each.tokens)
+        assert sum(each.accepted_by_position) == counts["accepted"] <= counts["tested"] <= counts["drafted"]
+        assert counts["drafted"] == gamma * counts["rounds"]
+        if isinstance(rule, ExactRule):
+            assert counts["group_only_accepted"] == 0
+            assert each.sums["tv"] == each.sums["kl"] == 0
+    if isinstance(rule, ExactRule):  # expected and actual acceptance of exact agree
+        accepted, tested = (sum(each.counts[name] for each in said) for name in ("accepted", "tested"))
+        expected = sum(each.sums["alpha_exact"] for each in said)
+        assert abs(accepted - expected) < 4 * tested**0.5 / 2
+
+
+def test_plain_decoding_counts_a_pass_a_token() -> None:
+    target = MarkovLM.random(6, seed=1)
+    prompts = [Prompt(Utterance(str(i), "x")) for i in range(10)]
+    said = decode(target, prompts, sampling=Sampling(), max_tokens=9, randomness=Randomness(0, torch.arange(10)))
+    assert {each.finished for each in said} == {True, False}
+    for each in said:
+        assert each.counts["emitted"] == each.counts["target_passes"] == len(each.tokens) + each.finished
+        assert each.counts["rounds"] == 0
+        assert set(each.kinds) <= {"plain"}
+
+
+def test_distances() -> None:
+    law, target = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]])
+    assert total_variation(law, target).tolist() == [0.25, 1.0]
+    expected = torch.tensor(
+        [0.5 * torch.tensor(2.0).log() + 0.5 * torch.tensor(2 / 3).log(), 9 * torch.tensor(10.0).log()]
+    )
+    torch.testing.assert_close(kl(law, target), expected)
