@@ -23,12 +23,12 @@ def _whisper_normaliser() -> Callable[[str], str]:
 def normalise(text: str) -> str:
     """One form for texts that say the same: lower case, no punctuation, numbers as digits, American spelling.
 
-    Whisper's English normaliser (Radford et al. 2022, appendix C), then two steps of ours. Neighbouring numbers
-    are one number, because it reads "five forty-nine" as 549 but leaves a recogniser's "5:49" as 5 49. Tokens
-    without a letter or digit go.
+    Whisper's English normaliser (Radford et al. 2022, appendix C), then steps of ours. It reads "one forty-five"
+    as 145 but leaves a recogniser's "1:45" as "one 45" and "1.45" as it is: so a lone "one" is a digit, and
+    neighbouring numbers are one number. Tokens without a letter or digit go.
     """
     words = [word for word in _whisper_normaliser()(text).split() if re.search(r"\w", word)]
-    return re.sub(r"(?<=\d) (?=\d)", "", " ".join(words))
+    return re.sub(r"(?<=\d)[ .](?=\d)", "", re.sub(r"\bone\b", "1", " ".join(words)))
 
 
 class WordErrors:
