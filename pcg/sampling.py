@@ -141,12 +141,19 @@ class Sampling:
 
 def draw(weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
     """One index a row with probability proportional to its weight, by inversion; never one of weight 0."""
+    return draw_several(weights, uniform.unsqueeze(-1)).squeeze(-1)
+
+
+def draw_several(
+    weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch draws"]
+) -> Int[Tensor, "*batch draws"]:
+    """As ``draw``, several independent indices a row."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
-    total = cumulative[..., -1:]
-    index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
+    total = cumulative[..., -1:].contiguous()
+    index = torch.searchsorted(cumulative, uniform * total, right=True)
     # u * total may round up to total itself: stay at the last index of positive weight
     last = torch.searchsorted(cumulative, total)
-    return torch.minimum(index, last).squeeze(-1)
+    return torch.minimum(index, last)
 
 
 def as_keys(utterance_ids: Sequence[str], device: torch.device) -> Int[Tensor, "batch"]:

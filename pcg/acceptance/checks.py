@@ -1,0 +1,73 @@
+"""What a rule asks of its input, each failure one clear error.
+
+Probabilities are checked on every call: a sum and a minimum over tensors that the models have just written cost
+a few per cent of a rule and far less of a round, and a NaN that slips through would end as a silently wrong token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pcg.groups.table import GroupTable
+
+TOLERANCE = 1e-3  # of a row's sum; float32 softmax over 65,536 tokens stays within 1e-4
+
+
+def check_block(
+    draft_tokens: Int[Tensor, "..."],
+    draft_probs: Float[Tensor, "..."],
+    target_probs: Float[Tensor, "..."],
+    positions: Int[Tensor, "..."],
+    groups: GroupTable | None = None,
+) -> None:
+    """The input of ``verify``.
+
+    Raises:
+        ValueError: for shapes that do not fit, or rows that are not distributions.
+    """
+    batch, gamma, vocab = draft_probs.shape if draft_probs.ndim == 3 else (-1, -1, -1)
+    wanted = {
+        "draft_probs": (draft_probs, (batch, gamma, vocab)),
+        "draft_tokens": (draft_tokens, (batch, gamma)),
+        "target_probs": (target_probs, (batch, gamma + 1, vocab)),
+        "positions": (positions, (batch,)),
+    }
+    wrong = [f"{name} {tuple(x.shape)}" for name, (x, shape) in wanted.items() if x.shape != shape]
+    if wrong or gamma < 1:
+        given = ", ".join(f"{name} {tuple(x.shape)}" for name, (x, _) in wanted.items())
+        raise ValueError(
+            "shapes do not fit: want draft_tokens (batch, gamma), draft_probs (batch, gamma, vocab), target_probs "
+            f"(batch, gamma+1, vocab) and positions (batch,) with gamma at least 1; got {given}"
+        )
+    check_pair(draft_probs, target_probs, groups)
+
+
+def check_pair(
+    draft_probs: Float[Tensor, "..."], target_probs: Float[Tensor, "..."], groups: GroupTable | None = None
+) -> None:
+    """That every row is a distribution, and over the vocabulary of the groups.
+
+    Raises:
+        ValueError: for a NaN, an infinity, a negative number or a row that does not sum to 1.
+    """
+    if draft_probs.shape[-1] != target_probs.shape[-1]:
+        raise ValueError(f"the draft has {draft_probs.shape[-1]} tokens, the target {target_probs.shape[-1]}")
+    if groups is not None and groups.vocab_size != target_probs.shape[-1]:
+        raise ValueError(f"groups over {groups.vocab_size} tokens, but the models have {target_probs.shape[-1]}")
+    for name, probs in [("draft_probs", draft_probs), ("target_probs", target_probs)]:
+        sums = probs.sum(-1)
+        # a NaN fails both comparisons
+        if not bool(((sums - 1).abs() < TOLERANCE).all() & (probs.amin() >= 0)):
+            raise ValueError(_describe(name, probs, sums))
+
+
+def _describe(name: str, probs: Float[Tensor, "..."], sums: Float[Tensor, "..."]) -> str:
+    if not probs.isfinite().all():
+        return f"{name} holds NaN or infinity in {int((~probs.isfinite()).any(-1).sum())} of {sums.numel()} rows"
+    if (probs < 0).any():
+        return f"{name} holds negative numbers, down to {probs.min().item():.3g}: logits instead of probabilities?"
+    return f"{name} is not normalised: rows sum to {sums.min().item():.4g} up to {sums.max().item():.4g}"

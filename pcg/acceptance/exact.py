@@ -1,0 +1,56 @@
+"""Exact speculative decoding: what comes out is distributed as if the target had written it alone.
+
+Source: Leviathan, Kalman, Matias 2023, arXiv 2211.17192, Algorithm 1; Chen et al. 2023, arXiv 2302.01318,
+Algorithm 2. No departure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.steps import at_end, emit, leading, of_drafted, uniforms
+from pcg.sampling import Purpose, Randomness
+from pcg.types import Verdict
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Keep ``x`` when ``u < p(x)/q(x)``; recover from ``(p - q)+``.
+
+    Law: ``q(t) min(1, p(t)/q(t)) + (1 - sum_x min(p, q)) (p(t) - q(t))+ / sum_x (p - q)+``. As both sum to 1,
+    ``sum (p - q)+ = 1 - sum min(p, q)``, so this is ``min(p, q) + (p - q)+ = p(t)``.
+    """
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        check_block(draft_tokens, draft_probs, target_probs, positions)
+        gamma = draft_tokens.shape[1]
+        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.RECOVERED, Purpose.BONUS)
+        draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
+        accepted = leading(numbers[:, :gamma, 0] * draft < target)
+
+        draft_end, target_end = at_end(accepted, draft_probs, target_probs)
+        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers[..., 1:])
+
+    def law(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        check_pair(draft_probs, target_probs)
+        return target_probs
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """``sum_x q(x) min(1, p(x)/q(x))``, that is 1 - the total variation distance."""
+        check_pair(draft_probs, target_probs)
+        return draft_probs.minimum(target_probs).sum(-1)

@@ -1,0 +1,162 @@
+"""Principled coarse-graining: speculative decoding that is exact for the group of a token, not for the token.
+
+Source: Yanuka et al. 2025, arXiv 2511.13732. Its abstract was read, its equations were not: the overlap-aware split,
+the group test and the residual are ours from that description (DESIGN section 3). Choices of ours: a token is split
+evenly over its groups, and after a rejection the target (``residual: target``) or the draft picks the token inside the
+recovered group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.steps import at_end, leading, uniforms
+from pcg.groups.table import GroupTable
+from pcg.sampling import Purpose, Randomness, draw, draw_several
+from pcg.types import Verdict
+
+TRIALS = 16  # thinning draws at once; a row that keeps none of them takes the dense way
+
+
+@dataclass(frozen=True)
+class PCG:
+    """Draw ``k`` from ``w[., x]``; keep ``x`` when ``u < P_c(k)/Q_c(k)``; recover in a group from ``(P_c - Q_c)+``.
+
+    Group law: ``k ~ Q_c``, so the group variable goes through exact speculative decoding from ``Q_c`` to ``P_c`` and
+    has law ``P_c``, whichever model picks the token inside a recovered group.
+
+    Token law: ``t`` is drafted and kept with probability ``q(t) sum_k w[k,t] min(1, P_c(k)/Q_c(k))``. A group ``k`` is
+    recovered with probability ``(P_c(k) - Q_c(k))+`` in all, and emits ``t`` with ``w[k,t] p(t)/P_c(k)``, which adds
+    ``p(t) sum_k w[k,t] (1 - Q_c(k)/P_c(k))+``. With ``residual: draft`` it emits ``t`` with ``w[k,t] q(t)/Q_c(k)``, and
+    the two parts add up to ``q(t) sum_k w[k,t] P_c(k)/Q_c(k)``; where ``Q_c(k) = 0`` the target picks.
+
+    Recovering needs no dense ``P_c``: repeat {``t ~ p``, ``k ~ w[., t]``, keep with ``(1 - Q_c(k)/P_c(k))+``}; a kept
+    pair has law ``p(t) w[k,t] (1 - Q_c(k)/P_c(k))+``, normalised, which is the above.
+
+    Args:
+        residual: ``target`` or ``draft``, the model that picks the token inside a recovered group.
+    """
+
+    groups: GroupTable
+    residual: str = "target"
+
+    def __post_init__(self) -> None:
+        if self.residual not in ("target", "draft"):
+            raise ValueError(f"pcg: residual={self.residual!r}, want target or draft")
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
+        gamma = draft_tokens.shape[1]
+        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.GROUP, Purpose.BONUS)
+        groups = self.groups.draw_group(draft_tokens, numbers[:, :gamma, 1])
+        draft_mass, target_mass = self._masses(groups, draft_probs, target_probs[:, :gamma])
+        accepted = leading(numbers[:, :gamma, 0] * draft_mass < target_mass)
+
+        draft_end, target_end = at_end(accepted, draft_probs, target_probs)
+        rejected = accepted < gamma
+        if not rejected.any():
+            return Verdict(accepted, draw(target_end, numbers[:, gamma, 2]))
+        token = self._recover(draft_end, target_end, positions + accepted, randomness)
+        if not rejected.all():
+            token = torch.where(rejected, token, draw(target_end, numbers[:, gamma, 2]))
+        return Verdict(accepted, token)
+
+    def _masses(
+        self,
+        groups: Int[Tensor, "batch n"],
+        draft_probs: Float[Tensor, "batch n vocab"],
+        target_probs: Float[Tensor, "batch n vocab"],
+    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+        """``Q_c`` and ``P_c`` of each group under its own distributions, from its members alone."""
+        members, weights = self.groups.members_of(groups)
+        return (draft_probs.gather(2, members) * weights).sum(2), (target_probs.gather(2, members) * weights).sum(2)
+
+    def _recover(
+        self,
+        draft_end: Float[Tensor, "batch vocab"],
+        target_end: Float[Tensor, "batch vocab"],
+        at: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Int[Tensor, "batch"]:
+        """A token from the residual, by thinning; rows that were not rejected (draft all 0) get some token."""
+        trial, group, keep = randomness.uniform(at, Purpose.TRIAL, 3 * TRIALS).split(TRIALS, 1)
+        tokens = draw_several(target_end, trial)
+        groups = self.groups.draw_group(tokens, group)
+        rows = [probs.unsqueeze(1).expand(-1, TRIALS, -1) for probs in (draft_end, target_end)]
+        draft_mass, target_mass = self._masses(groups, *rows)
+        kept = keep * target_mass < target_mass - draft_mass
+
+        first = kept.byte().argmax(1, keepdim=True)
+        token = tokens.gather(1, first).squeeze(1)
+        if self.residual == "draft":
+            uniform = randomness.uniform(at, Purpose.RECOVERED)
+            token = self._pick_by_draft(groups.gather(1, first).squeeze(1), token, draft_end, uniform)
+        missed = ~kept.any(1)
+        if missed.any():
+            uniform = randomness.uniform(at, Purpose.RECOVERED)
+            token = torch.where(missed, draw(self._dense_residual(draft_end, target_end), uniform), token)
+        return token
+
+    def _pick_by_draft(
+        self,
+        group: Int[Tensor, "batch"],
+        token: Int[Tensor, "batch"],
+        draft_end: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch"],
+    ) -> Int[Tensor, "batch"]:
+        """A member of the group by the draft's probabilities; the target's choice where the draft gives it none."""
+        members, weights = self.groups.members_of(group)
+        weights = draft_end.gather(1, members) * weights
+        picked = members.gather(1, draw(weights, uniform).unsqueeze(1)).squeeze(1)
+        return torch.where(weights.any(1), picked, token)
+
+    def _dense_residual(
+        self, draft_end: Float[Tensor, "batch vocab"], target_end: Float[Tensor, "batch vocab"]
+    ) -> Float[Tensor, "batch vocab"]:
+        """Weights of the recovered token over the vocabulary; the target where rounding leaves nothing."""
+        masses = self.groups.coarse(draft_end), self.groups.coarse(target_end)
+        recovered = self._recovered(draft_end, target_end, *masses)
+        return torch.where((recovered > 0).any(1, keepdim=True), recovered, target_end)
+
+    def law(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        check_pair(draft_probs, target_probs, self.groups)
+        draft_mass, target_mass = self.groups.coarse(draft_probs), self.groups.coarse(target_probs)
+        keep = (target_mass / torch.where(draft_mass > 0, draft_mass, 1)).clamp(max=1)
+        kept = draft_probs * self.groups.spread(keep)
+        return kept + self._recovered(draft_probs, target_probs, draft_mass, target_mass)
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """``sum_k min(P_c(k), Q_c(k))``, never below exact's: token to group is a Markov kernel."""
+        check_pair(draft_probs, target_probs, self.groups)
+        return self.groups.coarse(draft_probs).minimum(self.groups.coarse(target_probs)).sum(-1)
+
+    def _recovered(
+        self,
+        draft_probs: Float[Tensor, "*batch vocab"],
+        target_probs: Float[Tensor, "*batch vocab"],
+        draft_mass: Float[Tensor, "*batch groups"],
+        target_mass: Float[Tensor, "*batch groups"],
+    ) -> Float[Tensor, "*batch vocab"]:
+        """Probability that a token is recovered: drafted, rejected and emitted by the residual."""
+        excess = (target_mass - draft_mass).clamp(min=0)
+        if self.residual == "target":
+            return target_probs * self.groups.spread(excess / torch.where(excess > 0, target_mass, 1))
+        drafted = draft_mass > 0
+        by_draft = draft_probs * self.groups.spread(excess * drafted / torch.where(drafted, draft_mass, 1))
+        return by_draft + target_probs * self.groups.spread((~drafted).to(excess.dtype))

@@ -1,0 +1,72 @@
+"""SSD: exact speculative decoding with a tolerance added to the acceptance probability.
+
+Source: Lin et al. 2025, arXiv 2505.15380, Eq. 5 and 6 and Algorithm 1 (beta .4 with gamma 3 in its experiments).
+No departure; note that the paper writes p for the draft and q for the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual, uniforms
+from pcg.sampling import Purpose, Randomness
+from pcg.types import Verdict
+
+
+@dataclass(frozen=True)
+class SSD:
+    """Keep ``x`` when ``u < min(1, p(x)/q(x)) + beta``; recover from ``(p - q)+``.
+
+    Law: with ``a(x) = min(1, min(1, p/q) + beta)``, kept mass ``q(t) a(t)``, and what is rejected, 1 - sum q a, goes
+    to the residual whatever token was rejected: ``q a + (1 - sum q a) (p - q)+ / sum (p - q)+``. As only tokens
+    with ``p < q`` are rejected but the residual was made for ``beta = 0``, the law is not the target's unless beta
+    is 0. ``beta >= 1`` accepts everything.
+    """
+
+    beta: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise ValueError(f"ssd: beta={self.beta}, want 0 (exact) or more")
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        check_block(draft_tokens, draft_probs, target_probs, positions)
+        gamma = draft_tokens.shape[1]
+        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.RECOVERED, Purpose.BONUS)
+        draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
+        # u < 1, so the inner min(1, .) never decides
+        accepted = leading((numbers[:, :gamma, 0] - self.beta) * draft < target)
+
+        draft_end, target_end = at_end(accepted, draft_probs, target_probs)
+        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers[..., 1:])
+
+    def law(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        check_pair(draft_probs, target_probs)
+        return mixture(draft_probs, self._keep(draft_probs, target_probs), residual(draft_probs, target_probs))
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        check_pair(draft_probs, target_probs)
+        return (draft_probs * self._keep(draft_probs, target_probs)).sum(-1)
+
+    def _keep(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        drawable = draft_probs > 0
+        ratio = target_probs / torch.where(drawable, draft_probs, 1)
+        return (ratio.clamp(max=1) + self.beta).clamp(max=1) * drawable

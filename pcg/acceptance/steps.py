@@ -1,0 +1,89 @@
+"""The steps that rules share: random numbers, the drafted tokens' probabilities, the emitted token, laws.
+
+accepted: leading draft tokens kept. recovered: the token emitted after a rejection. bonus: the token after gamma
+acceptances. A row's *end* is the position of its emitted token.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.sampling import Purpose, Randomness, draw
+from pcg.types import Verdict
+
+
+@lru_cache
+def _as_tensor(values: tuple[int, ...], device: torch.device) -> Int[Tensor, "values"]:
+    return torch.tensor(values, device=device)
+
+
+def uniforms(
+    positions: Int[Tensor, "batch"], gamma: int, randomness: Randomness, *purposes: Purpose, draws: int | None = None
+) -> Float[Tensor, "batch gamma+1 purposes *draws"]:
+    """Numbers for each purpose at the drafted positions and the one after them, all at the cost of one."""
+    steps = torch.arange(gamma + 1, device=positions.device)
+    at = (positions.unsqueeze(1) + steps).unsqueeze(2)
+    return randomness.uniform(at, _as_tensor(purposes, positions.device), draws)
+
+
+def of_drafted(
+    probs: Float[Tensor, "batch gamma vocab"], draft_tokens: Int[Tensor, "batch gamma"]
+) -> Float[Tensor, "batch gamma"]:
+    return probs.gather(2, draft_tokens.long().unsqueeze(2)).squeeze(2)
+
+
+def leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
+    """How many tokens stand before the first that is not kept."""
+    return kept.cumprod(1).sum(1)
+
+
+def at_end(
+    accepted: Int[Tensor, "batch"],
+    draft_probs: Float[Tensor, "batch gamma vocab"],
+    target_probs: Float[Tensor, "batch gamma+1 vocab"],
+) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch vocab"]]:
+    """Draft and target distribution at each row's end; the draft's is 0 where the whole block was kept."""
+    gamma = draft_probs.shape[1]
+    rows = torch.arange(len(accepted), device=accepted.device)
+    draft = draft_probs[rows, accepted.clamp(max=gamma - 1)] * (accepted < gamma).unsqueeze(1)
+    return draft, target_probs[rows, accepted]
+
+
+def emit(
+    accepted: Int[Tensor, "batch"],
+    weights: Float[Tensor, "batch vocab"],
+    otherwise: Float[Tensor, "batch vocab"],
+    numbers: Float[Tensor, "batch gamma+1 recovered_bonus"],
+) -> Verdict:
+    """Draw each row's last token from ``weights``, or from ``otherwise`` where rounding has left them all 0.
+
+    Args:
+        numbers: of the purposes recovered and bonus.
+    """
+    bonus = (accepted == numbers.shape[1] - 1).long()
+    uniform = numbers[torch.arange(len(accepted), device=accepted.device), accepted, bonus]
+    weights = torch.where(weights.any(1, keepdim=True), weights, otherwise)
+    return Verdict(accepted, draw(weights, uniform))
+
+
+def residual(
+    draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
+    """``(p - q)+``, normalised; the target itself where the two agree and nothing is ever rejected."""
+    excess = (target_probs - draft_probs).clamp(min=0)
+    total = excess.sum(-1, keepdim=True)
+    return torch.where(total > 0, excess / total, target_probs)
+
+
+def mixture(
+    draft_probs: Float[Tensor, "*batch vocab"],
+    keep: Float[Tensor, "*batch vocab"] | Bool[Tensor, "*batch vocab"],
+    recovered: Float[Tensor, "*batch vocab"],
+) -> Float[Tensor, "*batch vocab"]:
+    """Law of one token: kept with probability ``keep``, else drawn from ``recovered`` whatever was rejected."""
+    kept = draft_probs * keep
+    return kept + (1 - kept.sum(-1, keepdim=True)).clamp(min=0) * recovered

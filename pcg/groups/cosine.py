@@ -1,0 +1,97 @@
+"""Groups by cosine similarity of embeddings, one seeded by each token: the paper's Acoustic Similarity Groups.
+
+Source: arXiv 2511.13732. ``center`` is ours: where the rows share a large mean, all cosines are near 1 and theta says
+nothing until the mean is taken off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.groups.similarity import BLOCK, Rows
+from pcg.groups.table import GroupTable
+
+MOST = 300_000_000  # memberships: a table of 1.2 GB, while .6 GB of hits are waiting to be put in order
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """``G_k = {t : cos(E_t, E_k) > theta} and k itself``, over groupable tokens; the others stay alone.
+
+    Attributes:
+        theta: in [-1, 1).
+        center: subtract the mean row first; the paper's form is False.
+    """
+
+    theta: float
+    center: bool = False
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.theta < 1:
+            raise ValueError(f"cosine: theta={self.theta}, want at least -1 and below 1")
+
+    def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
+        """
+        Raises:
+            ValueError: for a mask or rows that do not fit, or a theta so low that the table would not fit in memory.
+        """
+        rows = Rows.of(embeddings, groupable, self.center)
+        table = _assemble(self._hits(rows), rows.ids.cpu(), len(embeddings))
+        table.warn(f"cosine groups at theta {self.theta:g}{', centred' if self.center else ''}")
+        return table
+
+    def _hits(self, rows: Rows) -> dict[tuple[int, int], Int[Tensor, "hits"]]:
+        """Where each pair of blocks is similar, as ``row * BLOCK + column``: half of the relation, 4 bytes a hit."""
+        hits, found = {}, 0
+        for i, j, similarity in rows.pairs(f"cosine groups, theta {self.theta:g}"):
+            similar = similarity > self.theta
+            if i == j:
+                similar.fill_diagonal_(True)  # rounding, or a row of zeros
+            row, column = similar.cpu().nonzero().unbind(1)
+            hits[i, j] = (row * BLOCK + column).to(torch.int32)
+            found += len(row) * (1 if i == j else 2)
+            if found > MOST:
+                raise ValueError(
+                    f"cosine: theta={self.theta:g} makes a table of over {MOST:,} memberships, "
+                    f"{MOST // len(rows):,} a token and more: raise theta{'' if self.center else ', or set center'}"
+                )
+        return hits
+
+
+def _assemble(
+    hits: dict[tuple[int, int], Int[Tensor, "hits"]], ids: Int[Tensor, "rows"], vocab_size: int
+) -> GroupTable:
+    """The table of a symmetric relation over ``ids``; every other token is a group of its own."""
+    counts = torch.zeros(len(ids) + BLOCK, dtype=torch.long)
+    for (i, j), packed in hits.items():
+        counts[i : i + BLOCK] += torch.bincount(packed // BLOCK, minlength=BLOCK)
+        if i != j:
+            counts[j : j + BLOCK] += torch.bincount(packed % BLOCK, minlength=BLOCK)
+    sizes = torch.ones(vocab_size, dtype=torch.long)
+    sizes[ids] = counts[: len(ids)]
+
+    starts = sizes.cumsum(0) - sizes
+    members = torch.empty(int(sizes.sum()), dtype=torch.int32)
+    members[starts] = torch.arange(vocab_size, dtype=torch.int32)  # right for the tokens that stay alone
+    for i in range(0, len(ids), BLOCK):
+        row, column = _relation(hits, i, len(ids))
+        rank = torch.arange(len(row)) - (counts[i : i + BLOCK].cumsum(0) - counts[i : i + BLOCK])[row]
+        members[starts[ids[row + i]] + rank] = ids[column].to(torch.int32)
+    return GroupTable.from_csr(sizes, members, vocab_size, symmetric=True)
+
+
+def _relation(
+    hits: dict[tuple[int, int], Int[Tensor, "hits"]], start: int, rows: int
+) -> tuple[Int[Tensor, "related"], Int[Tensor, "related"]]:
+    """Row within the block at ``start``, and column among all rows, in order."""
+    keys = []
+    for other in range(0, rows, BLOCK):
+        packed = hits[min(start, other), max(start, other)].long()
+        row, column = (packed // BLOCK, packed % BLOCK) if start <= other else (packed % BLOCK, packed // BLOCK)
+        keys.append(row * rows + column + other)
+    ordered = torch.cat(keys).sort().values
+    return ordered // rows, ordered % rows

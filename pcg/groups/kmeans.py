@@ -1,0 +1,46 @@
+"""Disjoint groups: k-means clusters of the embedding rows (scikit-learn's MiniBatchKMeans, Euclidean)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+
+from pcg.groups.similarity import groupable_ids
+from pcg.groups.table import GroupTable
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Clusters of groupable tokens; the others stay alone. Clusters that end up empty are left out.
+
+    Rows are clustered as they are: Euclidean distance does not mind a mean that all rows share.
+    """
+
+    clusters: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clusters < 1:
+            raise ValueError(f"kmeans: clusters={self.clusters}, want 1 or more")
+
+    def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
+        """
+        Raises:
+            ValueError: for a mask that does not fit, or fewer groupable tokens than clusters.
+        """
+        ids = groupable_ids(embeddings, groupable)
+        if self.clusters > len(ids):
+            raise ValueError(f"kmeans: clusters={self.clusters}, but only {len(ids)} tokens are groupable")
+        rows = embeddings[ids].float().cpu().numpy()
+        kmeans = MiniBatchKMeans(self.clusters, random_state=self.seed, n_init=3, batch_size=4096)
+        cluster = torch.arange(self.clusters, self.clusters + len(embeddings))  # a cluster of its own for each ...
+        cluster[ids.cpu()] = torch.from_numpy(kmeans.fit_predict(rows)).long()  # ... but these
+        sizes = torch.bincount(cluster)
+        members = torch.sort(cluster, stable=True).indices
+        table = GroupTable.from_csr(sizes[sizes > 0], members, len(embeddings))
+        table.warn(f"{self.clusters} k-means clusters")
+        return table

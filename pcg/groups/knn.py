@@ -1,0 +1,69 @@
+"""Groups of a fixed size: each token with its k nearest by cosine similarity.
+
+Not symmetric: t may be near k without k being among t's nearest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.groups.similarity import BLOCK, Rows
+from pcg.groups.table import GroupTable
+
+
+@dataclass(frozen=True)
+class KNN:
+    """``G_s``: token s and the ``k`` groupable tokens most similar to it; the others stay alone.
+
+    Attributes:
+        center: subtract the mean row before comparing.
+    """
+
+    k: int
+    center: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"knn: k={self.k}, want 1 or more")
+
+    def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
+        """
+        Raises:
+            ValueError: for a mask or rows that do not fit, or fewer than k other groupable tokens.
+        """
+        rows = Rows.of(embeddings, groupable, self.center)
+        if self.k >= len(rows):
+            raise ValueError(f"knn: k={self.k}, but a token has only {len(rows) - 1} others to be grouped with")
+        ids = rows.ids.cpu()
+        groups = torch.cat([ids.unsqueeze(1), ids[self._nearest(rows).cpu()]], 1).sort(1).values
+        sizes = torch.ones(len(embeddings), dtype=torch.long)
+        sizes[ids] = self.k + 1
+        starts = sizes.cumsum(0) - sizes
+        members = torch.empty(int(sizes.sum()), dtype=torch.long)
+        members[starts] = torch.arange(len(embeddings))  # right for the tokens that stay alone
+        members[starts[ids].unsqueeze(1) + torch.arange(self.k + 1)] = groups
+        return GroupTable.from_csr(sizes, members, len(embeddings))
+
+    def _nearest(self, rows: Rows) -> Int[Tensor, "rows k"]:
+        """The k most similar other rows of each row; each pair of blocks serves both of its sides."""
+        device = rows.ids.device
+        best = torch.full((len(rows), self.k), -torch.inf, device=device)
+        nearest = torch.zeros(len(rows), self.k, dtype=torch.long, device=device)
+
+        def offer(at: int, similarity: Float[Tensor, "rows columns"], first: int) -> None:
+            mine = slice(at, at + BLOCK)
+            candidates = torch.arange(first, first + similarity.shape[1], device=device).expand_as(similarity)
+            best[mine], chosen = torch.cat([best[mine], similarity], 1).topk(self.k, 1)
+            nearest[mine] = torch.cat([nearest[mine], candidates], 1).gather(1, chosen)
+
+        for i, j, similarity in rows.pairs(f"{self.k} nearest"):
+            if i == j:
+                similarity.fill_diagonal_(-torch.inf)
+            offer(i, similarity, j)
+            if i != j:
+                offer(j, similarity.t(), i)
+        return nearest

@@ -1,0 +1,261 @@
+"""The sparse table of groups: who is in group ``k``, and which groups hold token ``t``.
+
+Both directions are int32 CSR. The weights ``w[k,t] = 1/|S(t)|`` are derived, and no dense matrix is ever made.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+
+@dataclass(frozen=True, eq=False)
+class GroupTable:
+    """Groups of token ids; they may overlap, and every token is in one at least.
+
+    Attributes:
+        vocab_size: of the speech vocabulary, end-of-speech included.
+        member_starts: where each group's members begin in ``members``, and at last their number.
+        members: token ids group by group, ascending within a group.
+        holder_starts: where each token's groups begin in ``holders``, and at last their number.
+        holders: ``S(t)`` token by token, ascending. The same storage as ``members`` if the relation is symmetric.
+    """
+
+    vocab_size: int
+    member_starts: Int[Tensor, "groups+1"]
+    members: Int[Tensor, "memberships"]
+    holder_starts: Int[Tensor, "vocab+1"]
+    holders: Int[Tensor, "memberships"]
+
+    @classmethod
+    def from_members(cls, members: Sequence[Sequence[int]], vocab_size: int) -> GroupTable:
+        """``members[k]`` are the ids of group ``k``; an id in no group becomes a singleton, after the others.
+
+        Raises:
+            ValueError: if a group is empty, names a token twice or names one outside of the vocabulary.
+        """
+        wrong = [
+            message
+            for k, group in enumerate(members)
+            for bad, message in [
+                (not group, f"group {k} is empty"),
+                (len(set(group)) < len(group), f"group {k} names a token twice"),
+                (any(not 0 <= t < vocab_size for t in group), f"group {k} leaves the vocabulary of {vocab_size}"),
+            ]
+            if bad
+        ]
+        if wrong:
+            raise ValueError("groups: " + "; ".join(wrong))
+        held = {t for group in members for t in group}
+        groups = [sorted(group) for group in members] + [[t] for t in range(vocab_size) if t not in held]
+        sizes = torch.tensor([len(group) for group in groups])
+        return cls.from_csr(sizes, torch.tensor([t for group in groups for t in group]), vocab_size)
+
+    @classmethod
+    def from_csr(
+        cls,
+        sizes: Int[Tensor, "groups"],
+        members: Int[Tensor, "memberships"],
+        vocab_size: int,
+        symmetric: bool = False,
+    ) -> GroupTable:
+        """From the size of each group and all members in a row, ascending within a group, every token somewhere.
+
+        Args:
+            symmetric: one group a token, and ``t in G_k`` just when ``k in G_t``; if False it is found out.
+        """
+        members, starts = members.to(torch.int32), _starts(sizes)
+        if symmetric:
+            return cls(vocab_size, starts, members, starts, members)
+        groups = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), sizes)
+        holders = groups[torch.sort(members, stable=True).indices]
+        holder_starts = _starts(torch.bincount(members, minlength=vocab_size))
+        if torch.equal(holders, members) and torch.equal(holder_starts, starts):
+            return cls(vocab_size, starts, members, starts, members)
+        return cls(vocab_size, starts, members, holder_starts, holders)
+
+    def __len__(self) -> int:
+        """The number of groups."""
+        return len(self.member_starts) - 1
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, GroupTable)
+            and self.vocab_size == other.vocab_size
+            and torch.equal(self.member_starts, other.member_starts)
+            and torch.equal(self.members, other.members)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # compared by content, as a tensor is
+
+    @cached_property
+    def sizes(self) -> Int[Tensor, "groups"]:
+        return self.member_starts.diff()
+
+    @cached_property
+    def counts(self) -> Int[Tensor, "vocab"]:
+        """``|S(t)|``."""
+        return self.holder_starts.diff()
+
+    @cached_property
+    def weights(self) -> Float[Tensor, "vocab"]:
+        """``w[k,t] = 1/|S(t)|`` for every group that holds ``t``; float64: a sum's order must not matter."""
+        return 1 / self.counts.to(torch.float64)
+
+    @cached_property
+    def _member_spans(self) -> Int[Tensor, "groups 2"]:
+        """Start and size of each group, side by side and int64: one look-up instead of two."""
+        return torch.stack([self.member_starts[:-1], self.sizes], 1).long()
+
+    @cached_property
+    def _holder_spans(self) -> Int[Tensor, "vocab 2"]:
+        return torch.stack([self.holder_starts[:-1], self.counts], 1).long()
+
+    def draw_group(self, tokens: Int[Tensor, "*shape"], uniform: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """One group for each token, from ``w[., t]``: each of its groups is as likely."""
+        first, count = self._holder_spans[tokens].unbind(-1)
+        return self.holders[first + (uniform * count).long()]
+
+    def members_of(
+        self, groups: Int[Tensor, "*shape"]
+    ) -> tuple[Int[Tensor, "*shape width"], Float[Tensor, "*shape width"]]:
+        """Members of each group, padded to the largest of these groups, and their weights: 0 where padded."""
+        ids, inside = _ragged(self._member_spans[groups], self.members)
+        return ids, self.weights[ids] * inside
+
+    def holders_of(
+        self, tokens: Int[Tensor, "*shape"]
+    ) -> tuple[Int[Tensor, "*shape width"], Bool[Tensor, "*shape width"]]:
+        """The groups of each token, padded to the largest number of them, and which of these are not padding."""
+        return _ragged(self._holder_spans[tokens], self.holders)
+
+    def coarse(self, probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch groups"]:
+        """``P_c(k) = sum_t w[k,t] p(t)``: a token's probability is split evenly over its groups.
+
+        Raises:
+            ValueError: if ``probs`` is over another vocabulary.
+        """
+        if probs.shape[-1] != self.vocab_size:
+            raise ValueError(f"probabilities over {probs.shape[-1]} tokens, groups over {self.vocab_size}")
+        return _bag(self.member_starts, self.members, probs * self.weights.to(probs.dtype))
+
+    def spread(self, values: Float[Tensor, "*batch groups"]) -> Float[Tensor, "*batch vocab"]:
+        """``sum_k w[k,t] values(k)``: the mean over each token's groups."""
+        return _bag(self.holder_starts, self.holders, values) * self.weights.to(values.dtype)
+
+    def near(self, probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """For each token, the probability of all tokens that share a group with it, itself included.
+
+        Costs a product with the relation "shares a group", built block by block: kept up to 8,192 tokens, made anew
+        at each call above that. Meant for analysis, with many rows at once.
+        """
+        rows = probs.reshape(-1, self.vocab_size)
+        blocks = self._company if self.vocab_size <= 8192 else self._company_blocks()
+        sums = torch.cat([rows @ block.to(rows.dtype).t() for block in blocks], 1)
+        return sums.view(probs.shape)
+
+    @cached_property
+    def _company(self) -> list[Bool[Tensor, "block vocab"]]:
+        return list(self._company_blocks())
+
+    def _company_blocks(self, block: int = 512) -> Iterator[Bool[Tensor, "block vocab"]]:
+        for tokens in torch.arange(self.vocab_size, device=self.members.device).split(block):
+            ids, inside = self.holders_of(tokens)
+            held = torch.zeros(len(tokens), len(self) + 1, device=ids.device)
+            held.scatter_(1, ids.masked_fill(~inside, len(self)), 1.0)  # padding goes to a column of its own
+            yield _bag(self.holder_starts, self.holders, held[:, :-1]) > 0
+
+    def to(self, device: torch.device | str) -> GroupTable:
+        starts, members = self.member_starts.to(device), self.members.to(device)
+        if self.symmetric:
+            return GroupTable(self.vocab_size, starts, members, starts, members)
+        return GroupTable(self.vocab_size, starts, members, self.holder_starts.to(device), self.holders.to(device))
+
+    @property
+    def symmetric(self) -> bool:
+        return self.holders is self.members
+
+    def check(self, groupable: Bool[Tensor, "vocab"]) -> None:
+        """That the table fits a model's vocabulary and leaves alone what may not be grouped.
+
+        Args:
+            groupable: false for end-of-speech and for rows that were never trained.
+
+        Raises:
+            ValueError: if the vocabulary is another one, or such a token shares a group.
+        """
+        if len(groupable) != self.vocab_size:
+            raise ValueError(f"groups over {self.vocab_size} tokens, but the model's vocabulary has {len(groupable)}")
+        shared = torch.repeat_interleave(self.sizes > 1, self.sizes)
+        mixed = self.members[shared & ~groupable.to(self.members.device)[self.members]].unique().tolist()
+        if mixed:
+            raise ValueError(
+                f"groups: tokens {mixed[:8]} share a group but may not (end-of-speech and untrained rows stay alone)"
+            )
+
+    def report(self) -> dict[str, float]:
+        """Sizes in tokens; ``singleton_share`` of the groups; bytes of both directions."""
+        sizes = self.sizes.double()
+        tensors = {x.data_ptr(): x for x in (self.member_starts, self.members, self.holder_starts, self.holders)}
+        return {
+            "groups": len(self),
+            "mean_size": sizes.mean().item(),
+            "median_size": sizes.quantile(0.5).item() if len(sizes) < 1 << 24 else sizes.median().item(),
+            "max_size": int(sizes.max()),
+            "singleton_share": (sizes == 1).double().mean().item(),
+            "bytes": sum(x.numel() * x.element_size() for x in tensors.values()),
+        }
+
+    def warn(self, name: str) -> None:
+        """A warning if the grouping cannot do anything, or does away with the test: what to expect of ``name``."""
+        largest = int(self.sizes.max())
+        if largest == 1:
+            warnings.warn(f"{name}: every group is a singleton, so this is exact speculative decoding", stacklevel=2)
+        elif largest > self.vocab_size / 2:
+            warnings.warn(f"{name}: one group holds {largest} of {self.vocab_size} tokens", stacklevel=2)
+
+    def save(self, path: str | Path) -> None:
+        """One direction, as safetensors; the other is derived when it is read."""
+        tensors = {"member_starts": self.member_starts.cpu(), "members": self.members.cpu()}
+        save_file(tensors, path, metadata={"vocab_size": str(self.vocab_size), "symmetric": str(self.symmetric)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> GroupTable:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            starts, members = file.get_tensor("member_starts"), file.get_tensor("members")
+        return cls.from_csr(starts.diff(), members, int(metadata["vocab_size"]), metadata["symmetric"] == "True")
+
+
+def _starts(sizes: Int[Tensor, "rows"]) -> Int[Tensor, "rows+1"]:
+    starts = torch.zeros(len(sizes) + 1, dtype=torch.int32, device=sizes.device)
+    starts[1:] = sizes.cumsum(0)
+    return starts
+
+
+def _ragged(
+    spans: Int[Tensor, "*shape 2"], values: Int[Tensor, "memberships"]
+) -> tuple[Int[Tensor, "*shape width"], Bool[Tensor, "*shape width"]]:
+    """Values of the CSR rows side by side, int64, padded to the longest of these rows with whatever comes next."""
+    first, size = spans.unsqueeze(-1).unbind(-2)
+    steps = torch.arange(int(size.max()), device=values.device)
+    return values[(first + steps).clamp_(max=len(values) - 1)].long(), steps < size
+
+
+def _bag(
+    starts: Int[Tensor, "rows+1"], values: Int[Tensor, "memberships"], inputs: Float[Tensor, "*batch columns"]
+) -> Float[Tensor, "*batch rows"]:
+    """The sum of ``inputs`` over each CSR row's columns."""
+    columns = inputs.reshape(-1, inputs.shape[-1]).t().clone(memory_format=torch.contiguous_format)
+    sums = embedding_bag(values, columns, starts, mode="sum", include_last_offset=True)
+    return sums.t().reshape(*inputs.shape[:-1], len(starts) - 1)
