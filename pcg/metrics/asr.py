@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jiwer
 import numpy as np
 
-from pcg.metrics.parts import samples_of
+from pcg.metrics.parts import require, samples_of
 from pcg.types import Audio, Utterance
 
 
@@ -41,9 +41,14 @@ class WordErrors:
     Args:
         recogniser: 16 kHz float32 samples -> what they say.
         suffix: appended to every column and figure, to tell two recognisers apart ("_pocketsphinx").
+
+    Raises:
+        MissingPart: jiwer or whisper-normalizer is not installed.
     """
 
     def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "") -> None:
+        for package in ("jiwer", "whisper_normalizer"):
+            require(package, "WER")
         self._recogniser = recogniser
         self._suffix = suffix
         self.ratios: Mapping[str, tuple[str, str | None]] = {
@@ -55,15 +60,19 @@ class WordErrors:
         return [self._score(samples_of(a), u.text) for a, u in zip(audio, utterances, strict=True)]
 
     def _score(self, samples: np.ndarray, text: str) -> dict[str, float | str]:
+        import jiwer
+
         transcript = self._recogniser(samples) if len(samples) else ""
         reference, hypothesis = normalise(text), normalise(transcript)
-        words = jiwer.process_words(reference, hypothesis)
-        characters = jiwer.process_characters(reference, hypothesis)
         columns: dict[str, float | str] = {
             "transcript": transcript,
-            "word_errors": words.substitutions + words.deletions + words.insertions,
+            "word_errors": _errors(jiwer.process_words(reference, hypothesis)),
             "words": len(reference.split()),
-            "char_errors": characters.substitutions + characters.deletions + characters.insertions,
+            "char_errors": _errors(jiwer.process_characters(reference, hypothesis)),
             "chars": len(reference),
         }
         return {f"{name}{self._suffix}": value for name, value in columns.items()}
+
+
+def _errors(alignment: Any) -> int:
+    return alignment.substitutions + alignment.deletions + alignment.insertions

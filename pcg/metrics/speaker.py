@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
 from pcg.metrics.parts import SAMPLE_RATE, one_torch_thread, require, samples_of
 from pcg.types import Audio, Utterance
@@ -29,6 +28,8 @@ class Encoder(nn.Module):
     filters: Tensor  # (frequencies, bands)
 
     def __init__(self) -> None:
+        from transformers.audio_utils import mel_filter_bank
+
         super().__init__()
         self.lstm = nn.LSTM(_MELS, 256, 3, batch_first=True)
         self.linear = nn.Linear(256, 256)
@@ -84,13 +85,14 @@ class SpeakerSimilarity:
     failed still counts.
 
     Raises:
-        MissingPart: Resemblyzer's weights are not installed.
+        MissingPart: Resemblyzer's weights or transformers are not installed.
     """
 
     ratios: Mapping[str, tuple[str, str | None]] = {"speaker_similarity": ("speaker_similarity", None)}
 
     def __init__(self) -> None:
-        require("resemblyzer", "speaker similarity")
+        for package in ("resemblyzer", "transformers"):
+            require(package, "speaker similarity")
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
         with one_torch_thread():

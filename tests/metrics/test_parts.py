@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pcg.metrics.asr import WordErrors
 from pcg.metrics.moonshine import Moonshine
 from pcg.metrics.mos import Mos
 from pcg.metrics.parts import MissingPart, one_torch_thread, samples_of
@@ -14,7 +15,7 @@ from pcg.metrics.speaker import SpeakerSimilarity
 from pcg.types import Audio
 
 
-@pytest.mark.parametrize("part", [Moonshine, PocketSphinx, SpeakerSimilarity, Mos])
+@pytest.mark.parametrize("part", [Moonshine, PocketSphinx, SpeakerSimilarity, Mos, lambda: WordErrors(str)])
 def test_what_is_not_installed_is_named_with_the_command(part, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPart, match=r"not installed: run `make install`, or `pip install pcg\[bundled\]`"):
