@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
+from pcg.data.bundled import Bundled
+from pcg.training.corpus import flac
 from pcg.training.heldout import Heldout
 from pcg.training.texts import clauses
 
@@ -56,6 +59,22 @@ def test_more_sentences_are_a_longer_list_of_the_same():
 def test_too_few_sentences_name_the_speaker():
     with pytest.raises(ValueError, match="speaker s"):
         stage().choose(rows(30))
+
+
+def test_files_written_are_the_data_set_and_a_new_corpus_makes_them_anew(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    corpus, folder = tmp_path / "corpus", tmp_path / "bundled"
+    for level in (0.1, 0.2):
+        spoken = [row | {"audio": flac(np.full(1600, level, np.float32))} for row in rows(300)]
+        datasets.Dataset.from_list(spoken).to_parquet(corpus / "heldout-0000.parquet")
+        Heldout(str(corpus), str(folder), utterances=12, voices=2, seed=0).run()
+        utterances = list(Bundled(folder=str(folder)))
+        assert len(utterances) == 12
+        assert {u.speaker for u in utterances[:3]} == set(SPEAKERS)
+        for audio in (utterances[0].load_prompt(), utterances[0].load_reference()):
+            np.testing.assert_allclose(audio.samples, level, atol=1e-4)
+    assert sorted(path.name for path in folder.iterdir()) == ["utterances.parquet", "voices.parquet"]
 
 
 def test_missing_corpus_is_one_clear_error(tmp_path):
