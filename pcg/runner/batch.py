@@ -49,7 +49,7 @@ class BatchRunner:
     def warm_up(self, utterances: Sequence[Utterance], tokens: int = 24) -> None:
         """Decode a few tokens both ways and throw them away: first passes pay for allocation and compilation."""
         prompts = [self._prompt(utterance) for utterance in utterances]
-        for speculative in (False, True):
+        for speculative in {False, self.parts.draft is not None}:
             self._decode(prompts, speculative, tokens)
 
     def run(self, index: int, utterances: Sequence[Utterance]) -> dict[str, Any]:

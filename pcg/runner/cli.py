@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,14 +71,27 @@ def check_command_line(config_name: str, arguments: Sequence[str], check: Check 
     args = get_args_parser().parse_args(list(arguments))
     if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
         return
-    with initialize_config_dir(args.config_dir or CONF, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with _composing(args.config_dir) as loader:
         problems, overrides = _parse(loader, args.overrides)
         if not problems:
             overrides = _sweep_of(loader, config_name, args.overrides) + overrides if args.multirun else overrides
             problems = _problems(loader, config_name, overrides, args.multirun, check)
     if problems:
         raise ConfigError(problems)
+
+
+@contextmanager
+def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """A loader of conf/ and of the folder given by ``--config-dir``, set up as Hydra will set it up."""
+    search_path = create_config_search_path(CONF)
+    if config_dir is not None:
+        place = f"file://{Path(config_dir).resolve()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    try:
+        yield Hydra.create_main_hydra2("check", search_path).config_loader
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _parse(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -110,20 +125,23 @@ def _problems(
         return [f"{line}: several values make a sweep; add -m" for line in swept]
     latest = {override.get_key_element(): override for override in overrides}
     groups = {key: item for key, item in latest.items() if _choices(loader, item.key_or_group)}
-    values = {key: item for key, item in latest.items() if key not in groups}
     problems = [
         f"{item.key_or_group}={value}: there is no such choice{nearest(value, _choices(loader, item.key_or_group))}"
         for item in groups.values()
         for value in _texts(item)
         if value != "null" and value not in _choices(loader, item.key_or_group)
     ]
-    if problems:  # what the rest may hold depends on these choices
-        return problems + _unknown_keys(loader, name, [], values)
+    # What is said of a group of which a wrong choice was made cannot be judged; the rest can.
+    wrong = {item.key_or_group for item in groups.values() if any(p.startswith(item.key_or_group) for p in problems)}
+    latest = {key: item for key, item in latest.items() if item.key_or_group.split(".")[0] not in wrong}
+    groups = {key: item for key, item in groups.items() if key in latest}
+    values = {key: item for key, item in latest.items() if key not in groups}
     for chosen in itertools.product(*([f"{key}={value}" for value in _texts(item)] for key, item in groups.items())):
-        problems += _unknown_keys(loader, name, list(chosen), values) or _wrong_values(
-            name, list(chosen), values, check
-        )
-    return list(dict.fromkeys(problems))
+        unknown = _unknown_keys(loader, name, list(chosen), values)
+        known = {key: item for key, item in values.items() if key not in unknown}
+        problems += [*unknown.values(), *_wrong_values(name, list(chosen), known, check)]
+    # the same mistake in several runs of a sweep, where other keys may be allowed, is one mistake
+    return list({problem.partition(" allowed: ")[0]: problem for problem in reversed(problems)}.values())[::-1]
 
 
 def _choices(loader: ConfigLoader, group: str) -> list[str]:
@@ -137,19 +155,21 @@ def _texts(override: Override) -> list[str]:
     return [override.get_value_element_as_str()]
 
 
-def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: dict[str, Override]) -> list[str]:
+def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:
+    """By override, what is wrong with its key."""
     try:
         config = loader.load_configuration(name, chosen, RunMode.RUN)
-    except (HydraException, OmegaConfBaseException) as error:
-        return [_reason(error)]
+    except (HydraException, OmegaConfBaseException):
+        return {}  # composing again, with the values, names it
     known = set(_keys(OmegaConf.to_container(config, resolve=False)))
     offered = {key for key in known if key.partition(".")[0] != "hydra"} | set(loader.list_groups("")) - {"hydra"}
-    return [
-        f"{item.key_or_group}: unknown key{nearest(item.key_or_group, offered)}"
-        for item in values.values()
-        if not (item.is_add() or item.is_force_add() or item.is_delete()) and item.key_or_group not in known
+    return {
+        key: f"{item.key_or_group}: unknown key{nearest(item.key_or_group, offered)}"
+        for key, item in values.items()
+        if not (item.is_add() or item.is_force_add() or item.is_delete())
+        and item.key_or_group not in known
         and not item.key_or_group.startswith("hydra.")
-    ]  # fmt: skip
+    }
 
 
 def _keys(node: Any, path: str = "") -> Iterator[str]:

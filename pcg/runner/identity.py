@@ -42,20 +42,35 @@ def run_id(run: Mapping[str, Any]) -> str:
 
 def method(run: Mapping[str, Any]) -> str:
     """What a person calls the run's method: ``target alone``, ``exact``, ``pcg``, ..."""
-    if run["grouping"] is None:
-        return "target alone"
-    return str(run["grouping"][TARGET]).split(".")[-2]
+    return "target alone" if run["grouping"] is None else name_of(run["grouping"])
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """The module of a ``_target_``, which is what its YAML is called: ``pcg.groups.knn.KNN`` is ``knn``."""
+    return str(node[TARGET]).split(".")[-2]
 
 
 def theta(run: Mapping[str, Any]) -> float | None:
-    """The similarity threshold of the run's groups, where they have one."""
-    return ((run["grouping"] or {}).get("groups") or {}).get("theta")
+    """The similarity threshold of the run's groups, or of those whose sizes random groups have."""
+    groups = (run["grouping"] or {}).get("groups") or {}
+    return groups.get("theta", groups.get("like", {}).get("theta"))
 
 
 def label(run: Mapping[str, Any]) -> str:
-    """The method with the settings of its rule: ``pcg theta=0.4``, ``ssd beta=0.4``."""
+    """The method with the settings of its rule: ``pcg theta=0.4``, ``ssd beta=0.4``, ``pcg groups=knn``.
+
+    Numbers are always told, other settings where they differ from the rule's own default.
+    """
     grouping = run["grouping"] or {}
-    settings = {key: value for key, value in grouping.items() if key != TARGET and not isinstance(value, dict)}
+    asked = inspect.signature(constructor(grouping[TARGET])).parameters if grouping else {}
+    settings = {
+        key: value
+        for key, value in grouping.items()
+        if key in asked and not isinstance(value, Mapping)
+        and (isinstance(value, int | float) or value != asked[key].default)
+    }  # fmt: skip
+    if is_built(grouping.get("groups")) and name_of(grouping["groups"]) != "cosine":
+        settings = {"groups": name_of(grouping["groups"]), **settings}
     if theta(run) is not None:
         settings = {"theta": theta(run), **settings}
     return " ".join([method(run), *(f"{key}={value}" for key, value in settings.items())])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from pcg.runner.validate import ConfigError, nearest
 
 SOURCES = ("target_input", "target_output", "draft_input", "draft_output", "codec")
 _kept = Kept()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, codec:
     embeddings = embeddings_of(source, target, draft, codec)
     groupable = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
     groupable[target.end] = False
-    return build(groups).build(embeddings, groupable)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = build(groups).build(embeddings, groupable)
+    for warning in caught:
+        log.warning("%s", warning.message)
+    return table
 
 
 def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec) -> Float[Tensor, "vocab dim"]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +16,64 @@ from matplotlib.figure import Figure
 from pcg.runner.identity import theta
 from pcg.types import Result
 
+Run = tuple[str, Result]  # what it is called, and its figures
 
-def draw_plots(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Alpha and speed-up against theta; WER against speed-up. Returns the PNG files."""
+
+def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
+    """Alpha and speed-up against theta; WER against speed-up. Returns the PNG files.
+
+    Args:
+        labels: what each run is called.
+    """
+    runs = list(zip(labels, results, strict=True))
     drawn = [
-        ("alpha_theta", _against_theta(results, "acceptance", "alpha", "alpha (share of tested tokens kept)")),
-        ("speedup_theta", _against_theta(results, "speed", "speedup", "speed-up over the target alone")),
-        ("wer_speedup", _quality_against_speed(results, "wer", "WER, %", 100)),
+        ("alpha_theta", _against_theta(runs, "acceptance", "alpha", "alpha (share of tested tokens kept)")),
+        ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),
+        ("wer_speedup", _quality_against_speed(runs, "wer", "WER, %", 100)),
     ]
     return [_save(figure, folder / name) for name, figure in drawn if figure is not None]
 
 
-def _against_theta(results: Sequence[Result], group: str, key: str, axis: str) -> Figure | None:
-    """A line for each rule that has a theta, a level for each that has none."""
-    points = [result for result in results if result.values[group][key] is not None]
-    curved = [result for result in points if theta(result.values["config"]) is not None]
-    if len({theta(result.values["config"]) for result in curved}) < 2:
+def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figure | None:
+    """A line for runs that differ in theta alone, a level for each that has none."""
+    shown = [(name, run) for name, run in runs if run.values[group][key] is not None]
+    lines: dict[str, list[Result]] = {}
+    for name, run in shown:
+        if (at := theta(run.values["config"])) is not None:
+            lines.setdefault(name.replace(f" theta={at}", ""), []).append(run)
+    if max(map(len, lines.values()), default=0) < 2:
         return None
     figure, axes = _axes("theta (cosine above which tokens share a group)", axis)
-    for method, runs in _by_method(curved):
-        places = [theta(run.values["config"]) for run in runs]
-        _error_bars(axes, places, runs, group, key, label=method, marker="o")
-    for run in points:
-        if run not in curved and run.values["method"] != "target alone":
-            style = _color(run.values["label"])
-            axes.axhline(run.values[group][key], linestyle="--", label=run.values["label"], color=style)
+    for name, members in lines.items():
+        members.sort(key=lambda run: theta(run.values["config"]) or 0.0)
+        places = [theta(run.values["config"]) for run in members]
+        _error_bars(axes, places, members, group, key, label=name, marker="o")
+    for name, run in shown:
+        if theta(run.values["config"]) is None and run.values["method"] != "target alone":
+            axes.axhline(run.values[group][key], linestyle="--", label=name, color=_color(name))
     if key == "speedup":
         axes.axhline(1.0, color="black", linewidth=0.8, label="target alone")
     axes.legend()
     return figure
 
 
-def _quality_against_speed(results: Sequence[Result], key: str, axis: str, scale: float) -> Figure | None:
-    points = [run for run in results if run.values["speed"]["speedup"] and run.values["quality"].get(key) is not None]
+def _quality_against_speed(runs: Sequence[Run], key: str, axis: str, scale: float) -> Figure | None:
+    points = [
+        (name, run.values["speed"], run.values["quality"])
+        for name, run in runs
+        if run.values["speed"]["speedup"] and run.values["quality"].get(key) is not None
+    ]
     if len(points) < 2:
         return None
     figure, axes = _axes("speed-up over the target alone", axis)
-    for run in points:
-        x, y = run.values["speed"]["speedup"], run.values["quality"][key] * scale
-        color = _color(run.values["method"])
+    for name, speed, quality in points:
+        x, y = speed["speedup"], quality[key] * scale
         axes.errorbar(
-            x, y, _around(y, run.values["quality"][f"{key}_ci95"], scale),
-            _around(x, run.values["speed"]["speedup_ci95"]), marker="o", color=color, elinewidth=0.7, alpha=0.85,
+            x, y, _around(y, quality[f"{key}_ci95"], scale), _around(x, speed["speedup_ci95"]),
+            marker="o", color=_color(name), elinewidth=0.7, alpha=0.85,
         )  # fmt: skip
-        axes.annotate(run.values["label"], (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
     return figure
-
-
-def _by_method(results: Iterable[Result]) -> Iterable[tuple[str, list[Result]]]:
-    def name(run: Result) -> str:
-        return run.values["method"]
-
-    def place(run: Result) -> tuple[Any, ...]:
-        return (name(run), theta(run.values["config"]))
-
-    for method, runs in groupby(sorted(results, key=place), name):
-        yield method, list(runs)
 
 
 def _error_bars(axes: Axes, places: Sequence[Any], runs: Sequence[Result], group: str, key: str, **style: Any) -> None:

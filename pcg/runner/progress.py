@@ -14,14 +14,16 @@ class LiveView:
     """A progress bar over utterances with alpha, tau and tokens/s so far; it goes when the run ends."""
 
     def __init__(self, label: str, total: int) -> None:
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(label, total=total, figures="")
         self._sums = dict.fromkeys(("accepted", "tested", "emitted", "target_passes"), 0)

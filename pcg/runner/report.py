@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pcg.runner import store
+from pcg.runner.build import TARGET
 from pcg.runner.identity import theta
 from pcg.runner.plots import draw_plots
 from pcg.runner.records import write_atomically
@@ -44,7 +45,7 @@ def show(study_folder: Path) -> Path:
     header, rows = table(results)
     write_atomically(folder / "table.md", markdown(header, rows))
     write_atomically(folder / "table.csv", comma_separated(results))
-    plots = draw_plots(results, folder)
+    plots = draw_plots(results, labels(results), folder)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(_rich(study_folder.name, header, rows))
     _print_paths(console, results, folder, plots)
@@ -75,8 +76,8 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """Each run's label, with every setting outside of ``grouping`` and ``draft`` in which the runs differ."""
-    settings = [_plain_settings(result.values["config"]) for result in results]
+    """Each run's label, with every other setting in which the runs differ."""
+    settings = [_settings(result.values["config"]) for result in results]
     varying = [
         key
         for key in dict.fromkeys(key for setting in settings for key in setting)
@@ -88,19 +89,21 @@ def labels(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _plain_settings(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted keys, without those that a label shows already."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
+        shown = path == "grouping." or (path.startswith("grouping.") and key in ("theta", TARGET))
         if isinstance(value, Mapping):
-            if path or key != "grouping":
-                flat |= _plain_settings(value, f"{path}{key}.")
-        elif value is not None:
+            flat |= _settings(value, f"{path}{key}.")
+        elif value is not None and not shown:
             flat[path + key] = value
     return flat
 
 
 def _leaf(key: str) -> str:
-    return key.rpartition(".")[2] if not key.endswith("_target_") else key.split(".")[0]
+    group, _, leaf = key.rpartition(".")
+    return group.rpartition(".")[2] if leaf == TARGET else leaf
 
 
 def _quality_columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:

@@ -64,6 +64,10 @@ KEYS: Mapping[str, str] = {
     "batches)",
 }
 
+_INTRODUCTION = """Written when a run is complete, before any logger sees it. Counts are stored, and every rate is
+derived from them in `pcg/runner/result.py`, whose table this page is. What was not measured is null. Means and ratios
+are over the whole run (sums over utterances, then the ratio), not means of ratios."""
+
 Row = Mapping[str, Any]
 Record = Mapping[str, Any]
 Ratios = Mapping[str, tuple[str, str | None]]
@@ -186,3 +190,13 @@ def _decode_seconds(seconds: Mapping[str, float]) -> float:
 
 def _over(top: float, bottom: float) -> float | None:
     return top / bottom if bottom else None
+
+
+def documentation() -> str:
+    """docs/results.md."""
+    lines = [f"| `{key}` | {meaning} |" for key, meaning in KEYS.items()]
+    return "\n".join(["# result.json", "", _INTRODUCTION, "", "| key | meaning |", "|---|---|", *lines, ""])
+
+
+if __name__ == "__main__":
+    print(documentation(), end="")

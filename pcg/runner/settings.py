@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from pcg.sampling import Sampling
 
+# Key -> (what a value of the right type must satisfy, in words).
+Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]
+_FROM_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "1 or more")
+_FROM_0: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0 or more")
+
+
+def out_of_range(values: Mapping[str, Any], ranges: Ranges) -> list[str]:
+    """``key=value: what is allowed`` for every value that is there and does not fit."""
+    return [
+        f"{key}={values[key]!r}: {words}"
+        for key, (fits, words) in ranges.items()
+        if key in values and not fits(values[key])
+    ]
+
 
 @dataclass(frozen=True)
 class Decoding:
-    """The ``decoding`` group. Raises one ValueError that names every value out of range."""
+    """The ``decoding`` group. How values are checked: ``RANGES`` here, and those of ``Sampling``."""
 
     gamma: int
     batch_size: int
@@ -25,15 +40,7 @@ class Decoding:
     repetition_penalty: float
     baseline: bool
 
-    def __post_init__(self) -> None:
-        wrong = [f"{name}={getattr(self, name)}: 1 or more" for name in ("gamma", "batch_size", "max_tokens")
-                 if getattr(self, name) < 1]  # fmt: skip
-        try:
-            _ = self.sampling
-        except ValueError as error:
-            wrong.append(str(error).removeprefix("sampling: "))
-        if wrong:
-            raise ValueError("; ".join(wrong))
+    RANGES: ClassVar[Ranges] = {"gamma": _FROM_1, "batch_size": _FROM_1, "max_tokens": _FROM_1}
 
     @property
     def sampling(self) -> Sampling:
@@ -64,22 +71,19 @@ class Settings:
     metrics: dict[str, Any] | None
     logger: dict[str, Any] | None
 
-    def __post_init__(self) -> None:
-        wrong = [
-            message
-            for bad, message in [
-                (not re.fullmatch(r"[\w.+-]+", self.study) or self.study.startswith("."),
-                 f"study={self.study!r}: a folder name of letters, digits, _ . + -"),
-                (self.seed < 0, f"seed={self.seed}: 0 or more"),
-                (self.threads < 1, f"threads={self.threads}: 1 or more"),
-                (self.max_failures < 0, f"max_failures={self.max_failures}: 0 or more"),
-                (not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device),
-                 f"device={self.device!r}: auto, cpu, cuda or cuda:N"),
-            ]
-            if bad
-        ]  # fmt: skip
-        if wrong:
-            raise ValueError("; ".join(wrong))
+    RANGES: ClassVar[Ranges] = {
+        "study": (
+            lambda value: re.fullmatch(r"[\w+-][\w.+-]*", str(value)) is not None,
+            "a folder name of letters, digits, _ + - and dots",
+        ),
+        "seed": _FROM_0,
+        "threads": _FROM_1,
+        "max_failures": _FROM_0,
+        "device": (
+            lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)) is not None,
+            "auto, cpu, cuda or cuda:N",
+        ),
+    }
 
     @property
     def study_folder(self) -> Path:

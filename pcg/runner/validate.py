@@ -11,12 +11,14 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pcg.groups.table import GroupTable
 from pcg.runner.build import TARGET, build, constructor, is_built
-from pcg.runner.settings import Decoding, Paths, Settings
+from pcg.runner.settings import Decoding, Paths, Settings, out_of_range
+from pcg.sampling import Sampling
 
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
 SUPPLIED: Mapping[str, frozenset[str]] = {
@@ -43,9 +45,7 @@ class ConfigError(ValueError):
 
 def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
-    problems = _problems_of_call(Settings, config, "")
-    problems += _problems_of_call(Paths, config.get("paths") or {}, "paths")
-    problems += _problems_of_call(Decoding, config.get("decoding") or {}, "decoding")
+    problems = _problems_of_settings(config)
     for role in ("target", "draft", "codec", "dataset", "grouping", "logger"):
         optional = role in ("draft", "logger")
         node = config.get(role)
@@ -66,13 +66,18 @@ def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Mapping[str, An
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """``; did you mean 'x'? allowed: ...`` for an error message."""
-    allowed = sorted(str(item) for item in allowed)
+    """``; did you mean 'x'? allowed: ...`` for an error message.
+
+    Of dotted keys only those are listed that lie where ``word`` lies.
+    """
+    allowed = sorted(allowed)
     leaves = {item.rpartition(".")[2]: item for item in allowed}
     close = difflib.get_close_matches(word, allowed, 1, 0.6)
     close = close or [leaves[leaf] for leaf in difflib.get_close_matches(word.rpartition(".")[2], leaves, 1, 0.6)]
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{meant} allowed: {', '.join(allowed) or '(none)'}"
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    place = word.rpartition(".")[0]
+    beside = [item for item in allowed if item.rpartition(".")[0] == place] or allowed
+    return f"{meant} allowed: {', '.join(beside) or '(none)'}"
 
 
 def _problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
@@ -80,50 +85,74 @@ def _problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
         make = constructor(node[TARGET])
     except ValueError as error:
         return [f"{path}: {error}"]
-    inner = [
+    given = {key: value for key, value in node.items() if key != TARGET}
+    problems = [
         problem
-        for key, value in node.items()
+        for key, value in given.items()
         if is_built(value)
         for problem in _problems_of_node(value, f"{path}.{key}")
     ]
-    given = {key: value for key, value in node.items() if key != TARGET}
-    return inner + _problems_of_call(make, given, path, _cheap_call(node, path) if not inner else None)
+    wrong = _wrong_arguments(make, given, path)
+    if path in _CHEAP and not wrong:
+        problems += _refused(node, path)
+    return problems + list(wrong.values())
 
 
-def _cheap_call(node: Mapping[str, Any], path: str) -> Callable[[], Any] | None:
-    """The call that shows which values are out of range, where it costs nothing and needs nothing but plain values."""
-    if path not in _CHEAP:
-        return None
+def _refused(node: Mapping[str, Any], path: str) -> list[str]:
+    """What the constructor itself says of its values, where calling it costs nothing and needs only plain ones."""
     asked = inspect.signature(constructor(node[TARGET])).parameters
     plain = {key: value for key, value in node.items() if key == TARGET or (key in asked and not is_built(value))}
-    return lambda: build(plain, groups=GroupTable.from_members([[0]], 1))
+    try:
+        build(plain, groups=GroupTable.from_members([[0]], 1))
+    except ValueError as error:
+        return [f"{path}: {error}"]
+    except TypeError:
+        return []  # it needs a part that is not plain, and will say so when it is built
+    return []
 
 
-def _problems_of_call(
-    make: Callable[..., Any], given: Mapping[str, Any], path: str, call: Callable[[], Any] | None = None
-) -> list[str]:
-    """Unknown and missing keys, wrong types, and what the constructor itself says of the values."""
+def _problems_of_settings(config: Mapping[str, Any]) -> list[str]:
+    problems: list[str] = []
+    for part, given, path in (
+        (Settings, config, ""),
+        (Paths, config.get("paths") or {}, "paths"),
+        (Decoding, config.get("decoding") or {}, "decoding"),
+    ):
+        wrong = _wrong_arguments(part, given, path)
+        good = {key: value for key, value in given.items() if key not in wrong}
+        problems += wrong.values()
+        problems += [_join(path, line) for line in out_of_range(good, getattr(part, "RANGES", {}))]
+        if part is Decoding:
+            problems += [_join(path, line) for line in _refused_by_sampling(good)]
+    return problems
+
+
+def _refused_by_sampling(decoding: Mapping[str, Any]) -> list[str]:
+    try:
+        Sampling(**{field.name: decoding[field.name] for field in fields(Sampling) if field.name in decoding})
+    except ValueError as error:
+        return str(error).removeprefix("sampling: ").split("; ")
+    return []
+
+
+def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: str) -> dict[str, str]:
+    """By key, what is wrong: unknown and missing keys, wrong types."""
     parameters = inspect.signature(make).parameters
     supplied = SUPPLIED.get(path, frozenset())
     allowed = set(parameters) - supplied | SHARED.get(path, frozenset())
     hints = _hints(make)
-    problems = [f"{_join(path, key)}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed]
-    problems += [
-        f"{_join(path, name)}: missing"
+    unknown = {key: f"{_join(path, key)}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed}
+    missing = {
+        name: f"{_join(path, name)}: missing"
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in given and name not in supplied
-    ]
-    problems += [
-        f"{_join(path, key)}={value!r}: expected {_words(hints[key])}"
+    }
+    mistyped = {
+        key: f"{_join(path, key)}={value!r}: expected {_words(hints[key])}"
         for key, value in given.items()
         if key in hints and key in parameters and not is_built(value) and not _fits(value, hints[key])
-    ]
-    if not problems and (call or make in (Settings, Decoding)):
-        try:
-            (call or (lambda: make(**given)))()
-        except ValueError as error:
-            problems += [_join(path, line, ": ") for line in str(error).split("; ")]
-    return problems
+    }
+    return {**unknown, **missing, **mistyped}
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
@@ -139,8 +168,8 @@ def _hints(make: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _join(path: str, key: str, by: str = ".") -> str:
-    return f"{path}{by}{key}" if path else key
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
 
 
 def _fits(value: Any, hint: Any) -> bool:

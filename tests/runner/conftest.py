@@ -31,7 +31,6 @@ def _tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     parts_for_tests.Recorder.told.clear()
 
 
-
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., Config]:
     """``config(**{"decoding.gamma": 2})`` is the tiny run with changes, by dotted key."""

@@ -1,0 +1,110 @@
+"""Every YAML under conf/, found recursively: composed, validated, and built as far as its files are there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from pcg.groups.table import GroupTable
+from pcg.runner import cli, identity, parts
+from pcg.runner.build import build, is_built
+from pcg.runner.validate import check
+
+CONF = Path(cli.CONF)
+# Choices that leave a key to the user, and a value that will do.
+NEEDS = {("dataset", "texts"): {"path": "README.md"}}
+ROOTS = {path.stem for path in CONF.glob("*.yaml")}
+
+
+def choices() -> list[tuple[str, str]]:
+    """(group, choice) of every YAML that is not an entry point's."""
+    found = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
+    return [(str(path.parent), path.name) for path in found if len(path.parts) > 1]
+
+
+@pytest.fixture(autouse=True)
+def _conf() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(group: str, choice: str) -> DictConfig:
+    extra = [f"{group}.{key}={value}" for key, value in NEEDS.get((group, choice), {}).items()]
+    if group == "grouping/groups":
+        return compose("run", ["grouping=pcg", f"grouping/groups@grouping.groups={choice}"])
+    return compose("run", [f"{'+' if group not in OFFERED else ''}{group}={choice}", *extra])
+
+
+OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "metrics", "logger", "experiment",
+           "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
+
+
+def test_nothing_is_left_out() -> None:
+    assert len(choices()) + len(ROOTS) == sum(1 for _ in CONF.rglob("*.yaml"))
+    assert {"run"} <= ROOTS
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+def test_every_entry_point_composes(root: str) -> None:
+    config = compose(root)
+    assert OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in choices() if pair[0] in {*OFFERED, "grouping/groups"}])
+def test_every_choice_of_a_run_is_valid(group: str, choice: str) -> None:
+    config = cli.plain(composed(group, choice))
+    check(config)
+    run = identity.canonical(config)
+    assert len(identity.run_id(run)) == 10
+    assert identity.label(run)
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "grouping"])
+def test_every_rule_is_built(choice: str) -> None:
+    node = identity.canonical(cli.plain(composed("grouping", choice)))["grouping"]
+    table = GroupTable.from_members([[0, 1]], 4)
+    rule = build({key: value for key, value in node.items() if key != "groups"}, groups=table)
+    assert callable(rule.verify)
+    assert callable(rule.expected_acceptance)
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "grouping/groups"])
+def test_every_group_builder_is_built(choice: str) -> None:
+    node = dict(cli.plain(composed("grouping/groups", choice))["grouping"]["groups"])
+    assert node.pop("source") in parts.SOURCES
+    assert callable(build(node).build)
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "metrics"])
+def test_every_metric_is_built(choice: str) -> None:
+    config = cli.plain(composed("metrics", choice))
+    for node in identity.canonical(config)["metrics"].values():
+        assert build(node).ratios
+
+
+@pytest.mark.parametrize("group", ["dataset", "logger"])
+def test_every_dataset_and_logger_is_built(group: str) -> None:
+    for name in [choice for where, choice in choices() if where == group]:
+        node: Any = cli.plain(composed(group, name))[group]
+        if is_built(node):
+            assert build(node) is not None
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "experiment"])
+def test_every_point_of_every_study_is_valid(choice: str) -> None:
+    cli.check_command_line("run", ["-m", f"experiment={choice}"])
+
+
+def test_the_main_job_is_seven_runs() -> None:
+    sweep = OmegaConf.load(CONF / "experiment" / "bundled_rules.yaml").hydra.sweeper.params
+    points = itertools.product(
+        *([f"{key}={value}" for value in str(values).split(",")] for key, values in sweep.items())
+    )
+    runs = {identity.run_id(identity.canonical(cli.plain(compose("run", list(point))))) for point in points}
+    assert len(runs) == 7
