@@ -35,8 +35,8 @@ bench: $(VENV)/.dev ## speed against transformers and against the ideal
 report: install ## table and plots of a study: make report STUDY=bundled_rules
 	$(BIN)/python experiments/report.py study=$(or $(STUDY),bundled_rules)
 
-train: $(VENV)/.dev ## make the bundled pair anew: corpus, codec, target, draft
-	for stage in codec target draft; do $(BIN)/python experiments/train.py trainer=$$stage || exit 1; done
+train: $(VENV)/.dev ## make the bundled pair anew: corpus to draft
+	for stage in corpus heldout codec tokens target draft; do $(BIN)/python experiments/train.py trainer=$$stage || exit 1; done
 
 clean: ## caches and builds; results under outputs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pcg.codecs.fsq import FSQ
 from pcg.codecs.mel import MelSpectrogram
+from pcg.models.checkpoint import resolve_folder
 from pcg.types import Audio
 
 _FRAMES_PER_TOKEN = 2
@@ -53,12 +54,20 @@ class CodecNet(nn.Module):
     """
 
     def __init__(
-        self, bands: int, levels: list[int], encoder_width: int, encoder_blocks: int, decoder_width: int, decoder_blocks: int
+        self,
+        bands: int,
+        levels: list[int],
+        encoder_width: int,
+        encoder_blocks: int,
+        decoder_width: int,
+        decoder_blocks: int,
     ) -> None:
         super().__init__()
         self.bands = bands
         self.fsq = FSQ(levels)
         self.encoder = _stack(bands * _FRAMES_PER_TOKEN, encoder_width, encoder_blocks, len(levels))
+        # unit variance, so that the quantiser's levels are used alike
+        self.whiten = nn.BatchNorm1d(len(levels), affine=False)
         self.decoder = _stack(len(levels), decoder_width, decoder_blocks, bands * _FRAMES_PER_TOKEN)
 
     def quantise(
@@ -67,7 +76,8 @@ class CodecNet(nn.Module):
         """Grid values and tokens, one for two frames; an odd last frame is dropped."""
         time = mel.shape[-1] // _FRAMES_PER_TOKEN
         pairs = mel[..., : time * _FRAMES_PER_TOKEN].transpose(1, 2).reshape(len(mel), time, -1)
-        return self.fsq(self.encoder(pairs))
+        latent = self.encoder(pairs).float()
+        return self.fsq(self.whiten(latent.transpose(1, 2)).transpose(1, 2))
 
     def synthesise(self, values: Float[Tensor, "batch time dims"]) -> Float[Tensor, "batch bands frames"]:
         return self.decoder(values).reshape(len(values), -1, self.bands).transpose(1, 2)
@@ -77,17 +87,19 @@ class BundledCodec:
     """The codec of the bundled pair (``pcg.interfaces.Codec``).
 
     Args:
-        path: folder with ``config.json`` and ``model.safetensors``.
+        path: folder with ``config.json`` and ``model.safetensors``; ``bundled:NAME`` for one inside the package.
         device: where it runs.
         iterations: of Griffin-Lim.
     """
 
     def __init__(self, path: str, device: str = "cpu", iterations: int = 32) -> None:
-        folder = Path(path)
+        folder = resolve_folder(path)
         config = json.loads((folder / "config.json").read_text())
         self._mel = MelSpectrogram(**config["mel"]).to(device)
         self._net = CodecNet(bands=config["mel"]["bands"], **config["net"])
-        self._net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        self._net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+        )
         self._net.eval().to(device)
         self._device, self._iterations = device, iterations
         self.sample_rate: int = config["mel"]["sample_rate"]
@@ -122,4 +134,5 @@ def save_codec(folder: Path, net: CodecNet, mel: dict[str, int], sizes: dict[str
     """Write a codec folder, weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"mel": mel, "net": sizes}, indent=1) + "\n")
-    save_file({k: v.detach().half().cpu().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, folder / "model.safetensors")

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 class FSQ(nn.Module):
     """Rounds each dimension to one of its levels; a token is the mixed-radix number of the level digits.
 
-    Departs from the paper in the bound: ``levels / 2 * tanh`` gives every level a bin of the same width and a
-    grid that is symmetric around 0, for even and odd numbers of levels alike.
+    Departs from the paper in the bound: the normal distribution function in place of tanh, so that every level
+    is equally likely for a latent of unit variance, and a grid that is symmetric around 0 for even and odd
+    numbers of levels alike.
 
     Args:
         levels: levels of each dimension; the first is the least significant digit.
@@ -28,7 +29,7 @@ class FSQ(nn.Module):
 
     def forward(self, latent: Float[Tensor, "... dims"]) -> tuple[Float[Tensor, "... dims"], Int[Tensor, "..."]]:
         """Values in [-1, 1] with straight-through gradients, and tokens."""
-        bounded = torch.tanh(latent.float()) * self.levels / 2
+        bounded = torch.erf(latent.float() * 0.5**0.5) * self.levels / 2
         digits = self._digits(bounded)
         # straight through: the value is the grid point, the gradient that of the bounded latent
         values = bounded + (self._centre(digits) - bounded).detach()

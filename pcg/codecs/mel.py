@@ -77,7 +77,9 @@ class MelSpectrogram(nn.Module):
         return self._istft(spectrum, length)
 
     def _stft(self, samples: Float[Tensor, "batch samples"]) -> Tensor:
-        return torch.stft(samples, self.fft, self.hop, window=self.window, center=True, pad_mode="reflect", return_complex=True)
+        return torch.stft(
+            samples, self.fft, self.hop, window=self.window, center=True, pad_mode="reflect", return_complex=True
+        )
 
     def _istft(self, spectrum: Tensor, length: int) -> Float[Tensor, "batch samples"]:
         return torch.istft(spectrum, self.fft, self.hop, window=self.window, center=True, length=length)

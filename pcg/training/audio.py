@@ -21,7 +21,9 @@ def shards(folder: str, split: str) -> list[Path]:
     """
     found = sorted(Path(folder).glob(f"{split}-*.parquet"))
     if not found:
-        raise FileNotFoundError(f"no {split}-*.parquet in {folder}: make the corpus first (experiments/train.py trainer=corpus)")
+        raise FileNotFoundError(
+            f"no {split}-*.parquet in {folder}: make the corpus first (experiments/train.py trainer=corpus)"
+        )
     return found
 
 

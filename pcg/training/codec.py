@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
 from pcg.training.audio import batched_mels, shards
-from pcg.training.fit import fit
+from pcg.training.fit import fit, resumed_at
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +30,13 @@ class MelCrops(IterableDataset):
         frames: (frames, bands).
         crop: frames a crop.
         batch: crops a batch.
-        seed: of the crops; the step that a resumed run continues from is part of it.
+        seed: of the crops.
     """
 
     def __init__(self, frames: Float[Tensor, "frames bands"], crop: int, batch: int, seed: int) -> None:
         self.frames, self.crop, self.batch, self.seed = frames, crop, batch, seed
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Float[Tensor, "batch bands crop"]]:
         generator = torch.Generator().manual_seed(self.seed)
         while True:
             starts = torch.randint(len(self.frames) - self.crop, (self.batch,), generator=generator)
@@ -50,7 +52,7 @@ class MelCritic(nn.Module):
         strides = [(2, 1), (2, 2), (2, 2), (2, 1)]
         self.layers = nn.ModuleList(
             nn.utils.parametrizations.weight_norm(nn.Conv2d(i, o, (5, 3), s, padding=(2, 1)))
-            for i, o, s in zip(sizes, sizes[1:], strides)
+            for (i, o), s in zip(pairwise(sizes), strides, strict=True)
         )
         self.head = nn.utils.parametrizations.weight_norm(nn.Conv2d(sizes[-1], 1, 3, padding=1))
 
@@ -63,10 +65,11 @@ class MelCritic(nn.Module):
 
 
 class CodecModule(L.LightningModule):
-    """L1 on log-mel frames; from ``critic_after`` on a least-squares adversary with feature matching.
+    """First L1 on log-mel frames; from step ``critic_after`` on the tokens are settled and the decoder alone goes
+    on, against a least-squares adversary with feature matching. So language models can train meanwhile.
 
-    The two pull on the decoded mel with a fixed ratio of gradient norms (``critic_share``), measured at the
-    decoded mel at every step, so that no loss weight has to be tuned.
+    L1 and the adversary pull on the decoded mel with a fixed ratio of gradient norms (``critic_share``), measured
+    at the decoded mel at every step, so that no loss weight has to be tuned.
     """
 
     trained: Tensor  # steps done; saved, so that a resumed run keeps its schedule
@@ -88,22 +91,28 @@ class CodecModule(L.LightningModule):
 
     def training_step(self, mel: Float[Tensor, "batch bands frames"], index: int) -> None:
         make, judge = self.optimizers()  # type: ignore[attr-defined]
+        step, settled = int(self.trained), self.trained >= self.critic_after
+        done, of = (step - self.critic_after, self.steps - self.critic_after) if settled else (step, self.critic_after)
         for optimizer in (make, judge):
-            optimizer.param_groups[0]["lr"] = self.rate * schedule(int(self.trained), self.steps)
-        values, tokens = self.net.quantise(mel)
+            optimizer.param_groups[0]["lr"] = self.rate * schedule(done, of)
+        self.net.whiten.train(not settled)
+        with torch.set_grad_enabled(not settled):
+            values, tokens = self.net.quantise(mel)
         decoded = self.net.synthesise(values).float()
         l1 = nn.functional.l1_loss(decoded, mel)
         (pull,) = torch.autograd.grad(l1, decoded, retain_graph=True)
-        if self.trained >= self.critic_after:
+        if settled:
             adversary = self._judge(mel, decoded, judge)
             pull = pull + self.critic_share * adversary * pull.norm() / adversary.norm().clamp_min(1e-12)
         make.zero_grad()
         decoded.backward(pull)
-        self.clip_gradients(make, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         make.step()
         self.trained += 1
         if self.trained % 50 == 0:
-            self.log_dict({"mel_l1": l1.detach() * 4, "perplexity": perplexity(tokens, self.net.fsq.size)}, prog_bar=True)
+            self.log_dict(
+                {"mel_l1": l1.detach() * 4, "perplexity": perplexity(tokens, self.net.fsq.size)}, prog_bar=True
+            )
 
     def _judge(self, mel: Tensor, decoded: Tensor, judge: Any) -> Tensor:
         """Train the critic one step; the gradient at ``decoded`` of fooling it and of its features."""
@@ -114,7 +123,9 @@ class CodecModule(L.LightningModule):
         judge.step()
         leaf = decoded.detach().requires_grad_()
         fake = self.critic(leaf)
-        match = sum(((f - r.detach()).abs().mean() / r.detach().abs().mean()) for f, r in zip(fake[:-1], real[:-1]))
+        match = sum(
+            ((f - r.detach()).abs().mean() / r.detach().abs().mean()) for f, r in zip(fake[:-1], real[:-1], strict=True)
+        )
         fooled = ((fake[-1] - 1) ** 2).mean() + match
         (pull,) = torch.autograd.grad(fooled, leaf)
         return pull.detach()
@@ -166,9 +177,19 @@ class CodecTrainer:
         L.seed_everything(self.seed, verbose=False)
         net = CodecNet(bands=self.mel["bands"], **self.net)
         module = CodecModule(net, self.steps, self.learning_rate, **self.critic)
-        loader = DataLoader(MelCrops(self._frames(), self.crop, self.batch, self.seed), batch_size=None)
+        crops = MelCrops(self._frames(), self.crop, self.batch, self.seed + resumed_at(self.out))
+        loader = DataLoader(crops, batch_size=None)
         save = lambda: save_codec(Path(self.out), net, self.mel, self.net)  # noqa: E731
-        fit(module, loader, 2 * self.steps - self.critic["critic_after"], self, save)
+        fit(
+            module,
+            loader,
+            2 * self.steps - self.critic["critic_after"],
+            out=self.out,
+            accelerator=self.accelerator,
+            precision=self.precision,
+            checkpoint_every=self.checkpoint_every,
+            export=save,
+        )
 
     def _frames(self) -> Float[Tensor, "frames bands"]:
         """All frames of the shards, float16."""

@@ -94,8 +94,12 @@ class Corpus:
     def run(self) -> None:
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         stream = sentences(self.seed)
-        jobs = [("heldout", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.heldout))]
-        jobs += [("train", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.utterances))]
+        jobs = [
+            ("heldout", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.heldout))
+        ]
+        jobs += [
+            ("train", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.utterances))
+        ]
         todo = [job for job in jobs if not self._path(*job[:2]).exists()]
         log.info("corpus: %d of %d shards to speak", len(todo), len(jobs))
         with multiprocessing.get_context("spawn").Pool(self.workers) as pool:
@@ -120,7 +124,9 @@ class Corpus:
             scale = rng.choice(scales)
             audio = speaker.say(text, scale, rng.getrandbits(32))
             row: dict[str, Any] = {"id": utterance, "text": text, "phonemes": speaker.phonemes(text)}
-            rows.append(row | {"speaker": speaker_name(scale), "seconds": len(audio) / SAMPLE_RATE, "audio": flac(audio)})
+            rows.append(
+                row | {"speaker": speaker_name(scale), "seconds": len(audio) / SAMPLE_RATE, "audio": flac(audio)}
+            )
         path = self._path(split, shard)
         part = path.with_suffix(".part")
         datasets.Dataset.from_list(rows).to_parquet(part)

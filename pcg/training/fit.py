@@ -7,21 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 log = logging.getLogger(__name__)
-
-
-class Stage(Protocol):
-    """What ``fit`` reads of a training stage."""
-
-    out: str
-    accelerator: str
-    precision: str
-    checkpoint_every: int
 
 
 class _Checkpoint(L.Callback):
@@ -35,7 +27,8 @@ class _Checkpoint(L.Callback):
         self.batches += 1
         if self.batches % 50 == 0:
             figures = " ".join(f"{k} {float(v):.4g}" for k, v in trainer.callback_metrics.items())
-            log.info("%s: step %d (%.0f s) %s", self.path.stem, int(module.trained), time.monotonic() - self.started, figures)  # type: ignore[arg-type]
+            step, seconds = module.get_buffer("trained").item(), time.monotonic() - self.started
+            log.info("%s: step %d (%.0f s) %s", self.path.stem, step, seconds, figures)
         if self.batches % self.every == 0:
             self.save(trainer)
 
@@ -49,16 +42,40 @@ class _Checkpoint(L.Callback):
         self.export()
 
 
-def fit(module: L.LightningModule, loader: DataLoader, max_steps: int, stage: Stage, export: Callable[[], None]) -> None:
-    """Train up to ``max_steps`` optimiser steps, from the checkpoint beside ``stage.out`` if there is one."""
-    checkpoint = Path(stage.out).with_suffix(".ckpt")
+def _checkpoint(out: str) -> Path:
+    return Path(out).with_suffix(".ckpt")
+
+
+def resumed_at(out: str) -> int:
+    """The step that the checkpoint beside ``out`` was taken at, 0 without one: seeds the data that follow."""
+    path = _checkpoint(out)
+    return int(torch.load(path, map_location="cpu", weights_only=True)["state_dict"]["trained"]) if path.exists() else 0
+
+
+def fit(
+    module: L.LightningModule,
+    loader: DataLoader,
+    max_steps: int,
+    *,
+    out: str,
+    accelerator: str,
+    precision: str,
+    checkpoint_every: int,
+    export: Callable[[], None],
+) -> None:
+    """Train up to ``max_steps`` optimiser steps, from the checkpoint beside ``out`` if there is one.
+
+    Args:
+        export: writes the model folder ``out``; called with every checkpoint.
+    """
+    checkpoint = _checkpoint(out)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = L.Trainer(
         max_steps=max_steps,
-        accelerator=stage.accelerator,
+        accelerator=accelerator,
         devices=1,
-        precision=stage.precision,  # type: ignore[arg-type]
-        callbacks=[_Checkpoint(checkpoint, stage.checkpoint_every, export)],
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=[_Checkpoint(checkpoint, checkpoint_every, export)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -67,9 +67,9 @@ perfectly politely proudly secretly sharply softly strangely thoroughly unexpect
 _ABSTRACT = """courage patience justice freedom knowledge silence happiness sorrow pleasure danger wisdom friendship
 beauty weather music science history language education electricity agriculture technology philosophy geography
 religion medicine poverty wealth hunger peace thunder measurement imagination responsibility opportunity"""
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen \
-seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 
 def _words(text: str) -> list[str]:
@@ -83,13 +83,13 @@ def _phrases(text: str) -> list[str]:
 def spell(number: int) -> str:
     """Spell 0..999,999 in English words."""
     if number < 20:
-        return _ONES[number]
+        return _words(_ONES)[number]
     if number < 100:
         tens, ones = divmod(number, 10)
-        return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
+        return _words(_TENS)[tens - 2] + (f"-{spell(ones)}" if ones else "")
     if number < 1000:
         hundreds, rest = divmod(number, 100)
-        return f"{_ONES[hundreds]} hundred" + (f" and {spell(rest)}" if rest else "")
+        return f"{spell(hundreds)} hundred" + (f" and {spell(rest)}" if rest else "")
     thousands, rest = divmod(number, 1000)
     return f"{spell(thousands)} thousand" + (f" {spell(rest)}" if rest else "")
 

@@ -1,0 +1,21 @@
+"""One stage of making the bundled pair: python experiments/train.py trainer=STAGE; conf/train.yaml lists them."""
+
+from __future__ import annotations
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from pcg.runner import cli
+
+
+@hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
+def main(config: DictConfig) -> None:
+    torch.set_num_threads(config.threads)
+    instantiate(config.trainer, _convert_="all").run()
+
+
+if __name__ == "__main__":
+    with cli.clear_errors("train", check=None):
+        main()

@@ -1,0 +1,310 @@
+"""Trains the bundled target and draft: Llama decoders over phonemes and audio tokens, in LLaSA's shape.
+
+A training sequence is one utterance or two of the same speaker, end to end:
+``text_start phonemes text_end speech_start audio speech_end``. Two utterances teach the model to go on in the
+voice of the first, which is all that a voice prompt is. Only the speech is learnt.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from pcg.codecs.fsq import FSQ
+from pcg.training.audio import shards
+from pcg.training.codec import schedule
+from pcg.training.fit import fit, resumed_at
+
+log = logging.getLogger(__name__)
+
+MARKERS = {"text_start": 1, "text_end": 2, "speech_start": 3, "speech_end": 4}
+AUDIO_OFFSET = 64  # ids below it are markers and phonemes; id 0 pads
+_IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One utterance of the token corpus."""
+
+    phonemes: str
+    tokens: list[int]
+
+
+def read_tokens(folder: str, split: str) -> dict[str, list[Spoken]]:
+    """Utterances by speaker."""
+    import datasets
+
+    by_speaker: dict[str, list[Spoken]] = {}
+    for shard in shards(folder, split):
+        for row in datasets.Dataset.from_parquet(str(shard), keep_in_memory=True):
+            by_speaker.setdefault(row["speaker"], []).append(Spoken(row["phonemes"], row["tokens"]))
+    return by_speaker
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Token ids, and where each speech position should look in the text (-1: not speech)."""
+
+    ids: list[int]
+    centre: list[float]
+
+
+def join(utterances: list[Spoken], phoneme_ids: dict[str, int]) -> Sequence:
+    """One training sequence; the centre runs along each utterance's own phonemes at its own pace."""
+    text = [phoneme_ids[c] for c in " ".join(u.phonemes for u in utterances)]
+    ids = [MARKERS["text_start"], *text, MARKERS["text_end"], MARKERS["speech_start"]]
+    centre, start = [-1.0] * len(ids), 1
+    for u in utterances:
+        ids += [AUDIO_OFFSET + t for t in u.tokens]
+        centre += [start + len(u.phonemes) * (i + 0.5) / len(u.tokens) for i in range(len(u.tokens))]
+        start += len(u.phonemes) + 1
+    return Sequence([*ids, MARKERS["speech_end"]], [*centre, -1.0])
+
+
+class Batches(IterableDataset):
+    """Endless batches of sequences of like length, padded right: ids and centres of shape (batch, length)."""
+
+    def __init__(
+        self, speakers: dict[str, list[Spoken]], phonemes: dict[str, int], tokens: int, single: float, seed: int
+    ) -> None:
+        self.speakers, self.phonemes, self.tokens, self.single, self.seed = speakers, phonemes, tokens, single, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = random.Random(self.seed)
+        while True:
+            epoch = self._epoch(rng)
+            for start in range(0, len(epoch), 1024):
+                pool = sorted(
+                    epoch[start : start + 1024], key=lambda us: sum(len(u.tokens) + len(u.phonemes) for u in us)
+                )
+                batches = list(self._cut([join(us, self.phonemes) for us in pool]))
+                rng.shuffle(batches)
+                yield from map(pad, batches)
+
+    def _epoch(self, rng: random.Random) -> list[list[Spoken]]:
+        out = []
+        for spoken in self.speakers.values():
+            order = rng.sample(spoken, len(spoken))
+            while order:
+                count = 1 if rng.random() < self.single else 2
+                out.append([order.pop() for _ in range(min(count, len(order)))])
+        rng.shuffle(out)
+        return out
+
+    def _cut(self, pool: list[Sequence]) -> Iterator[list[Sequence]]:
+        batch: list[Sequence] = []
+        for sequence in pool:  # sorted: the newest is the longest
+            if batch and len(sequence.ids) * (len(batch) + 1) > self.tokens:
+                yield batch
+                batch = []
+            batch.append(sequence)
+        yield batch
+
+
+def pad(batch: list[Sequence]) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+    longest = max(len(s.ids) for s in batch)
+    ids = torch.tensor([s.ids + [0] * (longest - len(s.ids)) for s in batch])
+    centre = torch.tensor([s.centre + [-1.0] * (longest - len(s.centre)) for s in batch])
+    return ids, centre
+
+
+class TokenTable(nn.Module):
+    """A (vocabulary, width) table whose audio rows are the sum of their FSQ digits' vectors and a free vector.
+
+    Rows that share digits start alike, so rare codes learn from common ones. The audio rows are kept centred:
+    a common component would carry no information and would drown the cosines that groups are made from.
+    """
+
+    digits: Tensor
+
+    def __init__(self, levels: list[int], width: int, scale: float) -> None:
+        super().__init__()
+        fsq = FSQ(levels)
+        digits = torch.arange(fsq.size)[:, None] // fsq.radix % fsq.levels + torch.arange(len(levels)) * max(levels)
+        self.register_buffer("digits", digits, persistent=False)
+        self.by_digit = nn.Parameter(torch.randn(len(levels) * max(levels), width) * scale / len(levels) ** 0.5)
+        self.free = nn.Parameter(torch.randn(fsq.size, width) * scale * 0.2)
+        self.other = nn.Parameter(torch.randn(AUDIO_OFFSET, width) * scale)
+
+    def forward(self) -> Float[Tensor, "vocab width"]:
+        audio = nn.functional.embedding_bag(self.digits, self.by_digit, mode="sum") + self.free
+        return torch.cat([self.other, audio - audio.mean(0)])
+
+
+class SpeechLM(L.LightningModule):
+    """A Llama whose two token tables are TokenTables, with one attention head guided along the text.
+
+    The guided head (Tachibana et al., arXiv 1710.08969, as a likelihood): minus the log of the attention mass
+    near where an even pace would be, so that text and speech align within minutes instead of hours.
+
+    Args:
+        llama: arguments of transformers' LlamaConfig, less the vocabulary.
+        levels: FSQ levels of the codec.
+        guide_layer: layer whose first head is guided.
+        guide: weight of the guidance at the start; falls linearly to a tenth over the first half.
+        guide_width: standard deviation of "near", in phonemes.
+        steps, learning_rate: of the schedule; Muon for the blocks' matrices, AdamW for the rest.
+    """
+
+    trained: Tensor
+
+    def __init__(
+        self,
+        llama: dict[str, Any],
+        levels: list[int],
+        guide_layer: int,
+        guide: float,
+        guide_width: float,
+        steps: int,
+        learning_rate: float,
+    ) -> None:
+        super().__init__()
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        self.automatic_optimization = False
+        self.table = TokenTable(levels, llama["hidden_size"], 0.5)
+        self.head = TokenTable(levels, llama["hidden_size"], 0.02)
+        vocabulary = AUDIO_OFFSET + FSQ(levels).size
+        config = LlamaConfig(
+            vocab_size=vocabulary, bos_token_id=1, eos_token_id=MARKERS["speech_end"], pad_token_id=0, **llama
+        )
+        self.llama = LlamaForCausalLM(config)
+        self.guide_layer, self.guide, self.guide_width = guide_layer, guide, guide_width
+        self.steps, self.rate = steps, learning_rate
+        self._captured: dict[str, Tensor] = {}
+        attention = self.llama.model.layers[guide_layer].self_attn
+        for name in ("q_proj", "k_proj"):
+            getattr(attention, name).register_forward_hook(
+                lambda _m, _i, out, name=name: self._captured.update({name: out})
+            )
+        self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        blocks = [p for p in self.llama.model.layers.parameters() if p.ndim == 2]
+        norms = [p for p in self.llama.model.parameters() if p.ndim == 1]
+        rest = [*self.table.parameters(), *self.head.parameters(), *norms]
+        muon = torch.optim.Muon(blocks, self.rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        return [muon, torch.optim.AdamW(rest, self.rate, betas=(0.9, 0.98), weight_decay=0.0)]
+
+    def hidden(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
+        return self.llama.model(inputs_embeds=self.table()[ids], use_cache=False).last_hidden_state
+
+    def loss(self, ids: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of the speech (end-of-speech included), and the guidance, both in nats a token."""
+        hidden = self.hidden(ids)[:, :-1]
+        goal = ids[:, 1:]
+        speech = (goal >= AUDIO_OFFSET) | (goal == MARKERS["speech_end"])
+        logits = (hidden[speech] @ self._speech_head().T).float()
+        goal = torch.where(goal == MARKERS["speech_end"], logits.shape[-1] - 1, goal - AUDIO_OFFSET)[speech]
+        return nn.functional.cross_entropy(logits, goal), self._guidance(centre)
+
+    def _speech_head(self) -> Float[Tensor, "speech width"]:
+        head = self.head()
+        return torch.cat([head[AUDIO_OFFSET:], head[MARKERS["speech_end"], None]])
+
+    def _guidance(self, centre: Float[Tensor, "batch length"]) -> Tensor:
+        """-log of the guided head's attention mass around the phoneme that the *next* token speaks."""
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        size: int = self.llama.config.head_dim  # type: ignore[assignment]
+        query, key = (self._captured[n][..., :size].unsqueeze(1) for n in ("q_proj", "k_proj"))
+        places = torch.arange(centre.shape[1], device=centre.device)
+        query, key = apply_rotary_pos_emb(query, key, *self.llama.model.rotary_emb(query, places[None]))
+        ahead = centre[:, 1:]
+        speech = ahead >= 0
+        scores = (query[:, 0, :-1] @ key[:, 0, :-1].transpose(1, 2)).float() * size**-0.5
+        scores = scores.masked_fill(places[None, :-1] > places[:-1, None], -torch.inf)
+        near = -(((places[:-1] - ahead.unsqueeze(-1)) / self.guide_width) ** 2) / 2
+        mass = (scores.log_softmax(-1) + near).logsumexp(-1)
+        return -mass[speech].mean()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        step = int(self.trained)
+        optimizers = self.optimizers()
+        for optimizer in optimizers:  # type: ignore[union-attr]
+            optimizer.param_groups[0]["lr"] = self.rate * schedule(step, self.steps)
+            optimizer.zero_grad()
+        loss, guidance = self.loss(*batch)
+        weight = self.guide * max(0.1, 1 - 1.8 * step / self.steps)
+        self.manual_backward(loss + weight * guidance)
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        for optimizer in optimizers:  # type: ignore[union-attr]
+            optimizer.step()
+        self.trained += 1
+        if self.trained % 50 == 0:
+            self.log_dict({"loss": loss.detach(), "guidance": guidance.detach()})
+
+    def export(self, folder: Path, phonemes: dict[str, int]) -> None:
+        """Write a plain Hugging Face Llama folder in float16, with ``tokens.json``."""
+        state = {k: v.detach().half().cpu().contiguous() for k, v in self.llama.state_dict().items()}
+        state["model.embed_tokens.weight"] = self.table().detach().half().cpu()
+        head = self.head().detach().half().cpu()
+        head[:AUDIO_OFFSET] *= (torch.arange(AUDIO_OFFSET) == MARKERS["speech_end"])[:, None]  # text is never spoken
+        state["lm_head.weight"] = head
+        self.llama.save_pretrained(folder, state_dict=state)
+        config = json.loads((folder / "config.json").read_text()) | {"dtype": "float16"}
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        audio = self.table.digits.shape[0]
+        layout = {"markers": MARKERS, "phonemes": phonemes, "audio_offset": AUDIO_OFFSET, "audio_tokens": audio}
+        (folder / "tokens.json").write_text(json.dumps(layout, indent=1, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class LMTrainer:
+    """A language-model stage: token shards -> a Llama folder.
+
+    Args:
+        tokens: folder of the token corpus.
+        out: model folder to write; its checkpoint lies beside it and is resumed from.
+        llama: arguments of transformers' LlamaConfig, less the vocabulary.
+        levels: FSQ levels of the codec.
+        guide: ``guide_layer``, ``guide`` and ``guide_width`` of SpeechLM.
+        batch_tokens: most padded tokens a step.
+        single: share of sequences of one utterance; the others are two of one speaker.
+    """
+
+    tokens: str
+    out: str
+    llama: dict[str, Any]
+    levels: list[int]
+    guide: dict[str, Any]
+    steps: int
+    batch_tokens: int
+    single: float
+    learning_rate: float
+    seed: int
+    accelerator: str
+    precision: str
+    checkpoint_every: int
+
+    def run(self) -> None:
+        L.seed_everything(self.seed, verbose=False)
+        speakers = read_tokens(self.tokens, "train")
+        letters = sorted({c for spoken in speakers.values() for u in spoken for c in u.phonemes})
+        if len(letters) + len(MARKERS) >= AUDIO_OFFSET:
+            raise ValueError(f"{len(letters)} phoneme characters do not fit under id {AUDIO_OFFSET}")
+        phonemes = {c: 1 + len(MARKERS) + i for i, c in enumerate(letters)}
+        module = SpeechLM(self.llama, self.levels, steps=self.steps, learning_rate=self.learning_rate, **self.guide)
+        log.info("%s: %.1f M parameters", Path(self.out).name, sum(p.numel() for p in module.llama.parameters()) / 1e6)
+        data = Batches(speakers, phonemes, self.batch_tokens, self.single, self.seed + resumed_at(self.out))
+        fit(
+            module,
+            DataLoader(data, batch_size=None),
+            2 * self.steps,
+            out=self.out,
+            accelerator=self.accelerator,
+            precision=self.precision,
+            checkpoint_every=self.checkpoint_every,
+            export=lambda: module.export(Path(self.out), phonemes),
+        )
