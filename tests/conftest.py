@@ -6,9 +6,13 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# a loaded machine is slow, not wrong; and the same examples every time
+settings.register_profile("pcg", deadline=None, derandomize=True)
+settings.load_profile("pcg")
 
 
 @pytest.fixture(autouse=True, scope="session")
