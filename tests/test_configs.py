@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from pcg.groups.table import GroupTable
 from pcg.runner import cli, identity, parts
 from pcg.runner.build import build, is_built
-from pcg.runner.validate import check
+from pcg.runner.validate import check, problems_of_node
 
 CONF = Path(cli.CONF)
 # Choices that leave a key to the user, and a value that will do.
@@ -37,7 +38,7 @@ def _conf() -> Iterator[None]:
 def composed(group: str, choice: str) -> DictConfig:
     extra = [f"{group}.{key}={value}" for key, value in NEEDS.get((group, choice), {}).items()]
     if group == "grouping/groups":
-        return compose("run", ["grouping=pcg", f"grouping/groups@grouping.groups={choice}"])
+        return compose("run", ["grouping=pcg", f"grouping/groups={choice}"])
     return compose("run", [f"{'+' if group not in OFFERED else ''}{group}={choice}", *extra])
 
 
@@ -45,15 +46,20 @@ OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding
            "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
 
 
-def test_nothing_is_left_out() -> None:
-    assert len(choices()) + len(ROOTS) == sum(1 for _ in CONF.rglob("*.yaml"))
-    assert {"run"} <= ROOTS
+def test_no_group_is_left_out() -> None:
+    assert {group for group, _ in choices()} <= {*OFFERED, "grouping/groups", "trainer"}
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_every_entry_point_composes(root: str) -> None:
-    config = compose(root)
+    config = compose(root, ["trainer=codec"] if root == "train" else [])
     assert OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "trainer"])
+def test_every_trainer_is_valid(choice: str) -> None:
+    config = cli.plain(compose("train", [f"trainer={choice}"]))
+    assert problems_of_node(config["trainer"], "trainer") == []
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in choices() if pair[0] in {*OFFERED, "grouping/groups"}])
@@ -98,6 +104,7 @@ def test_every_dataset_and_logger_is_built(group: str) -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "experiment"])
 def test_every_point_of_every_study_is_valid(choice: str) -> None:
+    GlobalHydra.instance().clear()  # it sets Hydra up by itself
     cli.check_command_line("run", ["-m", f"experiment={choice}"])
 
 

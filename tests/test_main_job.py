@@ -41,8 +41,8 @@ def choices(pair: Path) -> Path:
 
 def command(choices: Path, outputs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [
-        sys.executable, "experiments/run.py", "--config-dir", str(choices), f"paths.outputs={outputs}",
-        "target=random", "codec=random", "decoding.max_tokens=40", "dataset.limit=2", "metrics=none", *arguments,
+        sys.executable, "experiments/run.py", "--config-dir", str(choices), *arguments, f"paths.outputs={outputs}",
+        "target=random", "codec=random", "decoding.max_tokens=40", "dataset.limit=2", "metrics=none",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=280, env=environment)

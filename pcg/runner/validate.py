@@ -50,11 +50,11 @@ def check(config: Mapping[str, Any]) -> Settings:
         optional = role in ("draft", "logger")
         node = config.get(role)
         if is_built(node):
-            problems += _problems_of_node(node, role)
+            problems += problems_of_node(node, role)
         elif not optional:
             problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
     for name, node in metric_nodes(config.get("metrics")).items():
-        problems += _problems_of_node(node, f"metrics.{name}")
+        problems += problems_of_node(node, f"metrics.{name}")
     if problems:
         raise ConfigError(problems)
     return Settings(**config)
@@ -80,7 +80,8 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f"{meant} allowed: {', '.join(beside) or '(none)'}"
 
 
-def _problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
+def problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
+    """What is wrong with a node that names a constructor, and with the nodes inside it."""
     try:
         make = constructor(node[TARGET])
     except ValueError as error:
@@ -90,7 +91,7 @@ def _problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
         problem
         for key, value in given.items()
         if is_built(value)
-        for problem in _problems_of_node(value, f"{path}.{key}")
+        for problem in problems_of_node(value, f"{path}.{key}")
     ]
     wrong = _wrong_arguments(make, given, path)
     if path in _CHEAP and not wrong:
