@@ -3,7 +3,9 @@
 .PHONY: help install run test lint bench report train clean
 SHELL := /bin/sh
 
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
+# The first that runs and is new enough (a shim may be there and not run).
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -43,8 +45,9 @@ clean: ## caches and builds; results under outputs/ stay
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.torch:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import torch; assert torch.__version__ >= "2.11"' 2>/dev/null || $(PIP) install -q "$(TORCH)"
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q "$(TORCH)"
 	touch $@
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml
@@ -52,6 +55,6 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q --no-deps $(NO_DEPS)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: $(VENV)/.run pyproject.toml
 	$(PIP) install -q -e '.[dev]'
 	touch $@

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from pcg.interfaces import Metric
 from pcg.runner import environment, parts, store
@@ -58,7 +58,7 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
         _done_here.add(folder)
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     (folder / store.FAILED).unlink(missing_ok=True)
     with _logged_to(folder / "run.log"):
         try:
