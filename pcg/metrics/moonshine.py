@@ -33,5 +33,7 @@ class Moonshine:
             raise MissingPart("this moonshine-voice has no weights inside: `pip install moonshine-voice==0.0.73`")
 
     def __call__(self, samples: np.ndarray) -> str:
+        if len(samples) < SAMPLE_RATE // 10:  # too short for its encoder, and for a word
+            return ""
         transcript = _transcriber().transcribe_without_streaming(samples.tolist(), SAMPLE_RATE)
         return " ".join(line.text.strip() for line in transcript.lines)
