@@ -46,7 +46,7 @@ class Block:
         gamma = draft_tokens.shape[1]
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
         joint = joint_ratio(target / draft)
-        keep = keep_probability(joint, draft_probs, target_probs)
+        keep = keep_probability(draft_probs, target_probs, joint)
         accepted = longest(randomness.uniform(positions, Purpose.ACCEPT, gamma) < keep)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
@@ -79,9 +79,9 @@ def joint_ratio(ratios: Float[Tensor, "batch gamma"]) -> Float[Tensor, "batch ga
 
 
 def keep_probability(
-    joint: Float[Tensor, "batch gamma+1"],
     draft_mass: Float[Tensor, "batch gamma outcomes"],
     target_mass: Float[Tensor, "batch gamma+1 outcomes"],
+    joint: Float[Tensor, "batch gamma+1"],
 ) -> Float[Tensor, "batch gamma"]:
     """``h_1 .. h_gamma``, over tokens or over groups."""
     gamma = draft_mass.shape[1]

@@ -20,6 +20,7 @@ from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw, draw_several
 from pcg.types import Verdict
 
+SMALLEST = 1e-30  # group mass of the draft below which it has no say: a float32 ratio to it would overflow
 TRIALS = 16  # thinning draws at once; a row that keeps none of them takes the dense way
 
 
@@ -103,10 +104,10 @@ class PCG:
         if self.residual == "draft":
             uniform = randomness.uniform(at, Purpose.RECOVERED)
             token = self._pick_by_draft(groups.gather(1, first).squeeze(1), token, draft_end, uniform)
-        missed = ~kept.any(1)
-        if missed.any():
-            uniform = randomness.uniform(at, Purpose.RECOVERED)
-            token = torch.where(missed, draw(self._dense_residual(draft_end, target_end), uniform), token)
+        missed = (~kept.any(1)).nonzero().squeeze(1)
+        if len(missed):
+            uniform = randomness.keep(missed).uniform(at[missed], Purpose.RECOVERED)
+            token[missed] = draw(self._dense_residual(draft_end[missed], target_end[missed]), uniform)
         return token
 
     def _pick_by_draft(
@@ -120,7 +121,7 @@ class PCG:
         members, weights = self.groups.members_of(group)
         weights = draft_end.gather(1, members) * weights
         picked = members.gather(1, draw(weights, uniform).unsqueeze(1)).squeeze(1)
-        return torch.where(weights.any(1), picked, token)
+        return torch.where(weights.sum(1) > SMALLEST, picked, token)
 
     def _dense_residual(
         self, draft_end: Float[Tensor, "batch vocab"], target_end: Float[Tensor, "batch vocab"]
@@ -157,6 +158,24 @@ class PCG:
         excess = (target_mass - draft_mass).clamp(min=0)
         if self.residual == "target":
             return target_probs * self.groups.spread(excess / torch.where(excess > 0, target_mass, 1))
-        drafted = draft_mass > 0
-        by_draft = draft_probs * self.groups.spread(excess * drafted / torch.where(drafted, draft_mass, 1))
-        return by_draft + target_probs * self.groups.spread((~drafted).to(excess.dtype))
+        return extended_residual(self.groups, draft_probs, target_probs, draft_mass, target_mass)
+
+
+def extended_residual(
+    groups: GroupTable,
+    draft_probs: Float[Tensor, "*batch vocab"],
+    target_probs: Float[Tensor, "*batch vocab"],
+    draft_mass: Float[Tensor, "*batch groups"],
+    target_mass: Float[Tensor, "*batch groups"],
+    share: float | Float[Tensor, "*batch 1"] = 1.0,
+) -> Float[Tensor, "*batch vocab"]:
+    """``(c P_c - Q_c)+`` by token, the draft choosing within a group, the target where the draft has no say.
+
+    Args:
+        share: ``c``, what block verification has left of the target; else 1.
+    """
+    excess = (share * target_mass - draft_mass).clamp(min=0)
+    drafted = draft_mass > SMALLEST
+    by_draft = excess * drafted / torch.where(drafted, draft_mass, 1)
+    by_target = excess * ~drafted / torch.where(target_mass > 0, target_mass, 1)
+    return draft_probs * groups.spread(by_draft) + target_probs * groups.spread(by_target)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pcg.acceptance.block import joint_ratio, keep_probability, longest
 from pcg.acceptance.checks import check_block
-from pcg.acceptance.pcg import PCG
+from pcg.acceptance.pcg import PCG, extended_residual
 from pcg.acceptance.steps import at_end, emit, uniforms
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness
@@ -53,30 +53,16 @@ class PCGBlock:
         drawn = groups.long().unsqueeze(2)
         ratios = (target_mass[:, :gamma].gather(2, drawn) / draft_mass.gather(2, drawn)).squeeze(2)
         joint = joint_ratio(ratios)
-        keep = keep_probability(joint, draft_mass, target_mass)
+        keep = keep_probability(draft_mass, target_mass, joint)
         accepted = longest(randomness.uniform(positions, Purpose.ACCEPT, gamma) < keep)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         draft_mass, target_mass = at_end(accepted, draft_mass, target_mass)
         share = joint.gather(1, accepted.unsqueeze(1))
-        residual = self._residual(draft_end, target_end, draft_mass, target_mass, share)
+        residual = extended_residual(self.groups, draft_end, target_end, draft_mass, target_mass, share)
         weights = torch.where((accepted == gamma).unsqueeze(1), target_end, residual)
         numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
         return emit(accepted, weights, target_end, numbers)
-
-    def _residual(
-        self,
-        draft_end: Float[Tensor, "batch vocab"],
-        target_end: Float[Tensor, "batch vocab"],
-        draft_mass: Float[Tensor, "batch groups"],
-        target_mass: Float[Tensor, "batch groups"],
-        share: Float[Tensor, "batch 1"],
-    ) -> Float[Tensor, "batch vocab"]:
-        """Weights of the recovered token: a group from ``(c P_c - Q_c)+``, a member of it from the extended target."""
-        drafted = draft_mass > 0
-        excess = (share * target_mass - draft_mass).clamp(min=0) / torch.where(drafted, draft_mass, 1)
-        by_draft = draft_end * self.groups.spread(excess * drafted)
-        return by_draft + share * target_end * self.groups.spread((~drafted).to(share.dtype))
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

@@ -22,12 +22,12 @@ def _as_tensor(values: tuple[int, ...], device: torch.device) -> Int[Tensor, "va
 
 
 def uniforms(
-    positions: Int[Tensor, "batch"], gamma: int, randomness: Randomness, *purposes: Purpose, draws: int | None = None
-) -> Float[Tensor, "batch gamma+1 purposes *draws"]:
+    positions: Int[Tensor, "batch"], gamma: int, randomness: Randomness, *purposes: Purpose
+) -> Float[Tensor, "batch {gamma}+1 purposes"]:
     """Numbers for each purpose at the drafted positions and the one after them, all at the cost of one."""
     steps = torch.arange(gamma + 1, device=positions.device)
     at = (positions.unsqueeze(1) + steps).unsqueeze(2)
-    return randomness.uniform(at, _as_tensor(purposes, positions.device), draws)
+    return randomness.uniform(at, _as_tensor(purposes, positions.device))
 
 
 def of_drafted(
@@ -57,7 +57,7 @@ def emit(
     accepted: Int[Tensor, "batch"],
     weights: Float[Tensor, "batch vocab"],
     otherwise: Float[Tensor, "batch vocab"],
-    numbers: Float[Tensor, "batch gamma+1 recovered_bonus"],
+    numbers: Float[Tensor, "batch ends 2"],
 ) -> Verdict:
     """Draw each row's last token from ``weights``, or from ``otherwise`` where rounding has left them all 0.
 

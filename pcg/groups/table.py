@@ -32,9 +32,9 @@ class GroupTable:
     """
 
     vocab_size: int
-    member_starts: Int[Tensor, "groups+1"]
+    member_starts: Int[Tensor, "group_starts"]
     members: Int[Tensor, "memberships"]
-    holder_starts: Int[Tensor, "vocab+1"]
+    holder_starts: Int[Tensor, "token_starts"]
     holders: Int[Tensor, "memberships"]
 
     @classmethod
@@ -253,8 +253,8 @@ def _ragged(
 
 
 def _bag(
-    starts: Int[Tensor, "rows+1"], values: Int[Tensor, "memberships"], inputs: Float[Tensor, "*batch columns"]
-) -> Float[Tensor, "*batch rows"]:
+    starts: Int[Tensor, "starts"], values: Int[Tensor, "memberships"], inputs: Float[Tensor, "*batch columns"]
+) -> Float[Tensor, "*batch {len(starts)-1}"]:
     """The sum of ``inputs`` over each CSR row's columns."""
     columns = inputs.reshape(-1, inputs.shape[-1]).t().clone(memory_format=torch.contiguous_format)
     sums = embedding_bag(values, columns, starts, mode="sum", include_last_offset=True)

@@ -1,0 +1,204 @@
+"""Builders against the definition worked out densely, whatever the block size; masks, errors, warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from pcg.groups import cosine, knn, similarity
+from pcg.groups.cache import build_cached, describe, key_of
+from pcg.groups.cosine import Cosine
+from pcg.groups.identity import Identity
+from pcg.groups.kmeans import KMeans
+from pcg.groups.knn import KNN
+from pcg.groups.lattice import Lattice
+from pcg.groups.random_like import RandomLike
+from pcg.groups.table import GroupTable
+
+VOCAB = 40
+EMBEDDINGS = torch.randn(VOCAB, 3, generator=torch.Generator().manual_seed(0))
+GROUPABLE = torch.ones(VOCAB, dtype=torch.bool)
+GROUPABLE[[5, 20, 39]] = False
+CODEBOOK = torch.ones(VOCAB, dtype=torch.bool)
+CODEBOOK[36:] = False
+BUILDERS = [
+    (Cosine(0.6), GROUPABLE),
+    (Cosine(0.6, center=True), GROUPABLE),
+    (KNN(4), GROUPABLE),
+    (KMeans(6), GROUPABLE),
+    (Lattice([4, 3, 3], 1), CODEBOOK),
+    (Identity(), GROUPABLE),
+    (RandomLike(Cosine(0.6)), GROUPABLE),
+]
+
+
+@pytest.fixture(params=[7, 2048], ids=lambda size: f"block{size}")
+def _block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (similarity, cosine, knn):
+        monkeypatch.setattr(module, "BLOCK", request.param)
+
+
+def members_of(table: GroupTable) -> list[list[int]]:
+    return [group.tolist() for group in table.members.split(table.sizes.tolist())]
+
+
+@pytest.mark.usefixtures("_block")
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("groupable", [GROUPABLE, None])
+def test_cosine(groupable: torch.Tensor | None, center: bool) -> None:
+    mask = torch.ones(VOCAB, dtype=torch.bool) if groupable is None else groupable
+    rows = normalize(EMBEDDINGS - EMBEDDINGS[mask].mean(0) * center, dim=1)
+    near = (rows @ rows.t() > 0.6) & mask & mask.unsqueeze(1)
+    near.fill_diagonal_(True)
+    table = Cosine(0.6, center).build(EMBEDDINGS, groupable)
+    assert members_of(table) == [row.nonzero().squeeze(1).tolist() for row in near]
+    assert table.symmetric
+    assert GroupTable.from_members(members_of(table), VOCAB).symmetric  # and rightly so
+
+
+@pytest.mark.usefixtures("_block")
+def test_knn() -> None:
+    rows = normalize(EMBEDDINGS, dim=1)
+    near = (rows @ rows.t()).masked_fill(~GROUPABLE, -2).fill_diagonal_(2)
+    expected = [sorted(near[t].topk(5).indices.tolist()) if GROUPABLE[t] else [t] for t in range(VOCAB)]
+    assert members_of(KNN(4).build(EMBEDDINGS, GROUPABLE)) == expected
+
+
+def test_kmeans() -> None:
+    table = KMeans(6).build(EMBEDDINGS, GROUPABLE)
+    assert sorted(t for group in members_of(table) for t in group) == list(range(VOCAB))
+    assert len(table) == 6 + 3
+    assert table == KMeans(6).build(EMBEDDINGS, GROUPABLE)
+    shifted = KMeans(6).build(EMBEDDINGS * 0.5, GROUPABLE)
+    assert shifted == table  # clusters do not depend on the scale
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_lattice(radius: int) -> None:
+    levels = [4, 3, 3]
+    digits = [(t % 4, t // 4 % 3, t // 12) for t in range(36)]
+
+    def near(a: int, b: int) -> bool:
+        return sum(abs(x - y) for x, y in zip(digits[a], digits[b], strict=True)) <= radius
+
+    expected = [[b for b in range(36) if near(a, b)] for a in range(36)] + [[t] for t in range(36, VOCAB)]
+    assert members_of(Lattice(levels, radius).build(EMBEDDINGS, CODEBOOK)) == expected
+    assert members_of(Lattice(levels, radius).build(EMBEDDINGS[:37], None))[:36] == expected[:36]
+
+
+@pytest.mark.parametrize("like", [Cosine(0.6), KMeans(6), KNN(4)], ids=describe)
+def test_random_control_keeps_sizes_and_overlaps(like: Cosine | KMeans | KNN) -> None:
+    table = like.build(EMBEDDINGS, GROUPABLE)
+    control = RandomLike(like, seed=1).build(EMBEDDINGS, GROUPABLE)
+    assert sorted(control.sizes.tolist()) == sorted(table.sizes.tolist())
+    assert sorted(control.counts.tolist()) == sorted(table.counts.tolist())
+    assert control != table
+    assert control == RandomLike(table, seed=1).build(EMBEDDINGS, GROUPABLE)
+    assert control != RandomLike(table, seed=2).build(EMBEDDINGS, GROUPABLE)
+    assert control == GroupTable.from_members(members_of(control), VOCAB)
+    assert control.symmetric == table.symmetric == GroupTable.from_members(members_of(control), VOCAB).symmetric
+    if len(table) == VOCAB:
+        assert all(k in group for k, group in enumerate(members_of(control)))
+
+
+@pytest.mark.parametrize(
+    ("builder", "groupable"), BUILDERS, ids=lambda x: describe(x) if not torch.is_tensor(x) else ""
+)
+def test_what_may_not_be_grouped_stays_alone(builder: Cosine, groupable: torch.Tensor) -> None:
+    with pytest.warns(UserWarning) if isinstance(builder, Identity) else _quiet():
+        table = builder.build(EMBEDDINGS, groupable)
+        table.warn("")
+    table.check(groupable)
+    assert table.vocab_size == VOCAB
+
+
+def _quiet() -> object:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_rows_without_direction_are_alone() -> None:
+    embeddings = EMBEDDINGS.clone()
+    embeddings[7] = 0
+    assert members_of(Cosine(0.6).build(embeddings, None))[7] == [7]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Cosine(1.0), "theta=1.0"),
+        (lambda: Cosine(-1.1), "theta=-1.1"),
+        (lambda: Cosine(float("nan")), "theta=nan"),
+        (lambda: KNN(0), "k=0"),
+        (lambda: KMeans(0), "clusters=0"),
+        (lambda: Lattice([], 1), "levels="),
+        (lambda: Lattice([4, 0], -1), "levels=.*radius=-1"),
+        (lambda: KNN(37).build(EMBEDDINGS, GROUPABLE), "only 36 others"),
+        (lambda: KMeans(38).build(EMBEDDINGS, GROUPABLE), "only 37 tokens"),
+        (lambda: Lattice([4, 4], 1).build(EMBEDDINGS, GROUPABLE), "make 16 tokens"),
+        (lambda: Lattice([4, 4, 4], 1).build(EMBEDDINGS, None), "make 64 tokens"),
+        (lambda: Lattice([4, 3, 3], 1).build(EMBEDDINGS, None), "make 36 tokens"),
+        (lambda: Cosine(0.5).build(EMBEDDINGS, GROUPABLE[:-1]), "groupable marks 39 tokens"),
+        (lambda: Cosine(0.5).build(EMBEDDINGS, ~torch.ones(VOCAB, dtype=torch.bool)), "no token is groupable"),
+        (lambda: Cosine(0.5).build(EMBEDDINGS * torch.nan, None), "NaN"),
+        (lambda: RandomLike(GroupTable.from_members([], 9)).build(EMBEDDINGS, None), "groups over 9 tokens"),
+    ],
+)
+def test_bad_input_is_one_clear_error(make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_table_too_large_is_refused_while_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cosine, "MOST", 100)
+    with pytest.raises(ValueError, match="theta=0 makes a table of over 100 memberships"):
+        Cosine(0.0).build(EMBEDDINGS, None)
+
+
+def test_thetas_that_say_nothing_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="theta 0.9999: every group is a singleton"):
+        Cosine(0.9999).build(EMBEDDINGS, GROUPABLE)
+    with pytest.warns(UserWarning, match="theta -1: one group holds 37 of 40"):
+        Cosine(-1.0).build(EMBEDDINGS, GROUPABLE)
+
+
+def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache"
+    built = build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, folder)
+    assert [path.suffix for path in folder.iterdir()] == [".safetensors"]  # and nothing unfinished
+    monkeypatch.setattr(Cosine, "build", None)
+    assert build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, folder) == built
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self, path):  # type: ignore[no-untyped-def]
+        Path(path).write_text("half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(GroupTable, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_warns_too(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="every group is a singleton"):
+            build_cached(Cosine(0.9999), EMBEDDINGS, GROUPABLE, tmp_path)
+
+
+def test_keys_tell_everything_apart() -> None:
+    table = Cosine(0.6).build(EMBEDDINGS, GROUPABLE)
+    builders = [
+        *(Cosine(0.6), Cosine(0.5), Cosine(0.6, center=True), KNN(4), KNN(5), Lattice([4, 3]), Lattice([3, 4])),
+        *(RandomLike(Cosine(0.6)), RandomLike(Cosine(0.5)), RandomLike(Cosine(0.6), 1), RandomLike(table)),
+    ]
+    keys = {key_of(builder, EMBEDDINGS, GROUPABLE) for builder in builders}
+    keys |= {key_of(Cosine(0.6), EMBEDDINGS + 1, GROUPABLE), key_of(Cosine(0.6), EMBEDDINGS, None)}
+    keys |= {key_of(Cosine(0.6), EMBEDDINGS.bfloat16(), GROUPABLE)}
+    assert len(keys) == len(builders) + 3
+    assert key_of(Cosine(0.6), EMBEDDINGS.clone(), GROUPABLE.clone()) == key_of(Cosine(0.6), EMBEDDINGS, GROUPABLE)
