@@ -12,14 +12,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pcg.models import hub
+
 BUNDLED = "bundled:"
 
 
 def resolve_folder(path: str) -> Path:
-    """A model folder: a path, or ``bundled:NAME`` for one that ships inside the package."""
+    """A model folder: a path, ``bundled:NAME`` for one that ships inside the package, or a hub id ``owner/name``.
+
+    Raises FileNotFoundError for a hub id that is neither in the local cache nor to be fetched.
+    """
     if path.startswith(BUNDLED):
         return Path(str(files("pcg.models"))) / "bundled" / path.removeprefix(BUNDLED)
-    return Path(path).expanduser()
+    return hub.fetch(path) if hub.is_hub_id(path) else Path(path).expanduser()
 
 
 def read_json(file: Path) -> dict[str, Any]:

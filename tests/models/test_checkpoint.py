@@ -66,7 +66,7 @@ def test_missing_tensor_and_wrong_shape(tmp_path: Path) -> None:
 
 def test_bundled_names_lie_inside_the_package() -> None:
     assert resolve_folder("bundled:target").parts[-4:] == ("pcg", "models", "bundled", "target")
-    assert resolve_folder("some/folder") == Path("some/folder")
+    assert resolve_folder("./some/folder") == Path("some/folder")
 
 
 def test_dtype_is_named() -> None:

@@ -1,0 +1,84 @@
+"""LLaSA's text side: its chat template, its markers and its speech tokens, all by name (arXiv 2502.04128)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pcg.models.checkpoint import resolve_folder
+from pcg.types import Utterance
+
+MARKERS = ("TEXT_UNDERSTANDING_START", "TEXT_UNDERSTANDING_END", "SPEECH_GENERATION_START", "SPEECH_GENERATION_END")
+_SPEECH = re.compile(r"<\|s_(\d+)\|>")
+_REQUEST = "Convert the text to speech:"
+
+
+class Llasa:
+    """Prompts as on LLaSA's model cards, and the ids of its speech tokens.
+
+    The user asks to convert the text; the assistant's turn has begun with ``<|SPEECH_GENERATION_START|>`` and the
+    voice prompt's speech tokens, and the model goes on from there. With a voice prompt the text to convert is what
+    the prompt says, then a space, then the text to say.
+
+    Args:
+        path: folder with the tokenizer, or a hub id.
+        date: what the chat template is told to be today's date; Llama 3's otherwise inserts the real one, and a
+            run of tomorrow would differ from today's.
+
+    Raises:
+        ValueError: the tokenizer is not one of LLaSA: what it lacks is named.
+    """
+
+    def __init__(self, path: str, date: str = "26 Jul 2024") -> None:
+        self._path, self._date = path, date
+        self._tokenizer = _tokenizer(resolve_folder(path))
+        self.speech_names = (*_audio_names(self._tokenizer, path), "<|SPEECH_GENERATION_END|>")
+        markers = [f"<|{marker}|>" for marker in MARKERS]
+        unknown = self._tokenizer.unk_token_id
+        known = self._tokenizer.convert_tokens_to_ids(markers)
+        missing = [name for name, token in zip(markers, known, strict=True) if token is None or token == unknown]
+        if missing:
+            raise ValueError(f"{path}: the tokenizer does not know {', '.join(missing)}; it is not LLaSA's")
+        self.speech_ids = torch.tensor(self._tokenizer.convert_tokens_to_ids(list(self.speech_names)))
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
+        """Raises ValueError for a text that spells a token of the model, which would be read as that token."""
+        text = f"{utterance.prompt_text} {utterance.text}".strip()
+        if "<|" in text:
+            raise ValueError(f"utterance {utterance.id}: the text holds '<|', which begins the model's own tokens")
+        chat = [
+            {"role": "user", "content": f"{_REQUEST}<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"},
+            {"role": "assistant", "content": "<|SPEECH_GENERATION_START|>"},
+        ]
+        ids = self._tokenizer.apply_chat_template(
+            chat, tokenize=True, return_dict=False, continue_final_message=True, date_string=self._date
+        )
+        speech = torch.empty(0, dtype=torch.int64) if prompt_tokens is None else self.speech_ids[prompt_tokens.cpu()]
+        return torch.cat([torch.tensor(ids), speech])
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(folder: Path) -> Any:
+    """193,800 entries take seconds to read; target and draft often name the same folder."""
+    from transformers import AutoTokenizer  # seconds; needed only for models of this kind
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise FileNotFoundError(f"{folder}/tokenizer_config.json is missing: the text side is read from the tokenizer")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _audio_names(tokenizer: Any, path: str) -> list[str]:
+    """``<|s_0|>`` to the last one; the codec decides later whether there are as many as it has codes."""
+    numbers = sorted(int(match[1]) for name in tokenizer.get_added_vocab() if (match := _SPEECH.fullmatch(name)))
+    if not numbers:
+        raise ValueError(f"{path}: the tokenizer has no speech tokens <|s_0|>, <|s_1|>, ...; it is not LLaSA's")
+    gap = next((expected for expected, number in enumerate(numbers) if number != expected), None)
+    if gap is not None:
+        raise ValueError(f"{path}: the tokenizer has {len(numbers)} speech tokens but no <|s_{gap}|>")
+    return [f"<|s_{number}|>" for number in numbers]

@@ -1,0 +1,114 @@
+"""Folders of the real shape, names and files with small or random weights, saved by the libraries themselves.
+
+What is real is what code can trip over: file names, config keys, token names, row counts, the chat template's
+grammar, dataset columns. What is small is the depth and the width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+REAL_BASE, REAL_AUDIO, REAL_ROWS = 128_256, 65_536, 193_800
+MARKERS = [
+    f"<|{kind}_{edge}|>"
+    for kind in ("TEXT_GENERATION", "TEXT_UNDERSTANDING", "SPEECH_GENERATION", "SPEECH_UNDERSTANDING")
+    for edge in ("START", "END")
+]
+_LLAMA = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+# The grammar of Llama 3's instruct template: a system turn with the date, then a header and an end for each turn.
+TEMPLATE = (
+    "{{- bos_token }}"
+    "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "{{- '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: ' }}"
+    "{{- date_string + '\n\n<|eot_id|>' }}"
+    "{%- for message in messages %}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim }}"
+    "{{- '<|eot_id|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+
+
+def save_llasa_tokenizer(folder: Path, audio_tokens: int, base: int, skip: tuple[int, ...] = ()) -> int:
+    """A byte-level BPE with ``base`` entries, then LLaSA's markers and speech tokens; how many entries there are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the")]
+    words = [*letters, *(a + b for a, b in merges)]
+    words += [f"Ġunused{i}" for i in range(base - len(_LLAMA) - len(words))]
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=TEMPLATE
+    )
+    fast.add_tokens(_LLAMA, special_tokens=True)
+    fast.add_tokens([*MARKERS, *(f"<|s_{i}|>" for i in range(audio_tokens) if i not in skip)])
+    fast.save_pretrained(folder)
+    return len(fast)
+
+
+def make_llasa(
+    folder: Path,
+    *,
+    audio_tokens: int = 64,
+    base: int = 300,
+    layers: int = 2,
+    seed: int = 0,
+    tied: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
+    shard: str = "50GB",
+    **config: object,
+) -> Path:
+    """A random Llama 3.2 of LLaSA's config, 64 wide, with its tokenizer. ``audio_tokens=REAL_AUDIO,
+    base=REAL_BASE`` gives the 193,800 rows of the real ones."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    rows = save_llasa_tokenizer(folder, audio_tokens, base)
+    settings: dict[str, object] = {
+        "vocab_size": rows,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 131_072 if base == REAL_BASE else 4_096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.2,
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        },
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    LlamaForCausalLM(LlamaConfig(**{**settings, **config})).to(dtype).save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+def make_xcodec2(folder: Path, levels: tuple[int, ...] = (4,) * 8, seed: int = 0) -> Path:
+    """X-codec2 of the real hop, rate and codes (4^8 unless told), with tiny layers."""
+    from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
+
+    semantic = Wav2Vec2BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        feature_projection_input_dim=160,
+    )
+    config = Xcodec2Config(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=16, encoder_hidden_size=4, quantization_dim=48, quantization_levels=list(levels),
+        semantic_model_config=semantic.to_dict(),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = Xcodec2Model(config)
+    torch.nn.init.normal_(model.quantizer.project_in.weight, std=2.0)  # else every frame falls into one code
+    torch.nn.init.normal_(model.fc_encoder.weight, std=1.0)
+    model.save_pretrained(folder)
+    return folder
