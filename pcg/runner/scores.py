@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,10 +36,19 @@ class ScoreMemo:
             new = [index for index, key in enumerate(keys) if key not in self._known]
             if new:
                 scored = metric.score([audio[index] for index in new], [said[index] for index in new])
+                _check(name, scored)
                 self._known.update({keys[index]: row for index, row in zip(new, scored, strict=True)})
             for row, key in zip(rows, keys, strict=True):
                 row.update(self._known[key])
         return rows
+
+
+def _check(name: str, rows: Sequence[Scores]) -> None:
+    """A score that is no number would be missing from a figure without a word."""
+    for row in rows:
+        for column, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"metric {name!r} gave {column}={value}")
 
 
 def to_pcm(audio: Audio) -> np.ndarray:

@@ -164,6 +164,15 @@ def test_a_failing_metric_fails_its_utterances_not_the_run(config, monkeypatch):
     assert run_once(config()).values["failures"] == [{"utterance": "u/3", "reason": "FloatingPointError: NaN"}]
 
 
+def test_a_score_that_is_no_number_is_a_failure(config, monkeypatch):
+    def score(self, audio, utterances):
+        return [{"errors": 0, "words": 1, "mos": float("nan") if said.id == "u/0" else 2.0} for said in utterances]
+
+    monkeypatch.setattr("tests.runner.parts_for_tests.Loudness.score", score)
+    result = run_once(config(**{"decoding.batch_size": 1}))
+    assert result.values["failures"] == [{"utterance": "u/0", "reason": "ValueError: metric 'loudness' gave mos=nan"}]
+
+
 def test_the_logger_is_told_when_all_is_on_disk(config):
     result = run_once(config(logger={"_target_": "pcg.tiny.Recorder"}))
     (told, rows, folder) = Recorder.told[0]
