@@ -50,15 +50,23 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
 
 
 def execute(config: DictConfig) -> None:
-    """Do one run of a command. In a sweep a failed run is noted and the others go on.
+    """Do one run of a command; stopped, it goes on where it was."""
+    carry_out(lambda: run_once(plain(config), HydraConfig.get().overrides.task), "the same command goes on from here")
 
-    Ends the program with a message, without a traceback (that is in the run's run.log), where a single run fails.
+
+def carry_out(work: Callable[[], object], stopped: str = "nothing was written") -> None:
+    """Do what a command asks for. In a sweep what fails is noted and the others go on.
+
+    Ends the program with a message, without a traceback (a run's is in its run.log), where it is no sweep.
+
+    Args:
+        stopped: what to say after Ctrl-C.
     """
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        run_once(plain(config), HydraConfig.get().overrides.task)
+        work()
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        print(f"Stopped; {stopped}.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         print(f"The run failed: {type(error).__name__}: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.decoding.pair import check_compatible
 from pcg.interfaces import Codec, Dataset, Metric, Rule, TokenLM
 from pcg.runner.build import Kept, build
 from pcg.runner.validate import ConfigError, nearest
@@ -62,11 +63,14 @@ def _kept_part(role: str, node: Mapping[str, Any], **supplied: Any) -> Any:
 
 
 def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> None:
-    problems = []
+    problems: list[str] = []
     if target.vocab_size != codec.codebook_size + 1:
         problems.append(f"codec: has {codec.codebook_size} tokens, the target speaks {target.vocab_size - 1}")
-    if draft is not None and draft.vocab_size != target.vocab_size:
-        problems.append(f"draft: speaks {draft.vocab_size - 1} audio tokens, the target {target.vocab_size - 1}")
+    if draft is not None:
+        try:
+            check_compatible(draft, target)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError(problems)
 

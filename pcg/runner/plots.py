@@ -31,7 +31,7 @@ def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -
         ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),
         ("wer_speedup", _quality_against_speed(runs, "wer", "WER, %", 100)),
     ]
-    return [_save(figure, folder / name) for name, figure in drawn if figure is not None]
+    return [save(figure, folder / name) for name, figure in drawn if figure is not None]
 
 
 def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figure | None:
@@ -43,7 +43,7 @@ def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figu
             lines.setdefault(name.replace(f" theta={at}", ""), []).append(run)
     if max(map(len, lines.values()), default=0) < 2:
         return None
-    figure, axes = _axes("theta (cosine above which tokens share a group)", axis)
+    figure, axes = axes_of("theta (cosine above which tokens share a group)", axis)
     for name, members in lines.items():
         members.sort(key=lambda run: theta(run.values["config"]) or 0.0)
         places = [theta(run.values["config"]) for run in members]
@@ -65,7 +65,7 @@ def _quality_against_speed(runs: Sequence[Run], key: str, axis: str, scale: floa
     ]
     if len(points) < 2:
         return None
-    figure, axes = _axes("speed-up over the target alone", axis)
+    figure, axes = axes_of("speed-up over the target alone", axis)
     for name, speed, quality in points:
         x, y = speed["speedup"], quality[key] * scale
         axes.errorbar(
@@ -90,7 +90,7 @@ def _around(value: float, interval: Sequence[float] | None, scale: float = 1) ->
     return [[max(0.0, value - interval[0] * scale)], [max(0.0, interval[1] * scale - value)]]
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+def axes_of(x: str, y: str) -> tuple[Figure, Axes]:
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
@@ -105,7 +105,7 @@ def _color(name: str) -> str:
     return palette[order.index(base)] if base else palette[len(order) + sum(name.encode()) % 3]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     for kind in ("svg", "png"):
         figure.savefig(path.with_suffix(f".{kind}"), dpi=150)
     pyplot.close(figure)

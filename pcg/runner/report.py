@@ -47,7 +47,7 @@ def show(study_folder: Path) -> Path:
     write_atomically(folder / "table.csv", comma_separated(results))
     plots = draw_plots(results, labels(results), folder)
     console = Console(width=None if Console().is_terminal else 160)
-    console.print(_rich(study_folder.name, header, rows))
+    console.print(rich_table(study_folder.name, header, rows))
     _print_paths(console, results, folder, plots)
     return folder
 
@@ -166,7 +166,7 @@ def _flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _rich(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     shown = Table(title=title, title_justify="left")
     for name in header:
         shown.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")

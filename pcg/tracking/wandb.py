@@ -12,7 +12,6 @@ import wandb
 
 from pcg.types import Result
 
-_HISTORY = ("alpha", "tau", "tokens", "seconds", "error")
 # What belongs in W&B's config rather than in its summary.
 _CONFIG = ("config", "versions", "git", "overrides", "schema", "device", "started", "failures")
 
@@ -80,7 +79,11 @@ class WandB:
     def _table(self, utterances: Sequence[Mapping[str, Any]], folder: Path) -> wandb.Table:
         """All plain columns of the utterances, and the audio of the first few."""
         rows = utterances[: self.audio]
-        plain = [key for key in (rows[0] if rows else {}) if not isinstance(rows[0][key], list | tuple | dict)]
+        plain = [
+            key
+            for key in (rows[0] if rows else {})
+            if key != "audio" and not any(isinstance(row[key], list | tuple | dict) for row in rows)
+        ]
         data = [[*[row[key] for key in plain], _audio(row, folder)] for row in rows]
         return wandb.Table(columns=[*plain, "audio"], data=data)
 
