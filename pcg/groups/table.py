@@ -203,7 +203,7 @@ class GroupTable:
                 f"groups: tokens {mixed[:8]} share a group but may not (end-of-speech and untrained rows stay alone)"
             )
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, int | float]:
         """Sizes in tokens; ``singleton_share`` of the groups; bytes of both directions."""
         sizes = self.sizes.double()
         tensors = {x.data_ptr(): x for x in (self.member_starts, self.members, self.holder_starts, self.holders)}
