@@ -6,9 +6,16 @@ grammar, dataset columns. What is small is the depth and the width.
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow
+import soundfile
+import soxr
 import torch
+
+from pcg.data.bundled import Bundled
 
 REAL_BASE, REAL_AUDIO, REAL_ROWS = 128_256, 65_536, 193_800
 MARKERS = [
@@ -112,3 +119,75 @@ def make_xcodec2(folder: Path, levels: tuple[int, ...] = (4,) * 8, seed: int = 0
     torch.nn.init.normal_(model.fc_encoder.weight, std=1.0)
     model.save_pretrained(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Recording:
+    id: str
+    speaker: str
+    chapter: str
+    text: str
+    audio: bytes  # 24 kHz WAV
+
+
+def recordings(count: int = 8) -> list[Recording]:
+    """Clips of the bundled set, resampled to LibriTTS's rate, two speakers by turns, with ids as there."""
+    made = []
+    for index, utterance in enumerate(Bundled(limit=count)):
+        speaker, chapter = ("1089", "134686") if index % 2 else ("121", "121726")
+        clip = utterance.load_reference()
+        file = io.BytesIO()
+        soundfile.write(file, soxr.resample(clip.samples, clip.sample_rate, 24_000), 24_000, format="WAV")
+        name = f"{speaker}_{chapter}_{index:06d}_000000"
+        made.append(Recording(name, speaker, chapter, utterance.text, file.getvalue()))
+    return made
+
+
+def make_libritts_folders(folder: Path, count: int = 8) -> Path:
+    """LibriTTS/test-clean as published."""
+    for recording in recordings(count):
+        place = folder / recording.speaker / recording.chapter
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{recording.id}.wav").write_bytes(recording.audio)
+        (place / f"{recording.id}.normalized.txt").write_text(recording.text + "\n")
+        (place / f"{recording.id}.original.txt").write_text(recording.text + "\n")
+    return folder
+
+
+def make_libritts_parquet(folder: Path, count: int = 8) -> Path:
+    """The hub's repository: parquet of the hub's columns, configs and splits named in README.md."""
+    from datasets import Audio, Dataset, Features, Value
+
+    text = Value("string")
+    features = Features(
+        audio=Audio(sampling_rate=24_000), text_normalized=text, text_original=text, speaker_id=text, path=text,
+        chapter_id=text, id=text,
+    )  # fmt: skip
+    rows = [
+        {
+            "audio": {"bytes": r.audio, "path": f"{r.id}.wav"}, "text_normalized": r.text, "text_original": r.text,
+            "speaker_id": r.speaker, "path": f"{r.speaker}/{r.id}.wav", "chapter_id": r.chapter, "id": r.id,
+        }
+        for r in recordings(count)
+    ]  # fmt: skip
+    table = pyarrow.Table.from_pylist(rows, schema=features.arrow_schema)
+    (folder / "data" / "test.clean").mkdir(parents=True)
+    Dataset(table).to_parquet(folder / "data" / "test.clean" / "test.clean-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nlicense: cc-by-4.0\nconfigs:\n- config_name: clean\n  data_files:\n"
+        "  - split: test.clean\n    path: data/test.clean/test.clean*.parquet\n---\n"
+    )
+    return folder
+
+
+def make_seedtts(folder: Path, count: int = 3) -> Path:
+    """The English half of Seed-TTS-eval; the list itself."""
+    (folder / "prompt-wavs").mkdir(parents=True)
+    (folder / "wavs").mkdir()
+    lines = []
+    for recording in recordings(count):
+        (folder / "prompt-wavs" / f"common_voice_en_{recording.id}.wav").write_bytes(recording.audio)
+        (folder / "wavs" / f"{recording.id}-x.wav").write_bytes(recording.audio)
+        lines.append(f"{recording.id}-x|{recording.text}|prompt-wavs/common_voice_en_{recording.id}.wav|Say this.")
+    (folder / "meta.lst").write_text("\n".join(lines) + "\n")
+    return folder / "meta.lst"

@@ -1,0 +1,57 @@
+"""LibriTTS (Zen et al. 2019, arXiv 1904.02882) in the folders that it is published in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit
+from pcg.types import Utterance
+
+
+class LibriTTSLocal:
+    """``<speaker>/<chapter>/<id>.wav`` with ``<id>.normalized.txt`` beside it, in the order of their ids.
+
+    Args:
+        path: one set, such as ``LibriTTS/test-clean``.
+        limit: first N utterances; None for all.
+        prompt_seconds: shortest and longest voice prompt.
+        seed: of the choice of voice prompts; the same one gives the same prompts, whatever the limit.
+
+    Raises:
+        ValueError: no such folder, nothing in it, or a recording without its text.
+    """
+
+    def __init__(
+        self, path: str, limit: int | None = None, prompt_seconds: Sequence[float] = (3.0, 8.0), seed: int = 0
+    ) -> None:
+        self._folder, self._limit = Path(path).expanduser(), checked_limit(limit)
+        self._voices = Voices(*checked_bounds(prompt_seconds), seed)
+        if not self._folder.is_dir():
+            raise ValueError(f"path={path}: no such folder")
+
+    @cached_property
+    def _clips(self) -> list[Clip]:
+        files = sorted(self._folder.glob("*/*/*.wav"), key=lambda file: file.stem)
+        if not files:
+            raise ValueError(f"{self._folder} holds no <speaker>/<chapter>/<id>.wav: give one set, LibriTTS/test-clean")
+        silent = [file for file in files if not _text_file(file).is_file()]
+        if silent:
+            raise ValueError(
+                f"{len(silent)} recording(s) have no text beside them, the first is {_text_file(silent[0])}"
+            )
+        return [
+            Clip(file.stem, file.parts[-3], _text_file(file).read_text(encoding="utf-8").strip(), file.read_bytes)
+            for file in files
+        ]
+
+    def __len__(self) -> int:
+        return len(self._clips[: self._limit])
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return self._voices.utterances(self._clips, self._limit)
+
+
+def _text_file(wav: Path) -> Path:
+    return wav.with_suffix(".normalized.txt")

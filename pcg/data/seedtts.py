@@ -1,0 +1,62 @@
+"""Seed-TTS-eval (Anastassiou et al. 2024, arXiv 2406.02430): texts with a voice prompt each, listed in ``meta.lst``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+
+from pcg.data.audio import read
+from pcg.data.voices import checked_limit
+from pcg.types import Utterance
+
+
+class SeedTTS:
+    """A line is ``id|prompt text|prompt audio|text`` and, in some lists, ``|recording of the text``.
+
+    Audio paths are relative to the list. Where the list names no recording, ``wavs/<id>.wav`` beside it is taken if
+    it is there. Each prompt is a speaker of its own.
+
+    Args:
+        path: the list.
+        limit: first N utterances; None for all.
+
+    Raises:
+        ValueError: no such file, no lines in it, or a line that has another form.
+    """
+
+    def __init__(self, path: str, limit: int | None = None) -> None:
+        self._file, self._limit = Path(path).expanduser(), checked_limit(limit)
+        if not self._file.is_file():
+            raise ValueError(f"path={path}: no such file")
+
+    @cached_property
+    def _utterances(self) -> list[Utterance]:
+        lines = [line for line in self._file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{self._file} holds no lines")
+        return [self._utterance(number, line.split("|")) for number, line in enumerate(lines[: self._limit], 1)]
+
+    def _utterance(self, number: int, fields: list[str]) -> Utterance:
+        where = f"{self._file} line {number}"
+        if len(fields) not in (4, 5):
+            raise ValueError(f"{where}: {len(fields)} fields; want id|prompt text|prompt audio|text[|recording]")
+        name, prompt_text, prompt, text = (field.strip() for field in fields[:4])
+        prompt_file = self._file.parent / prompt
+        if not prompt_file.is_file():
+            raise ValueError(f"{where}: the voice prompt {prompt_file} is missing")
+        recording = self._file.parent / (fields[4].strip() if len(fields) == 5 else f"wavs/{name}.wav")
+        return Utterance(
+            id=name,
+            text=text,
+            speaker=prompt_file.stem,
+            prompt_text=prompt_text,
+            load_prompt=partial(read, prompt_file),
+            load_reference=partial(read, recording) if recording.is_file() else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return iter(self._utterances)

@@ -1,0 +1,146 @@
+"""LibriTTS from parquet of the hub's schema and from folders as published, and Seed-TTS-eval's list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pcg.data.libritts import LibriTTS
+from pcg.data.libritts_local import LibriTTSLocal
+from pcg.data.seedtts import SeedTTS
+from pcg.data.voices import Clip, Voices
+from tests.shapes import make_libritts_folders, make_libritts_parquet, make_seedtts, recordings
+
+BOUNDS = [1.0, 20.0]
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_libritts_parquet(tmp_path_factory.mktemp("parquet")))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_libritts_folders(tmp_path_factory.mktemp("LibriTTS") / "test-clean"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cache")
+    datasets.disable_progress_bars()
+
+
+def test_both_layouts_yield_the_same_utterances(parquet: str, folders: str) -> None:
+    hub, local = LibriTTS(parquet, prompt_seconds=BOUNDS), LibriTTSLocal(folders, prompt_seconds=BOUNDS)
+    assert len(hub) == len(local) == 8
+    by_id = {u.id: u for u in hub}
+    originals = {r.id: r for r in recordings()}
+    for utterance in local:
+        other = by_id[utterance.id]
+        assert (other.text, other.speaker, other.prompt_text) == (
+            utterance.text, utterance.speaker, utterance.prompt_text,
+        )  # fmt: skip
+        assert utterance.text == originals[utterance.id].text
+        prompt, reference = utterance.load_prompt(), utterance.load_reference()
+        assert prompt.sample_rate == reference.sample_rate == 24_000
+        assert (prompt.samples == other.load_prompt().samples).all()
+        assert prompt.seconds != reference.seconds  # another utterance
+        said = [r for r in originals.values() if r.text == utterance.prompt_text]
+        assert [r.speaker for r in said] == [utterance.speaker]
+
+
+def test_prompts_do_not_depend_on_the_limit_but_on_the_seed(folders: str) -> None:
+    def prompts(**settings: object) -> list[str]:
+        return [u.prompt_text for u in LibriTTSLocal(folders, prompt_seconds=BOUNDS, **settings)]
+
+    assert prompts() == prompts()
+    assert prompts(limit=3) == prompts()[:3]
+    assert any(prompts(seed=seed) != prompts() for seed in (1, 2, 3))
+
+
+def test_streaming_reads_no_more_than_it_needs(parquet: str) -> None:
+    streamed = LibriTTS(parquet, streaming=True, limit=2, prompt_seconds=BOUNDS)
+    utterances = list(streamed)
+    assert [u.id for u in utterances] == [u.id for u in LibriTTS(parquet, limit=2, prompt_seconds=BOUNDS)]
+    assert len(streamed) == 2
+    assert len(streamed._clips) == 4  # two speakers by turns: each needs a second clip
+    assert utterances[0].load_prompt().seconds > 1
+    assert len(LibriTTS(parquet, streaming=True, prompt_seconds=BOUNDS)) == 8
+
+
+def test_bounds_are_kept_or_named(folders: str) -> None:
+    lengths = sorted(u.load_reference().seconds for u in LibriTTSLocal(folders, prompt_seconds=BOUNDS))
+    bounds = [lengths[1], lengths[-2]]
+    assert all(bounds[0] <= u.load_prompt().seconds <= bounds[1] for u in LibriTTSLocal(folders, None, bounds))
+    with pytest.raises(ValueError, match=r"speaker 1089 has no utterance of 0 to 0\.1 seconds.*widen"):
+        list(LibriTTSLocal(folders, prompt_seconds=[0, 0.1]))
+    with pytest.raises(ValueError, match="from 8 to 3 holds nothing"):
+        LibriTTSLocal(folders, prompt_seconds=[8, 3])
+    with pytest.raises(ValueError, match="two numbers"):
+        LibriTTSLocal(folders, prompt_seconds=[8])
+
+
+def test_no_audio_is_held_or_read_twice_for_its_length() -> None:
+    reads: list[str] = []
+    data = recordings(2)[0].audio
+
+    def clip(name: str) -> Clip:
+        return Clip(name, "s", name, lambda: reads.append(name) or data)
+
+    clips = [clip(f"c{i}") for i in range(6)]
+    voices = Voices(0.1, 60, 0)
+    list(voices.utterances(clips, None))
+    assert len(reads) <= 6
+    assert all(set(vars(c)) <= {"id", "speaker", "text", "read", "seconds"} for c in clips)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, folders: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        LibriTTSLocal(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="holds no <speaker>/<chapter>"):
+        list(LibriTTSLocal(str(tmp_path)))
+    with pytest.raises(ValueError, match="limit=0"):
+        LibriTTS(limit=0)
+    (tmp_path / "1" / "2").mkdir(parents=True)
+    (tmp_path / "1" / "2" / "1_2_3.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no text beside them, the first is .*1_2_3\.normalized\.txt"):
+        len(LibriTTSLocal(str(tmp_path)))
+
+    import datasets
+
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(FileNotFoundError, match=r"no route to host.*hf download.*libritts_local"):
+        len(LibriTTS())
+
+
+def test_seed_tts_list(tmp_path: Path) -> None:
+    path = make_seedtts(tmp_path / "en")
+    utterances = list(SeedTTS(str(path)))
+    assert len(utterances) == len(SeedTTS(str(path))) == 3
+    assert len(SeedTTS(str(path), limit=2)) == 2
+    first = utterances[0]
+    assert (first.text, first.prompt_text) == ("Say this.", recordings(1)[0].text)
+    assert first.load_prompt().sample_rate == 24_000
+    assert first.load_reference().seconds == first.load_prompt().seconds
+    (tmp_path / "en" / "wavs" / f"{first.id}.wav").unlink()
+    assert next(iter(SeedTTS(str(path)))).load_reference is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "holds no lines"),
+        ("a|b|c", "line 1: 3 fields"),
+        ("a|b|prompt-wavs/c.wav|d", r"line 1: the voice prompt .*c\.wav is missing"),
+    ],
+)
+def test_a_broken_list_is_named(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "meta.lst").write_text(line + "\n")
+    with pytest.raises(ValueError, match=message):
+        list(SeedTTS(str(tmp_path / "meta.lst")))
