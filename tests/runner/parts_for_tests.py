@@ -4,6 +4,7 @@ they satisfy the protocols, so the real loops and rules run on them."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,11 +94,20 @@ class Sentences:
     def __iter__(self) -> Iterator[Utterance]:
         for index in range(self._limit):
             text = f"sentence number {'poison' if index in self._poison else index}"
-            yield Utterance(f"u/{index}", text, "anna", "hello", load_prompt=prompt)
+            yield Utterance(f"u/{index}", text, "anna", "hello", prompt, functools.partial(recording, index))
 
 
 def prompt() -> Audio:
-    return Audio(np.repeat(np.array([3, 1, 2]) / AUDIO_TOKENS, 8).astype(np.float32), 16_000)
+    return _tones([3, 1, 2])
+
+
+def recording(index: int) -> Audio:
+    """Of ``5 + index`` tokens."""
+    return _tones([(3 * index + 5 * place) % AUDIO_TOKENS for place in range(5 + index)])
+
+
+def _tones(tokens: Sequence[int]) -> Audio:
+    return Audio(np.repeat(np.array(tokens) / AUDIO_TOKENS, 8).astype(np.float32), 16_000)
 
 
 class Loudness:

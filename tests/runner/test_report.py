@@ -45,7 +45,7 @@ def test_table_plots_and_paths(study: Path, capsys) -> None:
 
 def test_csv_holds_the_figures_of_result_json(study: Path) -> None:
     folder = report.show(study)
-    rows = {row["run_id"]: row for row in csv.DictReader((folder / "table.csv").open())}
+    rows = {row["run_id"]: row for row in csv.DictReader((folder / "table.csv").read_text().splitlines())}
     for result in read_study(study):
         row, values = rows[result.values["run_id"]], result.values
         assert float(row["acceptance.tau"]) == values["acceptance"]["tau"]

@@ -12,7 +12,7 @@ from pcg.runner.records import Records
 from pcg.runner.run import RunFailed, log_again, run_once
 from tests.runner.parts_for_tests import Recorder, calls
 
-TIMED = {"wall_seconds", "started", "speed"}
+TIMED = {"wall_seconds", "started", "speed", "git"}
 
 
 def figures(values: dict) -> dict:
