@@ -57,10 +57,12 @@ class Randomness:
     Attributes:
         seed: of the run.
         keys: one integer per row, from its utterance's id (``key_of``).
+        numbers: those of the first positions, where ``ahead`` has computed them; they are the same either way.
     """
 
     seed: int
     keys: Int[Tensor, "batch"]
+    numbers: Float[Tensor, "batch numbers"] | None = None
 
     @cached_property
     def _streams(self) -> Int[Tensor, "batch"]:
@@ -70,7 +72,7 @@ class Randomness:
     def uniform(
         self, positions: Int[Tensor, "batch *block"], purpose: Purpose | Int[Tensor, "..."], draws: int | None = None
     ) -> Float[Tensor, "..."]:
-        """Float64 numbers in [0, 1) of the shape of ``positions``; with ``draws`` one more, last, dimension.
+        """Float64 numbers of 52 bits in [0, 1) of the shape of ``positions``; with ``draws`` one more, last, dimension.
 
         ``purpose`` may be a tensor that broadcasts with ``positions``, so that one call serves several purposes.
         The first of several draws is the number that is given without ``draws``.
@@ -78,11 +80,21 @@ class Randomness:
         counters = positions * len(Purpose) + purpose
         if draws is not None:
             counters = counters.unsqueeze(-1) + torch.arange(draws, device=positions.device) * _DRAW
+        elif self.numbers is not None:
+            return self.numbers.gather(1, counters.reshape(len(counters), -1)).view_as(counters)
+        return self._hash(counters)
+
+    def _hash(self, counters: Int[Tensor, "batch *block"]) -> Float[Tensor, "batch *block"]:
         bits = _mix(self._streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
-        return _shift_right(bits, 11).to(torch.float64) * 2.0**-53
+        return _shift_right(bits, 12).to(torch.float64) * 2.0**-52
+
+    def ahead(self, positions: int) -> Randomness:
+        """The same numbers, those of the first ``positions`` positions at hand: a loop asks for a few at a time."""
+        counters = torch.arange(positions * len(Purpose), device=self.keys.device).expand(len(self.keys), -1)
+        return Randomness(self.seed, self.keys, self._hash(counters))
 
     def keep(self, rows: Int[Tensor, "kept"]) -> Randomness:
-        return Randomness(self.seed, self.keys[rows])
+        return Randomness(self.seed, self.keys[rows], None if self.numbers is None else self.numbers[rows])
 
 
 @dataclass(frozen=True)
@@ -147,13 +159,11 @@ def draw(weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch"
 def draw_several(
     weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch draws"]
 ) -> Int[Tensor, "*batch draws"]:
-    """As ``draw``, several independent indices a row."""
+    """As ``draw``, several independent indices a row. Where all weights are 0 it is the last index."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
-    total = cumulative[..., -1:].contiguous()
-    index = torch.searchsorted(cumulative, uniform * total, right=True)
-    # u * total may round up to total itself: stay at the last index of positive weight
-    last = torch.searchsorted(cumulative, total)
-    return torch.minimum(index, last)
+    # a number of 52 bits keeps u * total below the total, so the index found has positive weight
+    at = uniform * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, at, right=True).clamp_(max=weights.shape[-1] - 1)
 
 
 def as_keys(utterance_ids: Sequence[str], device: torch.device) -> Int[Tensor, "batch"]:

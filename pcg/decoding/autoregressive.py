@@ -46,9 +46,10 @@ def decode(
         last = target.token_ids(tokens).unsqueeze(1)
         active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens)).active
         if len(active) < len(rows.index):
-            rows.keep(active)
-            cache.keep(active)
-            last = last[active.to(last.device)]
+            kept = torch.tensor(active, dtype=torch.int64)
+            rows.keep(kept)
+            cache.keep(kept)
+            last = last[kept.to(last.device)]
     clock.pause()
     return [
         replace(generation, counts=plain_counts(generation), kinds=("plain",) * len(generation.tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import torch
 
@@ -19,8 +20,9 @@ class Clock:
         passes: how often each part was entered; of ``draft`` and ``target`` these are the model's passes.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
+        """``now``: the host's seconds; without effect on a GPU."""
+        self._cuda, self._now = device.type == "cuda", now
         self._marks: list[tuple[str | None, torch.cuda.Event]] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._part: str | None = None
@@ -41,7 +43,7 @@ class Clock:
             event.record()
             self._marks.append((part, event))
             return
-        now = time.perf_counter()
+        now = self._now()
         if self._part is not None:
             self._seconds[self._part] += now - self._since
         self._part, self._since = part, now

@@ -25,9 +25,9 @@ class Prompt:
 class Commit:
     """What became of a block of tokens, a value per active row."""
 
-    emitted: Int[Tensor, "batch"]  # tokens added, end-of-speech not counted
-    finished: Bool[Tensor, "batch"]  # end-of-speech was among them
-    active: Int[Tensor, "kept"]  # places of the rows that go on
+    emitted: list[int]  # tokens added, end-of-speech not counted
+    finished: list[bool]  # end-of-speech was among them
+    active: list[int]  # places of the rows that go on
 
 
 class Rows:
@@ -47,7 +47,9 @@ class Rows:
         max_tokens: int,
         sampling: Sampling,
         randomness: Randomness,
+        beyond: int = 0,
     ) -> None:
+        """``beyond``: positions after ``max_tokens`` that numbers are asked for."""
         if max_tokens < 1:
             raise ValueError(f"max_tokens={max_tokens}: 1 or more")
         device = randomness.keys.device
@@ -56,7 +58,7 @@ class Rows:
         self._finished = [False] * len(prompts)
         self.index = torch.arange(len(prompts))
         self.positions = torch.zeros(len(prompts), dtype=torch.int64, device=device)
-        self.randomness = randomness
+        self.randomness = randomness.ahead(max_tokens + beyond)
         self.seen: Bool[Tensor, "batch vocab"] | None = None
         if sampling.repetition_penalty != 1:
             self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
@@ -66,16 +68,16 @@ class Rows:
 
     def commit(self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"]) -> Commit:
         """Add the first ``count`` (at least 1) tokens of each row's block, up to end-of-speech or the maximum."""
-        rows = zip(self.index.tolist(), block.tolist(), count.tolist(), strict=True)
-        outcomes = [self._extend(row, tokens[:kept]) for row, tokens, kept in rows]
+        *blocks, counts = torch.cat([block, count.unsqueeze(1)], 1).T.tolist()  # the one wait for the device in a round
+        rows = zip(self.index.tolist(), zip(*blocks, strict=True), counts, strict=True)
+        emitted, finished, goes_on = zip(*(self._extend(row, tokens[:kept]) for row, tokens, kept in rows), strict=True)
         self.positions = self.positions + count  # rows that were cut leave
         if self.seen is not None:
             places = torch.arange(block.shape[1], device=block.device)
             self.seen = mark(self.seen, torch.where(places < count.unsqueeze(1), block, block[:, :1]))
-        emitted, finished, active = zip(*outcomes, strict=True)
-        return Commit(torch.tensor(emitted), torch.tensor(finished), torch.tensor(active).nonzero().squeeze(1))
+        return Commit(list(emitted), list(finished), [place for place, active in enumerate(goes_on) if active])
 
-    def _extend(self, row: int, tokens: list[int]) -> tuple[int, bool, bool]:
+    def _extend(self, row: int, tokens: Sequence[int]) -> tuple[int, bool, bool]:
         said = self._tokens[row]
         tokens = tokens[: self._max_tokens - len(said)]
         finished = self._end in tokens

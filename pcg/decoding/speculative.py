@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def speculative_decode(
     clock = clock or Clock(target.device)
     target_ids = [target.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
     draft_ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
-    rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness)
+    rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness, beyond=gamma)
     clock.enter("prefill")
     target_cache = target.prefill(target_ids, capacity=max(map(len, target_ids)) + max_tokens + gamma)
     draft_cache = draft.prefill(draft_ids, capacity=max(map(len, draft_ids)) + max_tokens + gamma)
@@ -59,39 +60,34 @@ def speculative_decode(
 
     while len(rows.index):
         draft_tokens, draft_probs, seen = propose(draft, last_two, draft_cache, gamma, sampling, rows, clock)
-        block = target.token_ids(draft_tokens)
+        block = torch.cat([last, target.token_ids(draft_tokens)], 1)
         clock.enter("target")
-        logits = target.step(torch.cat([last, block], 1), target_cache)
+        logits = target.step(block, target_cache)
         clock.enter("other")
         target_probs = sampling.probabilities(logits, seen)
         clock.enter("rule")
         verdict = rule.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
         clock.enter("other")
-        accepted = verdict.accepted.unsqueeze(1)
-        kept = torch.cat([draft_tokens, draft_tokens[:, :1]], 1).scatter(1, accepted, verdict.token.unsqueeze(1))
-        index, positions = rows.index, rows.positions
-        commit = rows.commit(kept, verdict.accepted + 1)
+
+        index, positions, count = rows.index, rows.positions, verdict.accepted + 1
+        said = F.pad(draft_tokens, (0, 1)).scatter_(1, verdict.accepted.unsqueeze(1), verdict.token.unsqueeze(1))
+        commit = rows.commit(said, count)
         if observer is not None:
             clock.pause()
-            observer(
-                Round(
-                    index, positions, draft_tokens, draft_probs, target_probs, verdict, commit.emitted, commit.finished
-                )
-            )
+            emitted, finished = torch.tensor(commit.emitted), torch.tensor(commit.finished)
+            observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, emitted, finished))
             clock.enter("other")
 
         rejected = gamma - verdict.accepted.cpu()
         for cache in (target_cache, draft_cache):
             cache.lengths = cache.lengths - rejected
         last = target.token_ids(verdict.token).unsqueeze(1)
-        said = torch.cat([last_two[:, 1:], draft.token_ids(kept)], 1)
-        last_two = said.gather(1, torch.cat([accepted, accepted + 1], 1))
+        last_two = torch.cat([last_two, draft.token_ids(said)], 1).gather(1, torch.stack([count, count + 1], 1))
         if len(commit.active) < len(index):
-            rows.keep(commit.active)
-            target_cache.keep(commit.active)
-            draft_cache.keep(commit.active)
-            on_device = commit.active.to(last.device)
-            last, last_two = last[on_device], last_two[on_device]
+            active = torch.tensor(commit.active, dtype=torch.int64)
+            for part in (rows, target_cache, draft_cache):
+                part.keep(active)
+            last, last_two = (ids[active.to(ids.device)] for ids in (last, last_two))
     clock.pause()
     return rows.generations()
 

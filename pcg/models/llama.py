@@ -79,7 +79,7 @@ class LlamaConfig:
         )
 
 
-def rope_table(config: LlamaConfig, device: torch.device) -> Complex[Tensor, "positions 1 half"]:
+def rope_table(config: LlamaConfig, device: torch.device) -> Complex[Tensor, "positions half"]:
     """cos + i sin of every position and frequency; with Llama 3's stretching of long wavelengths where asked for.
 
     Source: RoPE, arXiv 2104.09864; the stretching as published with Llama 3.1. Float32 throughout, as in transformers.
@@ -95,7 +95,7 @@ def rope_table(config: LlamaConfig, device: torch.device) -> Complex[Tensor, "po
     elif kind != "default":
         raise ValueError(f"rope_type={kind!r} in config.json: this Llama knows default and llama3")
     angles = torch.outer(torch.arange(config.positions, dtype=torch.float32), frequencies)
-    return torch.polar(torch.ones_like(angles), angles).unsqueeze(1).to(device)
+    return torch.polar(torch.ones_like(angles), angles).to(device)
 
 
 class LlamaCache:
@@ -107,8 +107,8 @@ class LlamaCache:
         self, config: LlamaConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         # zeros, because a masked NaN is still NaN
-        shape = (config.layers, batch, capacity, 2 * config.kv_heads, config.head_dim)
-        self.states: Float[Tensor, "layers batch capacity heads dim"] = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (config.layers, batch, 2 * config.kv_heads, capacity, config.head_dim)  # keys' heads, then values'
+        self.states: Float[Tensor, "layers batch heads capacity dim"] = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int64)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
@@ -120,11 +120,21 @@ class LlamaCache:
 class _Span:
     """Where one pass writes and what it may see, the same for every layer."""
 
-    where: tuple[Any, Any]  # rows and positions written
+    start: int
     end: int  # positions read
-    rope: Complex[Tensor, "..."]
-    mask: Float[Tensor, "..."] | None
-    causal: bool
+    positions: Int[Tensor, "batch new"] | None  # None where all rows write from ``start`` on
+    rope: Complex[Tensor, "*batch_1 new half"]
+    mask: Float[Tensor, "rows 1 new end"] | None = None
+    causal: bool = False
+
+    def write(
+        self, states: Float[Tensor, "batch heads capacity dim"], fresh: Float[Tensor, "batch heads new dim"]
+    ) -> None:
+        if self.positions is None:
+            states.narrow(2, self.start, fresh.shape[2]).copy_(fresh)
+        else:
+            rows = torch.arange(len(states), device=states.device).unsqueeze(1)
+            states[rows, :, self.positions] = fresh.transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -216,15 +226,16 @@ class Llama:
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x / torch.hypot(size, self._floor) * weight
 
-    def _attend(self, layer: _Layer, x: Tensor, states: Tensor, span: _Span) -> Float[Tensor, "batch new width"]:
+    def _attend(
+        self, layer: _Layer, x: Float[Tensor, "batch new width"], states: Float[Tensor, "..."], span: _Span
+    ) -> Float[Tensor, "batch new width"]:
         c, (batch, new, _) = self.config, x.shape
         # RoPE in float32 and in place: turns queries and keys, leaves values
-        qkv = layer.qkv(x).float().view(batch, new, -1, c.head_dim // 2, 2)
-        torch.view_as_complex(qkv[:, :, : c.heads + c.kv_heads]).mul_(span.rope)
-        qkv = qkv.to(self.dtype).view(batch, new, -1, c.head_dim)
-        states[span.where] = qkv[:, :, c.heads :]
-        queries = qkv[:, :, : c.heads].transpose(1, 2)
-        keys, values = states[:, : span.end].transpose(1, 2).split(c.kv_heads, 1)
+        qkv = layer.qkv(x).float().view(batch, new, -1, c.head_dim // 2, 2).transpose(1, 2)
+        torch.view_as_complex(qkv.narrow(1, 0, c.heads + c.kv_heads)).mul_(span.rope)
+        queries, fresh = qkv.flatten(3).to(self.dtype).split([c.heads, 2 * c.kv_heads], 1)
+        span.write(states, fresh)
+        keys, values = states.narrow(2, 0, span.end).split(c.kv_heads, 1)
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=span.mask, is_causal=span.causal, enable_gqa=c.heads != c.kv_heads
         )
@@ -233,25 +244,23 @@ class Llama:
     def _span(self, cache: LlamaCache, new: int) -> _Span:
         lengths = cache.lengths.tolist()
         start, end = min(lengths), max(lengths) + new
-        if end > cache.states.shape[2]:
-            raise ValueError(f"cache of {cache.states.shape[2]} positions is full: {end} asked for")
-        if start + new == end:  # all rows equally long: plain slices, no index tensors
-            where: tuple[Any, Any] = (slice(None), slice(start, end))
-            if new == 1 or start == 0:
-                return _Span(where, end, self.rope[start:end], None, causal=new > 1)
-            positions = torch.arange(start, end, device=self.device).unsqueeze(0)
-            rope = self.rope[start:end]
-        else:
-            positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
-            where = (torch.arange(len(lengths), device=self.device).unsqueeze(1), positions)
-            rope = self.rope[positions]
-        hidden = torch.arange(end, device=self.device) > positions[:, None, :, None]  # rows, heads, new, read
-        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
-        return _Span(where, end, rope, mask, causal=False)
+        if end > cache.states.shape[3]:
+            raise ValueError(f"cache of {cache.states.shape[3]} positions is full: {end} asked for")
+        if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
+            return _Span(start, end, None, self.rope[start:end], causal=new > 1)
+        positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
+        later = torch.arange(end, device=self.device) > positions[:, None, :, None]
+        mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf)
+        if start + new == end:
+            return _Span(start, end, None, self.rope[start:end], mask)
+        return _Span(start, end, positions, self.rope[positions].unsqueeze(1), mask)
 
 
 class LlamaLM:
     """A Llama that speaks: the ``TokenLM`` of ``pcg.interfaces``.
+
+    Attributes:
+        folder: where its weights lie.
 
     Args:
         path: a Hugging Face Llama folder, or ``bundled:NAME`` for one inside the package.
@@ -265,17 +274,19 @@ class LlamaLM:
         if head not in ("speech", "full"):
             raise ValueError(f"head={head!r}: speech or full")
         self.device, self.text = torch.device(device), text
-        self._checkpoint = Checkpoint(resolve_folder(path))
+        self.folder = resolve_folder(path)
+        self._checkpoint = Checkpoint(self.folder)
+        last = int(text.speech_ids.max())
+        if last >= self._checkpoint.config["vocab_size"]:
+            raise ValueError(
+                f"{path}: speech token id {last} is beyond its {self._checkpoint.config['vocab_size']} rows"
+            )
         rows = text.speech_ids if head == "speech" else None
         self.llama = Llama(self._checkpoint, dtype_of(dtype), self.device, rows)
         self.vocab_size = len(text.speech_ids)
         self.end = self.vocab_size - 1
         self._speech_ids = text.speech_ids.to(self.device)
         self._full_head = head == "full"
-        if int(text.speech_ids.max()) >= self.llama.config.vocab:
-            raise ValueError(
-                f"{path}: speech token id {int(text.speech_ids.max())} is beyond its {self.llama.config.vocab} rows"
-            )
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens).to(self.device)
@@ -300,7 +311,7 @@ class LlamaLM:
         return logits[..., self._speech_ids] if self._full_head else logits
 
     def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        return self._speech_ids[speech]
+        return self._speech_ids.take(speech)
 
     def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
         """Raises ValueError for a source other than ``input`` and ``output``."""
