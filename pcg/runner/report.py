@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pcg.runner import store
+from pcg.runner import bridge, store
 from pcg.runner.build import TARGET
 from pcg.runner.identity import theta
 from pcg.runner.plots import draw_plots
@@ -48,8 +48,18 @@ def show(study_folder: Path) -> Path:
     plots = draw_plots(results, labels(results), folder)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(rich_table(study_folder.name, header, rows))
+    _compare_with_predictions(console, study_folder, results, folder)
     _print_paths(console, results, folder, plots)
     return folder
+
+
+def _compare_with_predictions(console: Console, study_folder: Path, results: Sequence[Result], folder: Path) -> None:
+    """Where the study has been scored offline (``experiments/offline.py``), what it predicted beside what was run."""
+    header, rows = bridge.table(study_folder, labels(results), results)
+    if rows:
+        console.print(rich_table(f"{study_folder.name}, predicted offline and measured", header, rows))
+        write_atomically(folder / "offline_online.md", markdown(header, rows))
+        console.print(f"table   {folder}/offline_online.md", soft_wrap=True)
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:
