@@ -58,7 +58,8 @@ class BatchRunner:
             return self._run(index, utterances)
         except Exception as error:
             if len(utterances) == 1:
-                log.warning("utterance %s failed: %s", utterances[0].id, _reason(error), exc_info=True)
+                log.warning("utterance %s failed: %s", utterances[0].id, _reason(error))
+                log.debug("where utterance %s failed", utterances[0].id, exc_info=True)
                 return _failed(utterances[0], error)
         return _joined([self.run(index, [utterance]) for utterance in utterances])
 
