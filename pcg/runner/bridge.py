@@ -19,6 +19,7 @@ _PARTS = ("target", "draft", "codec")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 _FIGURES = ("alpha", "tau", "speed-up")
 Row = Mapping[str, Any]
+_Timed = tuple[float, int]  # decode seconds, tokens
 
 
 def table(study_folder: Path, labels: Sequence[str], results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -93,21 +94,19 @@ def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], 
     return [_text(gain * sum(positions) / sum(rounds)), _text(speed["speedup"]), _signed(difference)]
 
 
-def _seconds_by_batch(folder: Path) -> dict[int, tuple[tuple[float, int], tuple[float, int]]]:
-    """By batch, decode seconds and tokens of the rule and of the target alone; only batches that were timed so."""
+def _seconds_by_batch(folder: Path) -> dict[int, tuple[_Timed, _Timed]]:
+    """The rule and the target alone, by batch; only batches in which both were timed."""
     path = folder / "batches.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     return {
-        record["batch"]: tuple(
-            (
-                sum(spent for part, spent in record[f"{side}seconds"].items() if part != "prefill"),
-                record[f"{side}tokens"],
-            )
-            for side in ("", "baseline_")
-        )
+        record["batch"]: (_timed(record, ""), _timed(record, "baseline_"))
         for record in records
         if record["seconds"] and record["baseline_seconds"]
-    }  # type: ignore[return-value]
+    }
+
+
+def _timed(record: Mapping[str, Any], side: str) -> _Timed:
+    return sum(spent for part, spent in record[f"{side}seconds"].items() if part != "prefill"), record[f"{side}tokens"]
 
 
 def _text(value: float | None) -> str:

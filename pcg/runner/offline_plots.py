@@ -41,7 +41,7 @@ def _against_theta(curves: Mapping[str, Points]) -> Figure | None:
             points = sorted(points, key=lambda point: _theta(point) or 0.0)
             heights = [point["alpha"] for point in points]
             low, high = zip(*(point["alpha_ci95"] or (point["alpha"],) * 2 for point in points), strict=True)
-            places = [_theta(point) for point in points]
+            places: list[Any] = [_theta(point) for point in points]
             axes.plot(places, heights, label=curve, **style)
             axes.fill_between(places, low, high, color=style["color"], alpha=0.12, linewidth=0)
         elif len(points) == 1 and points[0]["groups"] is None:

@@ -52,7 +52,8 @@ def _panel(axes: Axes, name: str, curves: Mapping[str, Conditions]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     for curve, rows in curves.items():
         rows = sorted((row for row in rows if row[f"{name}_change"] is not None), key=lambda row: theta(row) or 0.0)
-        places, heights = [theta(row) for row in rows], [row[f"{name}_change"] for row in rows]
+        places: list[Any] = [theta(row) for row in rows]
+        heights = [row[f"{name}_change"] for row in rows]
         spans = [row[f"{name}_change_ci95"] or (height, height) for row, height in zip(rows, heights, strict=True)]
         below = [max(0.0, height - low) for height, (low, _) in zip(heights, spans, strict=True)]
         above = [max(0.0, high - height) for height, (_, high) in zip(heights, spans, strict=True)]
