@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
@@ -21,7 +21,7 @@ from pcg.sampling import Purpose, Randomness, draw, draw_several
 from pcg.types import Verdict
 
 SMALLEST = 1e-30  # group mass of the draft below which it has no say: a float32 ratio to it would overflow
-TRIALS = 16  # thinning draws at once; a row that keeps none of them takes the dense way
+TRIALS = 12, 120  # thinning draws at once; rows that keep none go on to the next stage, and last take the dense way
 
 
 @dataclass(frozen=True)
@@ -90,25 +90,37 @@ class PCG:
         target_end: Float[Tensor, "batch vocab"],
         at: Int[Tensor, "batch"],
         randomness: Randomness,
+        stage: int = 0,
     ) -> Int[Tensor, "batch"]:
-        """A token from the residual, by thinning; rows that were not rejected (draft all 0) get some token."""
-        trial, group, keep = randomness.uniform(at, Purpose.TRIAL, 3 * TRIALS).split(TRIALS, 1)
+        """A token from the residual; rows that were not rejected (draft all 0) get some token."""
+        if stage == len(TRIALS):
+            return draw(self._dense_residual(draft_end, target_end), randomness.uniform(at, Purpose.RECOVERED))
+        trials, used = TRIALS[stage], 3 * sum(TRIALS[:stage])
+        numbers = randomness.uniform(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
+        token, group, found = self._thin(draft_end, target_end, numbers.unflatten(1, (3, trials)))
+        if self.residual == "draft":
+            token = self._pick_by_draft(group, token, draft_end, randomness.uniform(at, Purpose.RECOVERED))
+        if not found.all():
+            left = (~found).nonzero().squeeze(1)
+            rows = draft_end[left], target_end[left], at[left], randomness.keep(left)
+            token[left] = self._recover(*rows, stage + 1)
+        return token
+
+    def _thin(
+        self,
+        draft_end: Float[Tensor, "batch vocab"],
+        target_end: Float[Tensor, "batch vocab"],
+        numbers: Float[Tensor, "batch 3 trials"],
+    ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
+        """The first pair of token and group that thinning keeps, and whether it keeps any."""
+        trial, group, keep = numbers.unbind(1)
         tokens = draw_several(target_end, trial)
         groups = self.groups.draw_group(tokens, group)
-        rows = [probs.unsqueeze(1).expand(-1, TRIALS, -1) for probs in (draft_end, target_end)]
+        rows = [probs.unsqueeze(1).expand(-1, tokens.shape[1], -1) for probs in (draft_end, target_end)]
         draft_mass, target_mass = self._masses(groups, *rows)
         kept = keep * target_mass < target_mass - draft_mass
-
         first = kept.byte().argmax(1, keepdim=True)
-        token = tokens.gather(1, first).squeeze(1)
-        if self.residual == "draft":
-            uniform = randomness.uniform(at, Purpose.RECOVERED)
-            token = self._pick_by_draft(groups.gather(1, first).squeeze(1), token, draft_end, uniform)
-        missed = (~kept.any(1)).nonzero().squeeze(1)
-        if len(missed):
-            uniform = randomness.keep(missed).uniform(at[missed], Purpose.RECOVERED)
-            token[missed] = draw(self._dense_residual(draft_end[missed], target_end[missed]), uniform)
-        return token
+        return tokens.gather(1, first).squeeze(1), groups.gather(1, first).squeeze(1), kept.any(1)
 
     def _pick_by_draft(
         self,
@@ -127,7 +139,7 @@ class PCG:
         self, draft_end: Float[Tensor, "batch vocab"], target_end: Float[Tensor, "batch vocab"]
     ) -> Float[Tensor, "batch vocab"]:
         """Weights of the recovered token over the vocabulary; the target where rounding leaves nothing."""
-        masses = self.groups.coarse(draft_end), self.groups.coarse(target_end)
+        masses = self.groups.coarse(torch.stack([draft_end, target_end]))
         recovered = self._recovered(draft_end, target_end, *masses)
         return torch.where((recovered > 0).any(1, keepdim=True), recovered, target_end)
 

@@ -64,10 +64,10 @@ def emit(
     Args:
         numbers: of the purposes recovered and bonus.
     """
-    bonus = (accepted == numbers.shape[1] - 1).long()
-    uniform = numbers[torch.arange(len(accepted), device=accepted.device), accepted, bonus]
-    weights = torch.where(weights.any(1, keepdim=True), weights, otherwise)
-    return Verdict(accepted, draw(weights, uniform))
+    gamma = numbers.shape[1] - 1
+    number = numbers.flatten(1).gather(1, (accepted * 2 + (accepted == gamma)).unsqueeze(1)).squeeze(1)
+    weights = torch.add(weights, otherwise, alpha=1e-20)  # below what float64 adds up, unless all else is 0
+    return Verdict(accepted, draw(weights, number))
 
 
 def residual(

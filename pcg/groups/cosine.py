@@ -15,7 +15,7 @@ from torch import Tensor
 from pcg.groups.similarity import BLOCK, Rows
 from pcg.groups.table import GroupTable
 
-MOST = 300_000_000  # memberships: a table of 1.2 GB, while .6 GB of hits are waiting to be put in order
+MOST = 200_000_000  # memberships: a table of .8 GB, while at most .7 GB of hits wait to be put in order
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,27 @@ class Cosine:
         return table
 
     def _hits(self, rows: Rows) -> dict[tuple[int, int], Int[Tensor, "hits"]]:
-        """Where each pair of blocks is similar, as ``row * BLOCK + column``: half of the relation, 4 bytes a hit."""
-        hits, found = {}, 0
+        """Where each pair of blocks is similar, as ``row * BLOCK + column``: half of the relation, 4 bytes a hit.
+
+        All hits lie in one store, whose pages are not taken before they are written: many small tensors between large
+        temporary ones would leave the heap in pieces, gigabytes of them.
+        """
+        store = torch.empty(min(MOST, len(rows) ** 2), dtype=torch.int32)
+        hits, end, found = {}, 0, 0
         for i, j, similarity in rows.pairs(f"cosine groups, theta {self.theta:g}"):
             similar = similarity > self.theta
             if i == j:
                 similar.fill_diagonal_(True)  # rounding, or a row of zeros
             row, column = similar.cpu().nonzero().unbind(1)
-            hits[i, j] = (row * BLOCK + column).to(torch.int32)
             found += len(row) * (1 if i == j else 2)
             if found > MOST:
                 raise ValueError(
                     f"cosine: theta={self.theta:g} makes a table of over {MOST:,} memberships, "
                     f"{MOST // len(rows):,} a token and more: raise theta{'' if self.center else ', or set center'}"
                 )
+            hits[i, j] = store[end : end + len(row)]
+            hits[i, j].copy_(row * BLOCK + column)
+            end += len(row)
         return hits
 
 
