@@ -21,7 +21,7 @@ from torch import Tensor
 class Purpose(IntEnum):
     """What a random number is for; numbers of different purposes are independent."""
 
-    TOKEN = 0  # a model's own draw: the draft's proposal, or a token of plain decoding
+    TOKEN = 0  # a model's own draw: a token of plain decoding, or draw i of a round's start for its draft i
     ACCEPT = 1  # the acceptance test of a drafted token
     GROUP = 2  # the group of a token
     RECOVERED = 3  # the token after a rejection

@@ -103,10 +103,10 @@ def propose(
 ) -> tuple[Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Bool[Tensor, "batch gamma+1 vocab"] | None]:
     """Draft ``gamma`` tokens: the tokens, the distribution each was drawn from, and what was seen before each.
 
-    The token at position i is drawn with the number (position i, ``TOKEN``), whichever round proposes it.
+    Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
+    draft that it did not keep, so a later round must not draw that position with the same number.
     """
-    steps = torch.arange(gamma, device=rows.positions.device)
-    uniform = rows.randomness.uniform(rows.positions.unsqueeze(1) + steps, Purpose.TOKEN)
+    uniform = rows.randomness.uniform(rows.positions, Purpose.TOKEN, draws=gamma)
     ids, tokens, probs, seen = last_two, [], [], [rows.seen]
     for step in range(gamma):
         clock.enter("draft")

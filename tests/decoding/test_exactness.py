@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pcg.acceptance.block import Block
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
@@ -108,3 +109,21 @@ def test_a_draft_equal_to_the_target_is_always_right(gamma: int) -> None:
     for seen in rounds:
         torch.testing.assert_close(seen.draft_probs, seen.target_probs[:, :gamma])
         assert (seen.verdict.accepted == gamma).all()
+
+
+def test_block_verification_has_the_targets_law_over_rounds() -> None:
+    """It looks at drafts behind the one it rejects. Drawn again with the same numbers they give a chi-square of 179."""
+    target, draft, sampling, rows = MarkovLM.random(3, seed=2), MarkovLM.random(3, seed=12), Sampling(), 80_000
+    for model in (target, draft):
+        model.table[..., -1] = -3.0  # seldom ends: many rounds
+    law = sequence_law(target, sampling, 5, VOICE)
+    said = speculative_decode(
+        target, draft, Block(), prompts(rows), gamma=3, sampling=sampling, max_tokens=5, randomness=keys(rows)
+    )
+    found = Counter((*each.tokens.tolist(), target.end)[: 5 if not each.finished else None] for each in said)
+    expected = torch.tensor([rows * probability for probability in law.values()])
+    counts = torch.tensor([float(found[sequence]) for sequence in law])
+    often = expected > 5
+    freedom = int(often.sum()) - 1
+    chi_square = ((counts - expected) ** 2 / expected)[often].sum()
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
