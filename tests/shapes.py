@@ -191,3 +191,58 @@ def make_seedtts(folder: Path, count: int = 3) -> Path:
         lines.append(f"{recording.id}-x|{recording.text}|prompt-wavs/common_voice_en_{recording.id}.wav|Say this.")
     (folder / "meta.lst").write_text("\n".join(lines) + "\n")
     return folder / "meta.lst"
+
+
+def make_whisper(folder: Path, seed: int = 0) -> Path:
+    """A multilingual Whisper of tiny random layers, with a processor and the generation config that go with it."""
+    from tokenizers import pre_tokenizers
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+        WhisperTokenizer,
+    )  # fmt: skip
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = [
+        "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+        "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>", *(f"<|{i * 0.02:.2f}|>" for i in range(1501)),
+    ]  # fmt: skip
+    tokenizer = WhisperTokenizer(vocab={word: i for i, word in enumerate([*letters, special[0]])}, merges=[])
+    tokenizer.add_tokens(special[1:], special_tokens=True)
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_target_positions=448,
+        decoder_start_token_id=ids["<|startoftranscript|>"], eos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"], bos_token_id=ids["<|endoftext|>"], begin_suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        is_multilingual=True, lang_to_id={"<|en|>": ids["<|en|>"], "<|de|>": ids["<|de|>"]},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+        no_timestamps_token_id=ids["<|notimestamps|>"], decoder_start_token_id=ids["<|startoftranscript|>"],
+        eos_token_id=ids["<|endoftext|>"], pad_token_id=ids["<|endoftext|>"], max_initial_timestamp_index=50,
+        prev_sot_token_id=ids["<|startofprev|>"], max_length=24, return_timestamps=False,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_wavlm(folder: Path, seed: int = 0) -> Path:
+    """A WavLM with an x-vector head, of tiny random layers."""
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
+
+    config = WavLMConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, tdnn_dim=(16,) * 5, xvector_output_dim=16,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    WavLMForXVector(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
+    return folder

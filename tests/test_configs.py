@@ -19,7 +19,13 @@ from pcg.runner.validate import check, problems_of_node
 
 CONF = Path(cli.CONF)
 # Choices that leave a key to the user, and a value that will do.
-NEEDS = {("dataset", "texts"): {"path": "README.md"}}
+NEEDS = {
+    ("dataset", "texts"): {"path": "README.md"},
+    ("dataset", "libritts_local"): {"path": "tests"},
+    ("dataset", "seedtts"): {"path": "README.md"},
+    ("target", "hf"): {"path": "some/folder"},
+    ("draft", "hf"): {"path": "some/folder"},
+}
 ROOTS = {path.stem for path in CONF.glob("*.yaml")}
 
 

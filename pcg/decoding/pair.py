@@ -14,5 +14,20 @@ def check_compatible(draft: TokenLM, target: TokenLM) -> None:
         )
     if draft.end != target.end:
         raise ValueError(f"end-of-speech is speech token {draft.end} in the draft, {target.end} in the target")
+    _check_names(draft, target)
     if draft.device != target.device:
         raise ValueError(f"the draft is on {draft.device}, the target on {target.device}: put both on one device")
+
+
+def _check_names(draft: TokenLM, target: TokenLM) -> None:
+    """Speech tokens must have the same names and ids; a model without a tokenizer has none to compare."""
+    sides = [getattr(model, "text", None) for model in (draft, target)]
+    if not all(hasattr(side, "speech_names") for side in sides):
+        return
+    known = [zip(side.speech_names, side.speech_ids.tolist(), strict=True) for side in sides]  # type: ignore[union-attr]
+    for index, (in_draft, in_target) in enumerate(zip(*known, strict=True)):
+        if in_draft != in_target:
+            raise ValueError(
+                f"speech token {index} is {in_draft[0]} with id {in_draft[1]} in the draft, {in_target[0]} with id "
+                f"{in_target[1]} in the target: both must be of one family"
+            )

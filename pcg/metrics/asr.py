@@ -39,7 +39,8 @@ class WordErrors:
     (``normalise``); characters count spaces. Empty audio is an empty transcript: every word is deleted.
 
     Args:
-        recogniser: 16 kHz float32 samples -> what they say.
+        recogniser: 16 kHz float32 samples -> what they say. One that has ``many`` is given all clips at once, one
+            that has ``prepare`` is told to fetch its model before a run decodes anything.
         suffix: appended to every column and figure, to tell two recognisers apart ("_pocketsphinx").
 
     Raises:
@@ -56,13 +57,22 @@ class WordErrors:
             f"cer{suffix}": (f"char_errors{suffix}", f"chars{suffix}"),
         }
 
-    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
-        return [self._score(samples_of(a), u.text) for a, u in zip(audio, utterances, strict=True)]
+    def prepare(self) -> None:
+        getattr(self._recogniser, "prepare", lambda: None)()
 
-    def _score(self, samples: np.ndarray, text: str) -> dict[str, float | str]:
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+        transcripts = self._transcripts([samples_of(clip) for clip in audio])
+        return [self._score(heard, said.text) for heard, said in zip(transcripts, utterances, strict=True)]
+
+    def _transcripts(self, clips: Sequence[np.ndarray]) -> list[str]:
+        heard = [clip for clip in clips if len(clip)]
+        many = getattr(self._recogniser, "many", lambda clips: map(self._recogniser, clips))
+        transcripts = iter(many(heard))
+        return [next(transcripts) if len(clip) else "" for clip in clips]
+
+    def _score(self, transcript: str, text: str) -> dict[str, float | str]:
         import jiwer
 
-        transcript = self._recogniser(samples) if len(samples) else ""
         reference, hypothesis = normalise(text), normalise(transcript)
         columns: dict[str, float | str] = {
             "transcript": transcript,

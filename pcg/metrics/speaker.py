@@ -97,7 +97,7 @@ class SpeakerSimilarity:
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
         with one_torch_thread():
             return [
-                {"speaker_similarity": self._similarity(samples_of(a), _voice(u))}
+                {"speaker_similarity": self._similarity(samples_of(a), voice_of(u))}
                 for a, u in zip(audio, utterances, strict=True)
             ]
 
@@ -107,7 +107,7 @@ class SpeakerSimilarity:
         return float(encoder().embed(samples) @ encoder().embed(samples_of(voice)))
 
 
-def _voice(utterance: Utterance) -> Audio:
+def voice_of(utterance: Utterance) -> Audio:
     load = utterance.load_prompt or utterance.load_reference
     if load is None:
         raise ValueError(

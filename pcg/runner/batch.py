@@ -77,7 +77,9 @@ class BatchRunner:
         audio, scores = self._speak_and_score(prompts, own.generations)
         baseline_scores: list[Scores] = [{} for _ in prompts]
         if alone is not None:
-            _, baseline_scores = self._speak_and_score(prompts, alone.generations)
+            baseline_audio, baseline_scores = self._speak_and_score(prompts, alone.generations)
+            for item, clip in zip(prompts, baseline_audio, strict=True):
+                write_wav(self.folder / baseline_wav_name(item.utterance), clip)
         for item, clip in zip(prompts, audio, strict=True):
             write_wav(self.folder / wav_name(item.utterance), clip)
         rows = [
@@ -119,10 +121,20 @@ def wav_name(utterance: Utterance) -> str:
     return f"audio/{''.join(c if c.isalnum() or c in '-_.' else '_' for c in utterance.id)}.wav"
 
 
+def baseline_wav_name(utterance: Utterance) -> str:
+    """Where the target alone is heard saying it; there is no such file where it was not decoded."""
+    return f"baseline_{wav_name(utterance)}"
+
+
 def write_wav(path: Path, audio: Audio) -> None:
     """16-bit PCM."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, to_pcm(audio), audio.sample_rate, subtype="PCM_16")
+
+
+def read_wav(path: Path) -> Audio:
+    samples, sample_rate = soundfile.read(path, dtype="float32")
+    return Audio(samples, sample_rate)
 
 
 def _row(

@@ -62,13 +62,18 @@ class Kept:
         """The object that ``make`` makes, or the one made before for an equal ``key`` (plain values)."""
         name = json.dumps(key, sort_keys=True)
         self._keys[role] = name
-        self._objects = {held: made for held, made in self._objects.items() if held in self._keys.values()}
+        self._let_go()
         if name not in self._objects:
             self._objects[name] = make()
         return self._objects[name]
 
-    def drop(self, role: str) -> None:
-        self._keys.pop(role, None)
+    def drop(self, *roles: str) -> None:
+        for role in roles:
+            self._keys.pop(role, None)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._objects = {held: made for held, made in self._objects.items() if held in self._keys.values()}
 
 
 def is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:

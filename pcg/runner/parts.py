@@ -44,7 +44,7 @@ def load(run: Mapping[str, Any]) -> Parts:
     device = torch.device(run["device"])
     target = _kept_part("target", run["target"], device=device)
     codec = _kept_part("codec", run["codec"], device=device)
-    draft = _kept_part("draft", run["draft"], device=device) if run["draft"] else None
+    draft = _kept_part("draft", run["draft"], device=device, vocab_size=target.vocab_size) if run["draft"] else None
     _same_vocabulary(target, draft, codec)
     return Parts(
         target=target,
@@ -52,9 +52,24 @@ def load(run: Mapping[str, Any]) -> Parts:
         rule=_rule(run, target, draft, codec) if draft is not None else None,
         codec=codec,
         dataset=_kept_part("dataset", run["dataset"]),
-        metrics={name: _kept_part(f"metrics.{name}", node) for name, node in run["metrics"].items()},
+        metrics=load_metrics(run["metrics"]),
         device=device,
     )
+
+
+def load_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:
+    """Metrics by name. What one must fetch is fetched now, since a run of hours should not fail at its first score."""
+    metrics = {name: _kept_part(f"metrics.{name}", node) for name, node in nodes.items()}
+    for metric in metrics.values():
+        getattr(metric, "prepare", lambda: None)()
+    return metrics
+
+
+def release_models() -> None:
+    """Let go of the models, so that what is loaded next has their memory."""
+    _kept.drop("target", "draft", "codec", "groups")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _kept_part(role: str, node: Mapping[str, Any], **supplied: Any) -> Any:

@@ -39,6 +39,12 @@ class Records:
         self.lines.append(dict(record))
 
 
+def latest(records: Records) -> list[dict[str, Any]]:
+    """One record a batch, in the dataset's order: a batch with failures may have been done again."""
+    newest = {line["batch"]: line for line in records.lines}
+    return [newest[index] for index in sorted(newest)]
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None

@@ -94,7 +94,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         "acceptance": _acceptance(rows),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma),
         "distortion": {key: _per(rows, "sums", key, "tested").value for key in ("tv", "kl")},
-        "quality": _quality(rows, ratios),
+        "quality": quality(rows, ratios),
     }
 
 
@@ -160,17 +160,17 @@ def _ideal_speedup(records: Sequence[Record], rows: Sequence[Row], gamma: int) -
     return tau * alone / (gamma * draft + target)
 
 
-def _quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:
+def quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:
     """Figures of the run's audio and of the target's alone, over the utterances that were scored."""
-    quality: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for prefix, scores in (("", "scores"), ("baseline_", "baseline_scores")):
         scored = [row[scores] for row in rows if row[scores]]
         for name, (top, bottom) in ratios.items():
             if prefix and not scored:
                 continue  # the target was not decoded alone
             found = ratio([row[top] for row in scored], bottom and [row[bottom] for row in scored])
-            quality |= _with_interval(prefix + name, found)
-    return quality
+            figures |= _with_interval(prefix + name, found)
+    return figures
 
 
 def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:

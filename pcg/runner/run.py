@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from pcg.interfaces import Metric
-from pcg.runner import environment, parts, store
+from pcg.runner import environment, parts, rescore, store
 from pcg.runner.batch import BatchRunner
 from pcg.runner.build import build, is_built
 from pcg.runner.identity import canonical, label, method, run_id
 from pcg.runner.progress import LiveView
-from pcg.runner.records import Records, write_atomically
-from pcg.runner.result import SCHEMA, Ratios, summarise
+from pcg.runner.records import Records, latest, write_atomically
+from pcg.runner.result import SCHEMA, summarise
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.settings import Decoding, Settings
 from pcg.runner.validate import check
@@ -76,10 +76,21 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     began = time.perf_counter()
     records = Records(folder / "batches.jsonl")
     composed = parts.load(run)
-    environment.start_memory(composed.device)
-    work = BatchRunner(composed, Decoding(**settings.decoding), settings.seed, _memo, run["metrics"], folder)
-    _decode_all(work, records, settings, label(run), began)
-    lines = _latest(records)
+    metrics, dataset, device = composed.metrics, composed.dataset, composed.device
+    environment.start_memory(device)
+    after = (settings.metrics or {}).get("when") == "after"
+    decoding = Decoding(**settings.decoding)
+    composed = replace(composed, metrics={}) if after else composed
+    _decode_all(
+        BatchRunner(composed, decoding, settings.seed, _memo, run["metrics"], folder),
+        records, settings, label(run), began,
+    )  # fmt: skip
+    peak_memory = environment.peak_memory_bytes(device)
+    lines = latest(records)
+    if after:
+        del composed
+        parts.release_models()
+        lines = rescore.scored(folder, lines, metrics, run["metrics"], dataset, _memo)
     values = {
         "schema": SCHEMA,
         "run_id": folder.name,
@@ -90,12 +101,12 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         "config": run,
         "git": environment.git(),
         "versions": environment.versions(),
-        "device": environment.device_name(composed.device),
+        "device": environment.device_name(device),
         "started": records.lines[0]["at"],
         "wall_seconds": sum(line["wall"] for line in records.lines),
-        **summarise(run, lines, _ratios(composed.metrics)),
+        **summarise(run, lines, rescore.ratios_of(metrics)),
     }
-    values["speed"]["peak_memory_bytes"] = environment.peak_memory_bytes(composed.device)
+    values["speed"]["peak_memory_bytes"] = peak_memory
     result = store.write(folder, values, lines)
     log.info("%s", store.one_line(result))
     _tell_logger(settings.logger, result, store.utterance_rows(lines))
@@ -125,7 +136,7 @@ def _decode_all(work: BatchRunner, records: Records, settings: Settings, name: s
                 raise RunFailed(_summary(records.lines, settings.max_failures))
             if interrupted.is_set():
                 raise KeyboardInterrupt
-    if all(_failures(line) == len(line["rows"]) for line in _latest(records)):
+    if all(_failures(line) == len(line["rows"]) for line in latest(records)):
         raise RunFailed(_summary(records.lines, settings.max_failures))
 
 
@@ -147,21 +158,11 @@ def _failures(record: Mapping[str, Any]) -> int:
     return sum(row["error"] is not None for row in record["rows"])
 
 
-def _latest(records: Records) -> list[dict[str, Any]]:
-    """One record a batch, in the dataset's order: a batch with failures may have been done again."""
-    latest = {line["batch"]: line for line in records.lines}
-    return [latest[index] for index in sorted(latest)]
-
-
 def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
-    latest = {line["batch"]: line for line in lines}
-    failed = [row for line in latest.values() for row in line["rows"] if row["error"] is not None]
+    newest = {line["batch"]: line for line in lines}
+    failed = [row for line in newest.values() for row in line["rows"] if row["error"] is not None]
     listed = "".join(f"\n  - {row['utterance']}: {row['error']}" for row in failed[:10])
     return f"{len(failed)} utterance(s) failed (max_failures={allowed}):{listed}"
-
-
-def _ratios(metrics: Mapping[str, Metric]) -> Ratios:
-    return {name: columns for metric in metrics.values() for name, columns in metric.ratios.items()}
 
 
 def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from pcg.sampling import Sampling
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
 SUPPLIED: Mapping[str, frozenset[str]] = {
     "target": frozenset({"device"}),
-    "draft": frozenset({"device"}),
+    "draft": frozenset({"device", "vocab_size"}),
     "codec": frozenset({"device"}),
 }
 # Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
@@ -53,11 +53,19 @@ def check(config: Mapping[str, Any]) -> Settings:
             problems += problems_of_node(node, role)
         elif not optional:
             problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
-    for name, node in metric_nodes(config.get("metrics")).items():
-        problems += problems_of_node(node, f"metrics.{name}")
+    problems += problems_of_metrics(config.get("metrics"))
     if problems:
         raise ConfigError(problems)
     return Settings(**config)
+
+
+def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
+    """What is wrong with the ``metrics`` group: ``when``, and a node for each metric."""
+    when = (metrics or {}).get("when", "inline")
+    problems = [] if when in ("inline", "after") else [f"metrics.when={when!r}: inline or after"]
+    for name, node in metric_nodes(metrics).items():
+        problems += problems_of_node(node, f"metrics.{name}")
+    return problems
 
 
 def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

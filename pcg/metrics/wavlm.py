@@ -1,0 +1,74 @@
+"""Speaker similarity by WavLM x-vectors (Chen et al. 2021, arXiv 2110.13900) through transformers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcg.metrics.parts import SAMPLE_RATE, device_of, require, samples_of
+from pcg.metrics.speaker import voice_of
+from pcg.models.checkpoint import Checkpoint, resolve_folder
+from pcg.types import Audio, Utterance
+
+_SHORTEST = SAMPLE_RATE // 2  # what its time-delay layers need to see
+
+
+@functools.cache
+def _load(path: str, device: str) -> tuple[Any, Any]:
+    """Feature extractor and model, once a process."""
+    from transformers import AutoFeatureExtractor, WavLMForXVector
+
+    folder = resolve_folder(path)
+    Checkpoint(folder)  # refuses pickles and broken files, by name
+    model = WavLMForXVector.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True), model.eval().to(device_of(device))
+
+
+class WavLMSimilarity:
+    """Cosine between the x-vectors of the generated audio and of the voice prompt.
+
+    Unit: cosine. Range: -1 to 1. Direction: higher is more alike. Without a prompt the reference recording stands
+    in. Empty audio scores -1, the bottom of the scale, so that an utterance that failed still counts. One clip a
+    pass, because padding would change the vectors; clips shorter than half a second are padded to it.
+
+    Loaded at the first score, once a process.
+
+    Args:
+        path: a hub id, or a folder.
+        device: auto (the GPU if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        MissingPart: transformers is not installed.
+    """
+
+    ratios: Mapping[str, tuple[str, str | None]] = {"speaker_similarity": ("speaker_similarity", None)}
+
+    def __init__(self, path: str, device: str = "auto") -> None:
+        require("transformers", "speaker similarity")
+        self._path, self._device = path, device
+
+    def prepare(self) -> None:
+        """Raises FileNotFoundError where the model is neither here nor to be had."""
+        resolve_folder(self._path)
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+        return [
+            {"speaker_similarity": self._similarity(samples_of(clip), voice_of(utterance))}
+            for clip, utterance in zip(audio, utterances, strict=True)
+        ]
+
+    def _similarity(self, samples: np.ndarray, voice: Audio) -> float:
+        if not len(samples):
+            return -1.0
+        return torch.cosine_similarity(self._embed(samples), self._embed(samples_of(voice)), dim=0).item()
+
+    @torch.inference_mode()
+    def _embed(self, samples: np.ndarray) -> torch.Tensor:
+        extractor, model = _load(self._path, self._device)
+        samples = np.pad(samples, (0, max(0, _SHORTEST - len(samples))))
+        inputs = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values
+        return model(inputs.to(model.device)).embeddings[0]

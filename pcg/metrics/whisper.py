@@ -1,0 +1,81 @@
+"""Whisper (Radford et al. 2022, arXiv 2212.04356) through transformers: the recogniser of published WERs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcg.metrics.parts import SAMPLE_RATE, device_of, require
+from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+
+_WINDOW = 30 * SAMPLE_RATE  # what Whisper hears at once
+
+
+@functools.cache
+def _load(folder: str, dtype: str, device: str) -> tuple[Any, Any]:
+    """Processor and model, once a process."""
+    from transformers import AutoProcessor, WhisperForConditionalGeneration
+
+    Checkpoint(resolve_folder(folder))  # refuses pickles and broken files, by name
+    processor = AutoProcessor.from_pretrained(resolve_folder(folder), local_files_only=True)
+    model = WhisperForConditionalGeneration.from_pretrained(
+        resolve_folder(folder), dtype=dtype_of(dtype), local_files_only=True
+    )
+    return processor, model.eval().to(device_of(device))
+
+
+class Whisper:
+    """Transcribes English, greedily, without timestamps; clips of at most 30 s in batches, longer ones by themselves.
+
+    Loaded at the first transcription, once a process.
+
+    Args:
+        path: a hub id, or a folder.
+        dtype: float32, bfloat16 or float16.
+        device: auto (the GPU if there is one), cpu, cuda or cuda:N.
+        batch_size: clips transcribed together.
+
+    Raises:
+        MissingPart: transformers is not installed.
+    """
+
+    def __init__(self, path: str, dtype: str = "float32", device: str = "auto", batch_size: int = 16) -> None:
+        require("transformers", "Whisper")
+        self._path, self._dtype, self._device, self._batch_size = path, dtype, device, batch_size
+
+    def prepare(self) -> None:
+        """Raises FileNotFoundError where the model is neither here nor to be had."""
+        resolve_folder(self._path)
+
+    def __call__(self, samples: np.ndarray) -> str:
+        return self.many([samples])[0]
+
+    def many(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """What each clip of 16 kHz samples says."""
+        transcripts = [""] * len(clips)
+        short = [index for index, clip in enumerate(clips) if len(clip) <= _WINDOW]
+        batches = [short[i : i + self._batch_size] for i in range(0, len(short), self._batch_size)]
+        batches += [[index] for index, clip in enumerate(clips) if len(clip) > _WINDOW]
+        for batch in batches:
+            for index, transcript in zip(batch, self._transcribe([clips[i] for i in batch]), strict=True):
+                transcripts[index] = transcript.strip()
+        return transcripts
+
+    @torch.inference_mode()
+    def _transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+        processor, model = _load(self._path, self._dtype, self._device)
+        beyond = len(clips[0]) > _WINDOW  # then it goes from window to window by the timestamps that it predicts
+        inputs = processor(
+            list(clips), sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True,
+            **({"truncation": False, "padding": "longest"} if beyond else {}),
+        )  # fmt: skip
+        told = {"language": "en", "task": "transcribe"} if model.generation_config.is_multilingual else {}
+        ids = model.generate(
+            inputs.input_features.to(model.device, model.dtype), attention_mask=inputs.attention_mask.to(model.device),
+            do_sample=False, num_beams=1, return_timestamps=beyond, **told,
+        )  # fmt: skip
+        return processor.batch_decode(ids, skip_special_tokens=True)

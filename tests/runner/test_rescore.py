@@ -1,0 +1,113 @@
+"""Metrics after decoding, and anew on a finished run's audio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcg.runner import parts, rescore, run, store
+from pcg.runner.validate import ConfigError
+from tests.runner.parts_for_tests import calls
+
+Config = Callable[..., dict[str, Any]]
+
+
+def anew(folder: str, **metric: Any) -> dict[str, Any]:
+    node = {"_target_": "pcg.tiny.Loudness", **metric}
+    return {"run": folder, "metrics": {"loudness": node}, "device": "cpu", "threads": 1}
+
+
+def test_after_gives_the_figures_of_inline(config: Config) -> None:
+    inline = run.run_once(config())
+    assert calls["clips"] == 12  # the run's and the target's
+    after = run.run_once(config(**{"study": "after", "metrics.when": "after"}))
+    assert after.values["run_id"] == inline.values["run_id"]  # when they are scored decides no figure
+    for key, value in inline.values["quality"].items():
+        assert after.values["quality"][key] == pytest.approx(value, abs=1e-3), key  # 16-bit audio
+    rows = [store.read_utterances(Path(result.folder)) for result in (inline, after)]
+    assert [row["mos"] for row in rows[0]] == pytest.approx([row["mos"] for row in rows[1]], abs=1e-3)
+    assert rows[0][0].keys() == rows[1][0].keys()
+
+
+def test_the_models_are_let_go_before_metrics_run(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    score = run.rescore.scored
+
+    def watched(*arguments: Any) -> Any:
+        held.append(sum(type(thing).__name__ in ("Bigram", "Tones") for thing in parts._kept._objects.values()))
+        return score(*arguments)
+
+    monkeypatch.setattr(run.rescore, "scored", watched)
+    run.run_once(config(**{"metrics.when": "after"}))
+    assert held == [0]
+
+
+def test_a_killed_scoring_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescore, "_TOGETHER", 2)
+    append, appended = rescore.Records.append, []
+
+    def dies(self: Any, record: Any) -> None:
+        if self.path.name.startswith("scores-"):
+            if len(appended) == 3:
+                raise KeyboardInterrupt
+            appended.append(record["utterance"])
+        append(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rescore.Records, "append", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run.run_once(config(**{"metrics.when": "after"}))
+    models = calls["models"]
+    monkeypatch.setattr(run, "_memo", run.ScoreMemo())
+    calls["clips"] = 0
+    result = run.run_once(config(**{"metrics.when": "after"}))
+    assert calls["clips"] == 6  # three utterances, both ways
+    assert calls["models"] == models + 2
+    assert result.values["quality"]["mos"] is not None
+
+
+def test_a_finished_run_is_scored_anew_without_decoding(config: Config) -> None:
+    result = run.run_once(config())
+    before, calls["models"] = (Path(result.folder) / "result.json").read_bytes(), 0
+    path = rescore.rescore(anew(result.folder, offset=1.0))
+    document = json.loads(path.read_text())
+    assert calls["models"] == 0
+    for key in ("mos", "baseline_mos"):
+        assert document["quality"][key] == pytest.approx(result.values["quality"][key] + 1, abs=1e-3)
+    assert document["quality"]["wer"] == pytest.approx(result.values["quality"]["wer"])
+    assert document["run_id"] == result.values["run_id"]
+    assert document["metrics"]["loudness"]["offset"] == 1.0
+    assert (Path(result.folder) / "result.json").read_bytes() == before
+    calls["clips"] = 0
+    assert rescore.rescore(anew(result.folder, offset=1.0)) == path
+    assert calls["clips"] == 0  # known
+
+
+def test_a_failed_utterance_is_not_scored(config: Config) -> None:
+    result = run.run_once(config(**{"dataset.poison": [1], "metrics.when": "after"}))
+    assert len(result.values["failures"]) == 1
+    assert result.values["quality"]["mos"] is not None
+
+
+def test_what_is_gone_is_named(config: Config) -> None:
+    result = run.run_once(config())
+    next(Path(result.folder).glob("audio/*0.wav")).unlink()
+    with pytest.raises(ValueError, match=r"1 audio file\(s\) of the run are gone, the first is audio/u_0\.wav"):
+        rescore.rescore(anew(result.folder))
+    with pytest.raises(ValueError, match="no finished run there"):
+        rescore.rescore(anew(str(Path(result.folder).parent)))
+
+
+def test_a_wrong_config_is_named_at_once(config: Config, tmp_path: Path) -> None:
+    wrong = {**anew(str(tmp_path), ofset=1.0), "threads": 0}
+    with pytest.raises(ConfigError) as caught:
+        rescore.check(wrong)
+    assert [problem.split(";")[0].split(":")[0] for problem in caught.value.problems] == [
+        "threads=0", "metrics.loudness.ofset", f"run={tmp_path}",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"metrics\.when='later': inline or after"):
+        run.run_once(config(**{"metrics.when": "later"}))
