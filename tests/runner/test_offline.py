@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pcg.acceptance.exact import Exact
-from pcg.runner import offline, offline_plots, predictions
+from pcg.runner import cli, offline, offline_plots, predictions
 from pcg.runner.parts import embeddings_of
 from pcg.runner.points import rules_of, settings_and_points
 from pcg.runner.renewal import rounds_along
@@ -228,3 +228,11 @@ def test_a_dataset_without_recordings_is_an_error(asked, monkeypatch) -> None:
     monkeypatch.setattr(Sentences, "__iter__", lambda self: iter(utterances))
     with pytest.raises(ValueError, match="'u/0' has no reference recording"):
         offline.study(asked())
+
+
+def test_the_command_line_is_checked() -> None:
+    cli.check_command_line(
+        "offline", ["only=[exact,pcg]", "thetas=[0.3,0.45]", "rules.pcg.groups.center=true"], offline.check
+    )
+    with pytest.raises(ConfigError, match=r"(?s)rules\.ssd: ssd: beta=-1\.5.*rules\.pcg\.groups: .*theta=2\.5"):
+        cli.check_command_line("offline", ["thetas=[2.5]", "grids.ssd.beta=[-1.5]"], offline.check)

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from pcg.groups.table import GroupTable
-from pcg.runner import substitute, substitute_plots
+from pcg.runner import cli, substitute, substitute_plots
 from pcg.runner.validate import ConfigError
 from pcg.sampling import Randomness
 from tests.runner.parts_for_tests import Sentences, Tones
@@ -118,3 +118,9 @@ def test_the_study_is_deterministic(asked) -> None:
 def test_mistakes_are_named(asked) -> None:
     with pytest.raises(ConfigError, match=r"(?s)share=1\.5.*rules\.exact: has no groups"):
         substitute.check(asked(share=1.5, rules={"exact": RULES["exact"]}, grids={}))
+
+
+def test_the_command_line_is_checked() -> None:
+    cli.check_command_line("substitute", ["thetas=[0.3]", "share=0.914"], substitute.check)
+    with pytest.raises(ConfigError, match=r"only\.knn: no such rule"):
+        cli.check_command_line("substitute", ["only=[knn]"], substitute.check)
