@@ -25,6 +25,8 @@ NEEDS = {
     ("dataset", "seedtts"): {"path": "README.md"},
     ("target", "hf"): {"path": "some/folder"},
     ("draft", "hf"): {"path": "some/folder"},
+    ("target", "transformers"): {"path": "some/folder"},
+    ("draft", "transformers"): {"path": "some/folder"},
 }
 ROOTS = {path.stem for path in CONF.glob("*.yaml")}
 

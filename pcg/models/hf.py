@@ -1,0 +1,126 @@
+"""Any causal language model of transformers, with its own cache, through the same protocol.
+
+Slower than ``pcg.models.llama``: every pass goes through transformers' modelling code, the whole output head is
+computed, and tokens that were rolled back in one row but not in another stay in the cache, masked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.llama import TextSide
+from pcg.types import Utterance
+
+
+class HfCache:
+    """Transformers' cache, in which every pass adds a column to all rows, and which columns count for which row.
+
+    A row's tokens are its valid columns, in order; positions count those. Where ``lengths`` was set lower, the last
+    valid columns of the row are made invalid at the next pass, and columns that no row needs are cut off the end.
+    """
+
+    lengths: Int[Tensor, "batch"]
+
+    def __init__(self, batch: int, device: torch.device) -> None:
+        from transformers import DynamicCache
+
+        self.past = DynamicCache()
+        self.valid: Bool[Tensor, "batch columns"] = torch.zeros(batch, 0, dtype=torch.bool, device=device)
+        self.lengths = torch.zeros(batch, dtype=torch.int64)
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self.past.batch_select_indices(rows.to(self.valid.device))
+        self.valid, self.lengths = self.valid[rows.to(self.valid.device)], self.lengths[rows.cpu()]
+
+    def roll_back(self) -> None:
+        """Bring the columns in line with ``lengths``."""
+        self.valid = self.valid & (self.valid.cumsum(1) <= self.lengths.to(self.valid.device).unsqueeze(1))
+        used = self.valid.any(0).nonzero()
+        unused = self.valid.shape[1] - (int(used[-1]) + 1 if len(used) else 0)
+        if unused:
+            self.past.crop(-unused)
+            self.valid = self.valid[:, : self.valid.shape[1] - unused]
+
+    def append(self, new: Bool[Tensor, "batch new"]) -> None:
+        self.valid = torch.cat([self.valid, new], 1)
+        self.lengths = self.valid.sum(1).cpu()
+
+
+class HfLM:
+    """An ``AutoModelForCausalLM`` that speaks: the ``TokenLM`` of ``pcg.interfaces``.
+
+    It must tell positions by ``position_ids`` (as those with rotary embeddings do) and attend to its whole past.
+    Code that comes with a checkpoint is never run.
+
+    Args:
+        path: a Hugging Face folder, or a hub id.
+        text: how this model writes text and speech.
+        dtype: float32, bfloat16 or float16.
+        device: a torch device.
+
+    Raises:
+        ValueError: the model attends to a window of its past only, or has fewer rows than the text side has ids.
+    """
+
+    def __init__(self, path: str, text: TextSide, dtype: str, device: str | torch.device) -> None:
+        from transformers import AutoModelForCausalLM
+
+        folder = resolve_folder(path)
+        config = Checkpoint(folder).config  # refuses pickles and broken files, by name
+        if config.get("sliding_window") and config.get("use_sliding_window", True):
+            raise ValueError(f"{path}: attends to a window of {config['sliding_window']} tokens only")
+        self.device, self.text = torch.device(device), text
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
+        self._model.eval().requires_grad_(False).to(self.device)
+        self.vocab_size = len(text.speech_ids)
+        self.end = self.vocab_size - 1
+        self._speech_ids = text.speech_ids.to(self.device)
+        rows = self._model.get_input_embeddings().num_embeddings
+        if int(text.speech_ids.max()) >= rows:
+            raise ValueError(f"{path}: speech token id {int(text.speech_ids.max())} is beyond its {rows} rows")
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
+        return self.text.prompt(utterance, prompt_tokens).to(self.device)
+
+    def prefill(self, prompts: Sequence[Int[Tensor, "_"]], capacity: int) -> HfCache:
+        """``capacity`` is not needed: the cache grows."""
+        cache = HfCache(len(prompts), self.device)
+        ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
+        lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
+        if ids.shape[1]:
+            self._forward(ids, torch.arange(ids.shape[1], device=self.device) < lengths.unsqueeze(1), cache)
+        return cache
+
+    def step(self, tokens: Int[Tensor, "batch new"], cache: HfCache) -> Float[Tensor, "batch new vocab"]:
+        cache.roll_back()
+        return self._forward(tokens, torch.ones_like(tokens, dtype=torch.bool), cache)[..., self._speech_ids].float()
+
+    @torch.inference_mode()
+    def _forward(
+        self, ids: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"], cache: HfCache
+    ) -> Float[Tensor, "batch new rows"]:
+        """Append ``ids``, of which those that are not ``real`` are padding."""
+        positions = cache.lengths.to(self.device).unsqueeze(1) + real.cumsum(1) - 1
+        cache.append(real)
+        output: Any = self._model(
+            input_ids=ids, attention_mask=cache.valid.long(), position_ids=positions.clamp(min=0),
+            past_key_values=cache.past, use_cache=True,
+        )  # fmt: skip
+        return output.logits
+
+    def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return self._speech_ids.take(speech)
+
+    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
+        """Raises ValueError for a source other than ``input`` and ``output``."""
+        tables = {"input": self._model.get_input_embeddings, "output": self._model.get_output_embeddings}
+        if source not in tables:
+            raise ValueError(f"embedding source {source!r}: input or output")
+        return tables[source]().weight.detach()[self._speech_ids].float()

@@ -1,0 +1,97 @@
+"""A draft without a model: n-grams over the speech tokens that the row itself has said so far.
+
+Prompt lookup (Saxena 2023) copies the longest match; this gives a whole distribution instead, so that every
+acceptance rule applies: counts interpolated by Witten and Bell (1991), method C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pcg.types import Utterance
+
+
+class NGramCache:
+    """The tokens of each row; what lies beyond a row's length is forgotten."""
+
+    lengths: Int[Tensor, "batch"]
+
+    def __init__(self, batch: int, capacity: int) -> None:
+        self.tokens = torch.zeros(batch, capacity, dtype=torch.int64)
+        self.lengths = torch.zeros(batch, dtype=torch.int64)
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self.tokens, self.lengths = self.tokens[rows.cpu()], self.lengths[rows.cpu()]
+
+
+class NGram:
+    """``pcg.interfaces.TokenLM`` whose own ids are the speech vocabulary, and one more that fills what is not there.
+
+    ``p_n(t) = (count(context t) + kinds * p_{n-1}(t)) / (count(context) + kinds)``, ``kinds`` being how many
+    different tokens have followed the context; the shortest order is uniform. Runs on the CPU, on the history of
+    each row, the voice prompt's tokens included.
+
+    Args:
+        order: longest n-gram; its last token is the one predicted.
+        vocab_size: audio tokens and end-of-speech; the runner gives the target's.
+        device: where logits go.
+
+    Raises:
+        ValueError: an order below 1.
+    """
+
+    def __init__(self, vocab_size: int, device: str | torch.device = "cpu", order: int = 4) -> None:
+        if order < 1:
+            raise ValueError(f"order={order}: 1 or more")
+        self.vocab_size, self.end, self.device = vocab_size, vocab_size - 1, torch.device(device)
+        self._order = order
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
+        """The voice prompt's tokens after two fillers, because the loop takes a prompt's last two ids."""
+        fill = torch.full((2,), self.vocab_size)
+        return fill if prompt_tokens is None else torch.cat([fill, prompt_tokens.cpu()])
+
+    def prefill(self, prompts: Sequence[Int[Tensor, "_"]], capacity: int) -> NGramCache:
+        cache = NGramCache(len(prompts), capacity)
+        for row, prompt in zip(cache.tokens, prompts, strict=True):
+            row[: len(prompt) - 1] = prompt[:-1]
+        cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        return cache
+
+    def step(self, tokens: Int[Tensor, "batch new"], cache: NGramCache) -> Float[Tensor, "batch new vocab"]:
+        """Logarithms of the probabilities."""
+        new = tokens.shape[1]
+        cache.tokens.scatter_(1, cache.lengths.unsqueeze(1) + torch.arange(new), tokens.cpu())
+        logits = torch.stack(
+            [
+                torch.stack([self._next(row[: length + i + 1]) for i in range(new)])
+                for row, length in zip(cache.tokens, cache.lengths.tolist(), strict=True)
+            ]
+        ).log()
+        cache.lengths = cache.lengths + new
+        return logits.to(self.device)
+
+    def _next(self, history: Int[Tensor, "length"]) -> Float[Tensor, "vocab"]:
+        probs = torch.full((self.vocab_size,), 1 / self.vocab_size)
+        for context in range(min(self._order, len(history))):
+            # a place where the last ``context`` tokens have stood before, and what followed
+            windows = history.unfold(0, context + 1, 1)
+            alike = (windows[:, :context] == history[len(history) - context :]).all(1)
+            followers = windows[alike, -1]
+            counts = torch.bincount(followers[followers < self.vocab_size], minlength=self.vocab_size)
+            kinds, total = int((counts > 0).sum()), int(counts.sum())
+            if total == 0:  # not seen, so no longer context has been either
+                break
+            probs = (counts + kinds * probs) / (total + kinds)
+        return probs
+
+    def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        return speech
+
+    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
+        """Raises ValueError: there is no table."""
+        raise ValueError(f"draft=ngram has no {source} table: take the groups' source from the target or the codec")

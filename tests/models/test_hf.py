@@ -1,0 +1,84 @@
+"""transformers' models through our protocol give what our own Llama gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcg.models.hf import HfLM
+from pcg.models.llama import LlamaLM
+from pcg.models.llasa import Llasa
+from pcg.types import Utterance
+from tests.shapes import make_llasa, save_llasa_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llasa(tmp_path_factory.mktemp("llasa"), tied=False)
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> tuple[LlamaLM, HfLM]:
+    text = Llasa(str(folder))
+    return LlamaLM(str(folder), text, "float32", "cpu", "speech"), HfLM(str(folder), text, "float32", "cpu")
+
+
+def speech(*rows: list[int]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+def test_equals_our_llama_wherever_rows_roll_back(pair: tuple[LlamaLM, HfLM]) -> None:
+    texts = ("One.", "A longer one than that.", "Two.")
+    prompts = [[m.prompt(Utterance("u", text), torch.tensor([i, 2])) for i, text in enumerate(texts)] for m in pair]
+    caches = [m.prefill(p, 400) for m, p in zip(pair, prompts, strict=True)]
+
+    def both(tokens: torch.Tensor) -> None:
+        ours, theirs = (m.step(m.token_ids(tokens), cache) for m, cache in zip(pair, caches, strict=True))
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+        assert torch.equal(caches[0].lengths, caches[1].lengths)
+
+    first = torch.stack([p[-1:] for p in prompts[0]])
+    torch.testing.assert_close(*(m.step(first, c) for m, c in zip(pair, caches, strict=True)), rtol=0, atol=1e-4)
+    both(speech([1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]))
+    for cache in caches:
+        cache.lengths = cache.lengths - torch.tensor([0, 3, 1])
+    both(speech([13], [14], [15]))
+    for cache in caches:
+        cache.lengths = cache.lengths - torch.tensor([2, 1, 2])
+    both(speech([20, 21], [22, 23], [24, 25]))
+    for cache in caches:
+        cache.keep(torch.tensor([2, 0]))
+        cache.lengths = cache.lengths - 1
+    both(speech([30, 31], [32, 33]))
+    for source in ("input", "output"):
+        assert torch.equal(pair[1].embeddings(source), pair[0].embeddings(source))
+
+
+def test_one_row_never_grows_by_what_was_rolled_back(pair: tuple[LlamaLM, HfLM]) -> None:
+    model = pair[1]
+    prompt = model.prompt(Utterance("u", "One."), None)
+    cache = model.prefill([prompt], 400)
+    for _ in range(3):
+        model.step(model.token_ids(speech([1, 2, 3, 4])), cache)
+        cache.lengths = cache.lengths - 4
+    model.step(prompt[None, -1:], cache)
+    assert cache.valid.shape[1] == len(prompt)
+
+
+def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    save_llasa_tokenizer(tmp_path, 4, 300)
+    MistralForCausalLM(
+        MistralConfig(vocab_size=372, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                      num_key_value_heads=2, sliding_window=32)
+    ).save_pretrained(tmp_path)  # fmt: skip
+    with pytest.raises(ValueError, match="a window of 32 tokens"):
+        HfLM(str(tmp_path), Llasa(str(tmp_path)), "float32", "cpu")
+    save_llasa_tokenizer(tmp_path / "more", 500, 300)
+    with pytest.raises(ValueError, match="is beyond its 372 rows"):
+        HfLM(str(folder), Llasa(str(tmp_path / "more")), "float32", "cpu")
+    with pytest.raises(ValueError, match="input or output"):
+        HfLM(str(folder), Llasa(str(folder)), "float32", "cpu").embeddings("codec")
