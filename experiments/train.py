@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from pcg.runner import cli
+from pcg.runner.build import build
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
 def main(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
-    instantiate(config.trainer, _convert_="all").run()
+    build(cli.plain(config)["trainer"]).run()
 
 
 if __name__ == "__main__":
