@@ -18,10 +18,12 @@ from typing import Any
 import lightning as L
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from pcg.codecs.fsq import FSQ
+from pcg.models.checkpoint import read_json, resolve_folder
 from pcg.training.audio import shards
 from pcg.training.codec import schedule
 from pcg.training.fit import fit, resumed_at
@@ -245,6 +247,27 @@ class SpeechLM(L.LightningModule):
         if self.trained % 50 == 0:
             self.log_dict({"loss": loss.detach(), "guidance": guidance.detach()})
 
+    def start_from(self, folder: str, phonemes: dict[str, int]) -> None:
+        """Take the weights of an exported folder: the free vectors take the whole rows, the digits' start at zero.
+
+        Raises:
+            ValueError: the folder has other token ids or other sizes.
+        """
+        place = resolve_folder(folder)
+        if read_json(place / "tokens.json")["phonemes"] != phonemes:
+            raise ValueError(f"{place}: its phoneme ids are not those of this token corpus")
+        state = load_file(place / "model.safetensors")
+        for table, name in ((self.table, "model.embed_tokens.weight"), (self.head, "lm_head.weight")):
+            rows = state[name].float()
+            with torch.no_grad():
+                table.by_digit.zero_()
+                table.other.copy_(rows[:AUDIO_OFFSET])
+                table.free.copy_(rows[AUDIO_OFFSET:])
+        try:
+            self.llama.load_state_dict({name: value.float() for name, value in state.items()})
+        except RuntimeError as error:
+            raise ValueError(f"{place} does not fit trainer.llama: {error}") from error
+
     def export(self, folder: Path, phonemes: dict[str, int]) -> None:
         """Write a plain Hugging Face Llama folder in float16, with ``tokens.json``."""
         state = {k: v.detach().half().cpu().contiguous() for k, v in self.llama.state_dict().items()}
@@ -267,6 +290,7 @@ class LMTrainer:
     Args:
         tokens: folder of the token corpus.
         out: model folder to write; its checkpoint lies beside it and is resumed from.
+        start: model folder (``bundled:NAME`` for one inside the package) to train further; None starts anew.
         llama: arguments of transformers' LlamaConfig, less the vocabulary.
         levels: FSQ levels of the codec.
         guide: ``guide_layer``, ``guide`` and ``guide_width`` of SpeechLM.
@@ -276,6 +300,7 @@ class LMTrainer:
 
     tokens: str
     out: str
+    start: str | None
     llama: dict[str, Any]
     levels: list[int]
     guide: dict[str, Any]
@@ -296,6 +321,8 @@ class LMTrainer:
             raise ValueError(f"{len(letters)} phoneme characters do not fit under id {AUDIO_OFFSET}")
         phonemes = {c: 1 + len(MARKERS) + i for i, c in enumerate(letters)}
         module = SpeechLM(self.llama, self.levels, steps=self.steps, learning_rate=self.learning_rate, **self.guide)
+        if self.start is not None:
+            module.start_from(self.start, phonemes)
         log.info("%s: %.1f M parameters", Path(self.out).name, sum(p.numel() for p in module.llama.parameters()) / 1e6)
         data = Batches(speakers, phonemes, self.batch_tokens, self.single, self.seed + resumed_at(self.out))
         fit(

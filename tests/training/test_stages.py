@@ -51,7 +51,13 @@ def codec_stage(work: Path, steps: int) -> CodecTrainer:
 def lm_stage(work: Path, steps: int) -> LMTrainer:
     guide = {"guide_layer": 0, "guide": 0.3, "guide_width": 3.0}
     sizes = {"steps": steps, "batch_tokens": 1500, "single": 0.5, "learning_rate": 1e-3}
-    where = {"tokens": str(work / "tokens"), "out": str(work / "draft"), "llama": LLAMA, "levels": [4, 4]}
+    where = {
+        "tokens": str(work / "tokens"),
+        "out": str(work / "draft"),
+        "start": None,
+        "llama": LLAMA,
+        "levels": [4, 4],
+    }
     return LMTrainer(
         **where, guide=guide, **sizes, seed=0, accelerator="cpu", precision="32-true", checkpoint_every=100
     )
@@ -129,6 +135,22 @@ def test_token_and_language_model_stages(work):
         theirs = model(ids).logits
     speech = [*range(AUDIO_OFFSET, AUDIO_OFFSET + 16), MARKERS["speech_end"]]
     torch.testing.assert_close(theirs[..., speech], ours, atol=2e-3, rtol=2e-3)  # float16 weights
+
+
+def test_an_exported_model_can_be_trained_further(tmp_path):
+    phonemes = {"a": 5}
+    first, second = (SpeechLM(LLAMA, [4, 4], 0, 0.3, 3.0, 3, 1e-3) for _ in range(2))
+    first.export(tmp_path / "model", phonemes)
+    second.start_from(str(tmp_path / "model"), phonemes)
+    ids = torch.tensor([[1, 5, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5]])
+    with torch.no_grad():
+        want, got = (m.hidden(ids) @ m._speech_head().T for m in (first, second))
+    torch.testing.assert_close(got, want, atol=2e-3, rtol=2e-3)  # float16 weights
+    with pytest.raises(ValueError, match="phoneme ids"):
+        second.start_from(str(tmp_path / "model"), {"b": 5})
+    wide = SpeechLM(LLAMA | {"intermediate_size": 48}, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
+    with pytest.raises(ValueError, match="does not fit"):
+        wide.start_from(str(tmp_path / "model"), phonemes)
 
 
 def test_joined_utterances_and_their_centres():
