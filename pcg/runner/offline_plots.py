@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, pyplot
 from matplotlib.figure import Figure
 
 from pcg.runner.identity import theta
@@ -14,6 +14,7 @@ from pcg.runner.plots import axes_of, save
 
 Points = Sequence[Mapping[str, Any]]
 _MARKERS = "osD^v<>PX*hpd"
+_COLORS = [*colormaps["tab10"].colors, *colormaps["tab20"].colors[1::2]]
 
 
 def draw(points: Points, folder: Path) -> list[Path]:
@@ -45,20 +46,30 @@ def _against_theta(curves: Mapping[str, Points]) -> Figure | None:
             axes.plot(places, heights, label=curve, **style)
             axes.fill_between(places, low, high, color=style["color"], alpha=0.12, linewidth=0)
         elif len(points) == 1 and points[0]["groups"] is None:
-            axes.axhline(points[0]["alpha"], label=curve, color=style["color"], linestyle="--", linewidth=0.9)
+            axes.axhline(
+                points[0]["alpha"],
+                label=curve,
+                color=style["color"],
+                linestyle="--",
+                linewidth=0.9,
+                zorder=style["zorder"],
+            )
     axes.legend(fontsize=8)
     return figure
 
 
-def _frontier(curves: Mapping[str, Points]) -> Figure | None:
-    """Up and to the left is better. A law's distance from the target is read along x, what it buys along y."""
-    figure, axes = axes_of("total variation between the rule's law and the target", "expected alpha")
-    for curve, points in curves.items():
-        placed = sorted((point["tv"], point["alpha"]) for point in points if point["tv"] is not None)
-        if placed:
-            axes.plot(*zip(*placed, strict=True), label=curve, **_style(curves, curve))
-    axes.set_xlim(left=-0.01)
-    axes.legend(fontsize=7, ncols=2)
+def _frontier(curves: Mapping[str, Points]) -> Figure:
+    """Up and to the left is better: what a rule's distance from the target buys, by two distances."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.8), sharey=True, layout="constrained")
+    for axes, distance, words in zip(panels, ("tv", "kl"), ("total variation", "KL in nats"), strict=True):
+        axes.set(xlabel=f"{words}, law of the rule from the target")
+        axes.grid(alpha=0.3)
+        for curve, points in curves.items():
+            placed = [(point[distance], point["alpha"]) for point in points if point[distance] is not None]
+            if placed:
+                axes.plot(*zip(*placed, strict=True), label=curve, **_style(curves, curve))
+    panels[0].set(ylabel="expected alpha")
+    panels[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -70,8 +81,10 @@ def _style(curves: Mapping[str, Points], curve: str) -> dict[str, Any]:
     index = list(curves).index(curve)
     control = "like" in (curves[curve][0]["grouping"].get("groups") or {})  # random groups like those of a builder
     return {
-        "color": colormaps["tab20"](index % 20),
+        "color": _COLORS[index % len(_COLORS)],
+        "zorder": 3 - index / 100,  # where curves fall together the first is seen
         "marker": _MARKERS[index % len(_MARKERS)],
         "markersize": 4,
         "linestyle": ":" if control else "-",
+        "linewidth": 1.2,
     }

@@ -147,6 +147,8 @@ def test_figures_equal_the_closed_forms(asked) -> None:
         assert points["exact"]["tau"][gamma - 1] == pytest.approx(sum(map(len, kept)) / rounds, rel=1e-6)
     assert points["exact"]["alpha"] <= points["pcg theta=0.6"]["alpha"] <= points["pcg theta=0.0"]["alpha"]
     assert points["pcg theta=0.0"]["groups"]["mean_size"] == points["pcg_random theta=0.0"]["groups"]["mean_size"]
+    for point in points.values():  # no rule keeps more than exact without straying from the target's law
+        assert point["alpha"] <= alpha + point["tv"] + 1e-6
     low, high = points["exact"]["alpha_ci95"]
     assert low < points["exact"]["alpha"] < high
 
