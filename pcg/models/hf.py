@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.footprint import footprint
 from pcg.models.llama import TextSide
 from pcg.types import Utterance
 
@@ -68,6 +69,8 @@ class HfLM:
     Raises:
         ValueError: the model attends to a window of its past only, or has fewer rows than the text side has ids.
     """
+
+    footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
 
     def __init__(self, path: str, text: TextSide, dtype: str, device: str | torch.device) -> None:
         from transformers import AutoModelForCausalLM

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.footprint import footprint
 from pcg.models.linear import Linear, linear
 from pcg.types import Utterance
 
@@ -269,6 +270,8 @@ class LlamaLM:
         device: a torch device.
         head: ``speech`` computes logits of the speech vocabulary only; ``full`` computes all, then takes those.
     """
+
+    footprint = staticmethod(footprint)  # what it will take, before it is there
 
     def __init__(self, path: str, text: TextSide, dtype: str, device: str | torch.device, head: str) -> None:
         if head not in ("speech", "full"):

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import pcg
+from pcg.runner import plan
 from pcg.runner.run import run_once
 from pcg.runner.validate import ConfigError, nearest
 from pcg.runner.validate import check as check_run
@@ -50,7 +51,10 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
 
 
 def execute(config: DictConfig) -> None:
-    """Do one run of a command; stopped, it goes on where it was."""
+    """Do one run of a command, or print its plan; stopped, a run goes on where it was."""
+    if config.dry:
+        carry_out(lambda: plan.show(plain(config)))
+        return
     carry_out(lambda: run_once(plain(config), HydraConfig.get().overrides.task), "the same command goes on from here")
 
 

@@ -14,7 +14,7 @@ from pcg.runner.settings import pick_device
 from pcg.runner.validate import metric_nodes
 
 # Where results go and who is told: no part of what is measured.
-_ASIDE = ("paths", "logger", "study", "max_failures")
+_ASIDE = ("paths", "logger", "study", "max_failures", "dry", "plan")
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:

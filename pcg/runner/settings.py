@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +48,41 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """As its maker states it: bytes, bytes a second, dense bfloat16 operations a second."""
+
+    memory: int
+    bandwidth: float
+    operations: float
+
+
+GPUS = {
+    "h200": Gpu(141_000_000_000, 4.8e12, 989e12),
+    "h100": Gpu(80_000_000_000, 3.35e12, 989e12),  # SXM
+    "a100": Gpu(80_000_000_000, 2.039e12, 312e12),  # SXM, 80 GB
+    "l40s": Gpu(48_000_000_000, 0.864e12, 362e12),
+    "rtx4090": Gpu(24_000_000_000, 1.008e12, 165e12),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ``plan`` group, read where ``dry`` is true (``pcg.runner.plan``)."""
+
+    gpu: str = "h100"
+    alpha: float = 0.6
+    group_size: int = 141
+    prompt_tokens: int = 500
+
+    RANGES: ClassVar[Ranges] = {
+        "gpu": (lambda value: value in GPUS, f"one of {', '.join(GPUS)}"),
+        "alpha": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+        "group_size": _FROM_1,
+        "prompt_tokens": _FROM_0,
+    }
+
+
+@dataclass(frozen=True)
 class Paths:
     outputs: str
 
@@ -70,6 +105,8 @@ class Settings:
     decoding: dict[str, Any]
     metrics: dict[str, Any] | None
     logger: dict[str, Any] | None
+    dry: bool = False
+    plan: dict[str, Any] = field(default_factory=dict)
 
     RANGES: ClassVar[Ranges] = {
         "study": (

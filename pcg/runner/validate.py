@@ -17,7 +17,7 @@ from typing import Any
 
 from pcg.groups.table import GroupTable
 from pcg.runner.build import TARGET, build, constructor, is_built
-from pcg.runner.settings import Decoding, Paths, Settings, out_of_range
+from pcg.runner.settings import Decoding, Paths, Plan, Settings, out_of_range
 from pcg.sampling import Sampling
 
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
@@ -126,6 +126,7 @@ def _problems_of_settings(config: Mapping[str, Any]) -> list[str]:
         (Settings, config, ""),
         (Paths, config.get("paths") or {}, "paths"),
         (Decoding, config.get("decoding") or {}, "decoding"),
+        (Plan, config.get("plan") or {}, "plan"),
     ):
         wrong = _wrong_arguments(part, given, path)
         good = {key: value for key, value in given.items() if key not in wrong}

@@ -1,0 +1,95 @@
+"""What a Llama takes and moves, from its config.json alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcg.models import hub
+from pcg.models.checkpoint import dtype_of, read_json, resolve_folder
+
+_LLAMA_3 = {
+    "model_type": "llama", "vocab_size": 193_800, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+}  # fmt: skip
+# The published shapes, for a plan where no folder is at hand (cards of Llama 3.1 8B, 3.2 3B and 1B; LLaSA's rows).
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "HKUSTAudio/Llasa-8B": _LLAMA_3 | {
+        "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32,
+        "tie_word_embeddings": False,
+    },
+    "HKUSTAudio/Llasa-3B": _LLAMA_3 | {
+        "num_hidden_layers": 28, "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24,
+        "tie_word_embeddings": True,
+    },
+    "HKUSTAudio/Llasa-1B": _LLAMA_3 | {
+        "num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Sizes of one model on one device, in bytes but for ``parameters`` and ``multiplied``.
+
+    Attributes:
+        parameters: of the checkpoint, tied tables counted once.
+        weights: what stays on the device.
+        read: what a pass reads of them.
+        multiplied: weights that each token is multiplied by: 2 floating-point operations each.
+        cache: keys and values of one token of one row.
+        published: the shape is the published one, because no config.json is at hand.
+    """
+
+    parameters: int
+    weights: int
+    read: int
+    multiplied: int
+    cache: int
+    published: bool
+
+
+def footprint(path: str, dtype: str, head: str, speech_rows: int) -> Footprint:
+    """Of ``pcg.models.llama.LlamaLM`` with these settings.
+
+    Args:
+        speech_rows: audio tokens and end-of-speech, which a sliced head keeps.
+
+    Raises:
+        FileNotFoundError: neither a folder with a config.json nor a hub id whose shape is known.
+    """
+    config, published = _config(path)
+    width, hidden, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    head_dim = config.get("head_dim") or width // config["num_attention_heads"]
+    queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
+    table, tied = config["vocab_size"] * width, config.get("tie_word_embeddings", False)
+    layer = width * (2 * queries + 2 * keys + 3 * hidden) + 2 * width
+    rows = (speech_rows if head == "speech" else config["vocab_size"]) * width
+    shared = tied and head == "full"  # then the output head is the input table; a sliced one is a copy of its rows
+    body, size = layers * layer + width, dtype_of(dtype).itemsize
+    return Footprint(
+        parameters=body + table * (1 if tied else 2),
+        weights=size * (body + table + (0 if shared else rows)),
+        read=size * (body + rows),
+        multiplied=body + rows,
+        cache=size * 2 * layers * keys,
+        published=published,
+    )
+
+
+def _config(path: str) -> tuple[dict[str, Any], bool]:
+    if not hub.is_hub_id(path):
+        return read_json(resolve_folder(path) / "config.json"), False
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, "config.json")
+    if isinstance(cached, str):
+        return read_json(Path(cached)), False
+    if path not in PUBLISHED:
+        raise FileNotFoundError(
+            f"{path}: no config.json at hand to plan with, and its shape is not known here (known: "
+            f"{', '.join(PUBLISHED)}); `hf download {path} config.json` fetches it"
+        )
+    return PUBLISHED[path], True
