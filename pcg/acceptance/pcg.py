@@ -21,7 +21,7 @@ from pcg.sampling import Purpose, Randomness, draw, draw_several
 from pcg.types import Verdict
 
 SMALLEST = 1e-30  # group mass of the draft below which it has no say: a float32 ratio to it would overflow
-TRIALS = 12, 120  # thinning draws at once; rows that keep none go on to the next stage, and last take the dense way
+TRIALS = 24, 160  # thinning draws at once; rows that keep none go on to the next stage, and last take the dense way
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+SMALL = 2_000_000  # padded memberships of a table that is also kept padded: 32 MB
+
 
 @dataclass(frozen=True, eq=False)
 class GroupTable:
@@ -129,8 +131,20 @@ class GroupTable:
     def members_of(
         self, groups: Int[Tensor, "*shape"]
     ) -> tuple[Int[Tensor, "*shape width"], Float[Tensor, "*shape width"]]:
-        """Members of each group, padded to the largest of these groups, and their weights: 0 where padded."""
+        """Members of each group, padded to at least the largest of these groups, and their weights: 0 where padded."""
+        if self._padded is not None:
+            ids, weights = self._padded
+            return ids[groups], weights[groups]
         ids, inside = _ragged(self._member_spans[groups], self.members)
+        return ids, self.weights[ids] * inside
+
+    @cached_property
+    def _padded(self) -> tuple[Int[Tensor, "groups width"], Float[Tensor, "groups width"]] | None:
+        """Every group's padded members and weights, of a small table: a test of a token is mostly the number of its
+        operations, and these are two instead of thirteen."""
+        if len(self) * int(self.sizes.max()) > SMALL:
+            return None
+        ids, inside = _ragged(self._member_spans, self.members)
         return ids, self.weights[ids] * inside
 
     def holders_of(

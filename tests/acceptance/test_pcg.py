@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pcg.acceptance import pcg as pcg_module
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
+from pcg.groups import table as table_module
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw
 from tests.acceptance.harness import TABLES, chi_square, emitted, pairs, simulate, survival, table
@@ -124,3 +125,13 @@ def test_recovering_needs_no_dense_groups(monkeypatch: pytest.MonkeyPatch) -> No
         tokens, draft.expand(200, 1, VOCAB), target.expand(200, 2, VOCAB), keys, Randomness(0, keys)
     )
     assert 0 < verdict.accepted.sum() < 200
+
+
+def test_a_table_that_is_not_kept_padded_gives_the_same_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafts, targets = torch.stack([pairs(VOCAB)["smooth"][0]] * 3), torch.stack([pairs(VOCAB)["smooth"][1]] * 4)
+    padded = table(VOCAB, "ragged")
+    expected = simulate(PCG(padded), drafts, targets, 2_000)
+    monkeypatch.setattr(table_module, "SMALL", 0)
+    ragged = GroupTable.from_csr(padded.sizes.long(), padded.members, VOCAB)
+    assert ragged._padded is None
+    assert all(torch.equal(a, b) for a, b in zip(simulate(PCG(ragged), drafts, targets, 2_000), expected, strict=True))
