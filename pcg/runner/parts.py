@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcg.decoding.pair import check_compatible
+from pcg.groups.cache import build_cached
 from pcg.interfaces import Codec, Dataset, Metric, Rule, TokenLM
 from pcg.runner.build import Kept, build
 from pcg.runner.validate import ConfigError, nearest
@@ -108,10 +111,16 @@ def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, codec:
     groupable[target.end] = False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = build(groups).build(embeddings, groupable)
+        table = build_cached(build(groups), embeddings, groupable, cache_folder())
+    table.check(groupable)
     for warning in caught:
         log.warning("%s", warning.message)
-    return table
+    return table.to(target.device)
+
+
+def cache_folder() -> Path:
+    """Where group tables are kept between runs: ``$PCG_CACHE``, else ``pcg`` in the user's cache folder."""
+    return Path(os.environ.get("PCG_CACHE") or Path.home() / ".cache" / "pcg")
 
 
 def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec) -> Float[Tensor, "vocab dim"]:
