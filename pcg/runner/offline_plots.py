@@ -14,7 +14,7 @@ from pcg.runner.plots import axes_of, save
 
 Points = Sequence[Mapping[str, Any]]
 _MARKERS = "osD^v<>PX*hpd"
-_COLORS = [*colormaps["tab10"].colors, *colormaps["tab20"].colors[1::2]]
+_COLORS = [*map(colormaps["tab10"], range(10)), *map(colormaps["tab20"], range(1, 20, 2))]  # dark ones first
 
 
 def draw(points: Points, folder: Path) -> list[Path]:

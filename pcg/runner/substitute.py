@@ -231,7 +231,7 @@ def _write(folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[str, 
         {key: value for key, value in row.items() if key not in ("grouping", "groups")} for row in values["conditions"]
     ]
     write_atomically(folder / "table.csv", _comma_separated(flat))
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 200)
     console.print(report.rich_table(f"{values['study']}, swapped inside groups", header, cells))
     plots = substitute_plots.draw(values["conditions"], folder)
     for path in (folder / NAME, folder / "table.md", folder / "table.csv", folder / "utterances.csv", *plots):
