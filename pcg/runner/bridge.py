@@ -76,7 +76,7 @@ def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], 
     The interval covers the utterances, not the noise of the pass times, which both sides share.
     """
     speed, tau = result.values["speed"], result.values["acceptance"]["tau"]
-    seconds = _seconds_by_batch(Path(result.folder))
+    seconds = seconds_by_batch(Path(result.folder))
     if not speed["ideal_speedup"] or any(row["batch"] not in seconds for row in measured):
         return ["-", _text(speed["speedup"]), "-"]
     gain = speed["ideal_speedup"] / tau  # t_target(1) / (gamma t_draft(1) + t_target(gamma + 1))
@@ -94,7 +94,7 @@ def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], 
     return [_text(gain * sum(positions) / sum(rounds)), _text(speed["speedup"]), _signed(difference)]
 
 
-def _seconds_by_batch(folder: Path) -> dict[int, tuple[_Timed, _Timed]]:
+def seconds_by_batch(folder: Path) -> dict[int, tuple[_Timed, _Timed]]:
     """The rule and the target alone, by batch; only batches in which both were timed."""
     path = folder / "batches.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

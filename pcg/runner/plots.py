@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pcg.runner.identity import theta
 from pcg.types import Result
@@ -20,7 +21,8 @@ Run = tuple[str, Result]  # what it is called, and its figures
 
 
 def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
-    """Alpha and speed-up against theta; WER against speed-up. Returns the PNG files.
+    """Alpha and speed-up against theta, WER against speed-up, acceptance by position, where the time goes, and the
+    measured against the ideal speed-up by tau. Returns the PNG files.
 
     Args:
         labels: what each run is called.
@@ -30,6 +32,9 @@ def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -
         ("alpha_theta", _against_theta(runs, "acceptance", "alpha", "alpha (share of tested tokens kept)")),
         ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),
         ("wer_speedup", _quality_against_speed(runs, "wer", "WER, %", 100)),
+        ("accepted_position", _accepted_by_position(runs)),
+        ("time_parts", _where_time_goes(runs)),
+        ("tau_ideal", _tau_against_ideal(runs)),
     ]
     return [save(figure, folder / name) for name, figure in drawn if figure is not None]
 
@@ -73,6 +78,58 @@ def _quality_against_speed(runs: Sequence[Run], key: str, axis: str, scale: floa
             marker="o", color=_color(name), elinewidth=0.7, alpha=0.85,
         )  # fmt: skip
         axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    return figure
+
+
+def _accepted_by_position(runs: Sequence[Run]) -> Figure | None:
+    """The share of rounds in which the draft was kept up to each position of the block."""
+    shown = [(name, run.values["counts"]) for name, run in runs if run.values["counts"]["accepted_by_position"]]
+    if not shown:
+        return None
+    figure, axes = axes_of("position in the block", "share of rounds that keep it")
+    for name, counts in shown:
+        kept = [accepted / counts["rounds"] for accepted in counts["accepted_by_position"]]
+        axes.plot(range(1, len(kept) + 1), kept, marker="o", label=name)
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _where_time_goes(runs: Sequence[Run]) -> Figure | None:
+    """Milliseconds an emitted token, by part of the loop; prefill is apart, as in the speed-up."""
+    shown = [(name, run.values) for name, run in runs if run.values["counts"]["emitted"]]
+    if not shown:
+        return None
+    figure, axes = axes_of("milliseconds an emitted token", "")
+    figure.set_figheight(1.6 + 0.32 * len(shown))
+    names, left = [name for name, _ in shown], [0.0] * len(shown)
+    for part, color in (("draft", "#56B4E9"), ("target", "#0072B2"), ("rule", "#D55E00"), ("other", "#999999")):
+        widths = [1000 * run["speed"]["seconds"][part] / run["counts"]["emitted"] for _, run in shown]
+        axes.barh(range(len(shown)), widths, left=left, color=color, label=part)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(shown)), names)
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=4)
+    return figure
+
+
+def _tau_against_ideal(runs: Sequence[Run]) -> Figure | None:
+    """Measured speed-up by tau, joined to what tau and the pass times would allow with a free rule and a free loop."""
+    shown = [(name, run.values) for name, run in runs if run.values["speed"]["ideal_speedup"] is not None]
+    if not shown:
+        return None
+    figure, axes = axes_of("tau (tokens a target pass)", "speed-up over the target alone")
+    for name, run in shown:
+        tau, speed, color = run["acceptance"]["tau"], run["speed"], _color(name)
+        axes.plot([tau, tau], [speed["speedup"], speed["ideal_speedup"]], color=color, linewidth=0.8)
+        axes.plot(tau, speed["speedup"], marker="o", color=color)
+        axes.plot(tau, speed["ideal_speedup"], marker="o", color=color, markerfacecolor="white")
+        axes.annotate(name, (tau, speed["ideal_speedup"]), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.plot([], [], "o", color="black", label="measured")
+    axes.plot([], [], "o", color="black", markerfacecolor="white", label="ideal (free rule, free loop)")
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.legend()
     return figure
 
 

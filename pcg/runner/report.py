@@ -1,4 +1,4 @@
-"""A study's runs side by side: the table, on the screen and as Markdown and CSV, and the plots."""
+"""A study's runs side by side: the table, on the screen and as Markdown, CSV and LaTeX, and the plots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pcg.runner import bridge, store
+from pcg.runner import bridge, compare, latex, store
 from pcg.runner.build import TARGET
 from pcg.runner.identity import theta
 from pcg.runner.plots import draw_plots
@@ -29,6 +29,15 @@ _COLUMNS: Mapping[str, tuple[str, str, bool]] = {
 }
 _NAMES = {"wer": "WER %", "cer": "CER %", "speaker_similarity": "similarity", "mos": "MOS"}
 _METHODS = ("target alone", "exact")  # come first; the rest by name and theta
+_MARKS = ("{}", "**{}**", "*{}*")  # in Markdown: neither, best, second best
+_LEGEND = (
+    "\nIntervals are 95 %, over utterances. **Best** and *second best* are marked only where their intervals are clear "
+    "of those of all that are worse.\n"
+)
+_PAIRED = (
+    "\nDifferences on the same utterances, pair by pair: a run minus its exact twin (same settings, rule `exact`), and "
+    "minus the target alone on the same prompts. Speed-up: the ratio to the twin's.\n\n"
+)
 
 
 def show(study_folder: Path) -> Path:
@@ -43,14 +52,85 @@ def show(study_folder: Path) -> Path:
     folder = study_folder / "report"
     folder.mkdir(exist_ok=True)
     header, rows = table(results)
-    write_atomically(folder / "table.md", markdown(header, rows))
-    write_atomically(folder / "table.csv", comma_separated(results))
+    paired = [(compare.against_exact(result, results), compare.against_target(result)) for result in results]
+    _write_tables(folder, results, header, rows, paired)
     plots = draw_plots(results, labels(results), folder)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(rich_table(study_folder.name, header, rows))
     _compare_with_predictions(console, study_folder, results, folder)
     _print_paths(console, results, folder, plots)
     return folder
+
+
+def _write_tables(
+    folder: Path,
+    results: Sequence[Result],
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    paired: Sequence[tuple[compare.Estimates, compare.Estimates]],
+) -> None:
+    """table.md and table.tex, with the best marked and the paired differences below, and table.csv."""
+    marked = [[0, *line] for line in zip(*_ranks(results), strict=True)]
+    shown = [
+        [_MARKS[rank].format(cell) for cell, rank in zip(row, line, strict=True)]
+        for row, line in zip(rows, marked, strict=True)
+    ]
+    text, tex = markdown(header, shown) + _LEGEND, latex.tabular(header, rows, marked)
+    below, differences = paired_table(labels(results), paired)
+    if differences:
+        text += _PAIRED + markdown(below, differences)
+        tex += "\n" + latex.tabular(below, differences, [[0] * len(below)] * len(differences))
+    write_atomically(folder / "table.md", text)
+    write_atomically(folder / "table.tex", "% needs \\usepackage{booktabs}\n" + tex)
+    write_atomically(folder / "table.csv", comma_separated(results, paired))
+
+
+def paired_table(
+    names: Sequence[str], paired: Sequence[tuple[compare.Estimates, compare.Estimates]]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the differences to exact and to the target alone; runs without either are left out."""
+    columns = list(dict.fromkeys((which, key) for both in paired for which, found in enumerate(both) for key in found))
+    columns.sort(key=lambda column: column[0])
+    header = ["method", *(_difference_name(which, key) for which, key in columns)]
+    rows = [
+        [name, *(_difference(both[which].get(key), key) for which, key in columns)]
+        for name, both in zip(names, paired, strict=True)
+        if any(both)
+    ]
+    return header, rows
+
+
+def _difference_name(which: int, key: str) -> str:
+    sign = "/" if key == "speedup" else "−"
+    return f"{'speed-up' if key == 'speedup' else _NAMES.get(key, key)} {sign} {('exact', 'target')[which]}"
+
+
+def _difference(found: compare.Estimate | None, key: str) -> str:
+    if found is None or found.value is None:
+        return "-"
+    form = "{:.3f}" if key == "speedup" else "{:+.1%}" if _is_rate(key) else "{:+.3f}"
+    ends = found.ci95 and " [" + ", ".join(form.format(end).rstrip("%") for end in found.ci95) + "]"
+    return form.format(found.value).rstrip("%") + (ends or "")
+
+
+def _ranks(results: Sequence[Result]) -> list[list[int]]:
+    """By column, of each run: 1 best, 2 second best. Only figures with intervals are ranked."""
+    columns = {**_COLUMNS, **_quality_columns(results)}
+    return [
+        compare.ranks([_span(result.values, path) for result in results], not _is_rate(path.split(".")[1]))
+        if with_interval
+        else [0] * len(results)
+        for path, _, with_interval in columns.values()
+    ]
+
+
+def _span(values: Mapping[str, Any], path: str) -> tuple[float, float, float] | None:
+    """(low, value, high); the target alone has a speed-up of exactly 1."""
+    group, key = path.split(".")
+    value, interval = values[group].get(key), values[group].get(f"{key}_ci95")
+    if interval is None and values["method"] == "target alone" and key == "speedup":
+        interval = (1.0, 1.0)
+    return None if value is None or interval is None else (interval[0], value, interval[1])
 
 
 def _compare_with_predictions(console: Console, study_folder: Path, results: Sequence[Result], folder: Path) -> None:
@@ -123,9 +203,7 @@ def _quality_columns(results: Sequence[Result]) -> dict[str, tuple[str, str, boo
         for key in result.values["quality"]
         if not key.endswith("_ci95") and not key.startswith("baseline_")
     )
-    return {
-        _NAMES.get(key, key): (f"quality.{key}", "{:.1%}" if _is_rate(key) else "{:.3f}", _is_rate(key)) for key in keys
-    }
+    return {_NAMES.get(key, key): (f"quality.{key}", "{:.1%}" if _is_rate(key) else "{:.3f}", True) for key in keys}
 
 
 def _is_rate(key: str) -> bool:
@@ -148,18 +226,31 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def comma_separated(results: Sequence[Result]) -> str:
-    """All figures of all runs at full precision, one row a run."""
+def comma_separated(results: Sequence[Result], paired: Sequence[tuple[compare.Estimates, compare.Estimates]]) -> str:
+    """All figures of all runs at full precision, one row a run; then the paired differences to exact and target."""
     kept = ("counts", "acceptance", "speed", "distortion", "quality")
     flat = [
-        {"run_id": result.values["run_id"], "method": name, **_flatten({key: result.values[key] for key in kept})}
-        for name, result in zip(labels(results), results, strict=True)
+        {
+            "run_id": result.values["run_id"],
+            "method": name,
+            **_flatten({key: result.values[key] for key in kept}),
+            **_flatten({"against_exact": _plain(both[0]), "against_target": _plain(both[1])}),
+        }
+        for name, result, both in zip(labels(results), results, paired, strict=True)
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
+
+
+def _plain(found: compare.Estimates) -> dict[str, Any]:
+    return {
+        name: value
+        for key, figure in found.items()
+        for name, value in ((key, figure.value), (f"{key}_ci95", figure.ci95 and list(figure.ci95)))
+    }
 
 
 def _flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -186,7 +277,7 @@ def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def _print_paths(console: Console, results: Sequence[Result], folder: Path, plots: Sequence[Path]) -> None:
-    console.print(f"table   {folder}/table.md, {folder}/table.csv", soft_wrap=True)
+    console.print(f"table   {folder}/table.md, {folder}/table.csv, {folder}/table.tex", soft_wrap=True)
     for plot in plots:
         console.print(f"plot    {plot}", soft_wrap=True)
     for name, result in zip(labels(results), results, strict=True):

@@ -28,13 +28,13 @@ def test_table_plots_and_paths(study: Path, capsys) -> None:
     folder = report.show(study)
     shown = capsys.readouterr().out
     lines = (folder / "table.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == [
         "target alone", "exact", "pcg theta=0.0", "pcg theta=0.5",
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
         "method", "alpha", "tau", "tokens/s", "speed-up", "ideal", "RTF", "WER %", "MOS",
     ]  # fmt: skip
-    for plot in ("alpha_theta", "speedup_theta", "wer_speedup"):
+    for plot in ("alpha_theta", "speedup_theta", "wer_speedup", "accepted_position", "time_parts", "tau_ideal"):
         assert (folder / f"{plot}.png").read_bytes()[:4] == b"\x89PNG"
         assert "<svg" in (folder / f"{plot}.svg").read_text()
         assert f"{plot}.png" in shown
