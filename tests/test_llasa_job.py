@@ -57,12 +57,14 @@ def job(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
     def do(*overrides: str) -> Any:
         metrics = [] if "metrics=none" in overrides else _metrics(folders)
+        own_draft = any(item.startswith("draft=") for item in overrides)
+        draft = [] if own_draft else [f"draft.path={folders / 'draft'}", "draft.dtype=float32"]
         line = [
             "target=llasa_8b", "draft=llasa_1b", "codec=xcodec2", "dataset=libritts", "grouping=pcg", "metrics=paper",
             "logger=none", f"paths.outputs={tmp_path}", "device=cpu", "dataset.limit=2", "decoding.max_tokens=24",
-            "dataset.prompt_seconds=[1,20]", f"target.path={folders / 'target'}", f"draft.path={folders / 'draft'}",
-            "target.dtype=float32", "draft.dtype=float32", f"codec.path={folders / 'codec'}",
-            f"dataset.path={folders / 'libritts'}", *metrics, *overrides,
+            "dataset.prompt_seconds=[1,20]", f"target.path={folders / 'target'}",
+            "target.dtype=float32", f"codec.path={folders / 'codec'}",
+            f"dataset.path={folders / 'libritts'}", *metrics, *draft, *overrides,
         ]  # fmt: skip
         return run.run_once(cli.plain(compose("run", line)))
 
@@ -126,6 +128,17 @@ def test_the_real_shape(job: Callable[..., Any], tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.values["acceptance"]["alpha"] == 1.0  # the draft is the target
     assert result.values["counts"]["emitted"] == 8
+
+
+@pytest.mark.slow
+def test_other_models_through_the_same_line(job: Callable[..., Any], folders: Path, tmp_path: Path) -> None:
+    """transformers' own Llama says what ours says; n-grams draft for it."""
+    line = ("metrics=none", "grouping=exact", "dataset.limit=1", "decoding.temperature=0.0")
+    ours = job(*line)
+    theirs = job(*line, "target=transformers", f"target.path={folders / 'target'}", "draft=ngram")  # fmt: skip
+    said = [json.loads((Path(r.folder) / "batches.jsonl").read_text())["rows"][0]["tokens"] for r in (ours, theirs)]
+    assert said[0] == said[1]
+    assert theirs.values["counts"]["tested"] > 0
 
 
 def test_models_of_two_families_are_refused(folders: Path, job: Callable[..., Any], tmp_path: Path) -> None:

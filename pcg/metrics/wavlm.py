@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 
 from pcg.metrics.parts import SAMPLE_RATE, device_of, require, samples_of
 from pcg.metrics.speaker import voice_of
-from pcg.models.checkpoint import Checkpoint, resolve_folder
+from pcg.models import hub
+from pcg.models.checkpoint import read_json, resolve_folder
 from pcg.types import Audio, Utterance
 
+PUBLISHED = "microsoft/wavlm-base-plus-sv"  # has no safetensors
 _SHORTEST = SAMPLE_RATE // 2  # what its time-delay layers need to see
 
 
@@ -22,10 +25,14 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
     """Feature extractor and model, once a process."""
     from transformers import AutoFeatureExtractor, WavLMForXVector
 
-    folder = resolve_folder(path)
-    Checkpoint(folder)  # refuses pickles and broken files, by name
-    model = WavLMForXVector.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    folder = _folder(path)
+    # the published checkpoint is a pickle: torch reads it as tensors only, so that it cannot run code
+    model = WavLMForXVector.from_pretrained(folder, dtype=torch.float32, local_files_only=True, weights_only=True)
     return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True), model.eval().to(device_of(device))
+
+
+def _folder(path: str) -> Path:
+    return hub.fetch(path, "pytorch_model.bin") if path == PUBLISHED and hub.is_hub_id(path) else resolve_folder(path)
 
 
 class WavLMSimilarity:
@@ -53,7 +60,7 @@ class WavLMSimilarity:
 
     def prepare(self) -> None:
         """Raises FileNotFoundError where the model is neither here nor to be had."""
-        resolve_folder(self._path)
+        read_json(_folder(self._path) / "config.json")
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
         return [

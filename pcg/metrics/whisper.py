@@ -16,15 +16,13 @@ _WINDOW = 30 * SAMPLE_RATE  # what Whisper hears at once
 
 
 @functools.cache
-def _load(folder: str, dtype: str, device: str) -> tuple[Any, Any]:
+def _load(path: str, dtype: str, device: str) -> tuple[Any, Any]:
     """Processor and model, once a process."""
     from transformers import AutoProcessor, WhisperForConditionalGeneration
 
-    Checkpoint(resolve_folder(folder))  # refuses pickles and broken files, by name
-    processor = AutoProcessor.from_pretrained(resolve_folder(folder), local_files_only=True)
-    model = WhisperForConditionalGeneration.from_pretrained(
-        resolve_folder(folder), dtype=dtype_of(dtype), local_files_only=True
-    )
+    folder = resolve_folder(path)
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
     return processor, model.eval().to(device_of(device))
 
 
@@ -48,8 +46,8 @@ class Whisper:
         self._path, self._dtype, self._device, self._batch_size = path, dtype, device, batch_size
 
     def prepare(self) -> None:
-        """Raises FileNotFoundError where the model is neither here nor to be had."""
-        resolve_folder(self._path)
+        """Raises FileNotFoundError or ValueError where the model is neither here nor to be had, or broken."""
+        Checkpoint(resolve_folder(self._path))
 
     def __call__(self, samples: np.ndarray) -> str:
         return self.many([samples])[0]

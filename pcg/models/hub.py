@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-# Weights as safetensors only: pickles are never fetched.
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+_ABOUT = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -15,25 +15,47 @@ def is_hub_id(path: str) -> bool:
     return _ID.fullmatch(path) is not None and not Path(path).exists()
 
 
-def fetch(hub_id: str) -> Path:
-    """The folder of a hub model in the local cache, downloaded where it is not there yet.
+def fetch(hub_id: str, weights: str = "*.safetensors") -> Path:
+    """The folder of a hub model in the local cache, downloaded where it is not there whole.
+
+    Args:
+        weights: files that hold them; no others are fetched, pickles least of all.
 
     Raises:
         FileNotFoundError: it is neither in the cache nor to be had; the message says what to place where.
+        ValueError: it has no such weights; the message says how to convert them.
     """
     from huggingface_hub import snapshot_download  # a second; needed only where a config names a hub model
 
+    wanted = [*_ABOUT, weights]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES, local_files_only=True))
-    except Exception:  # not complete in the cache, whatever the reason: ask the hub
+        cached = Path(snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True))
+        if _is_whole(cached, weights):
+            return cached
+    except Exception:  # not in the cache, whatever the reason: ask the hub
         pass
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES))
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:
-        raise FileNotFoundError(_what_to_do(hub_id, error)) from error
+        raise FileNotFoundError(_what_to_place(hub_id, error)) from error
+    if not _is_whole(folder, weights):
+        raise ValueError(
+            f"{hub_id} has no {weights} on the hub, and pickles are not fetched, since loading them can run code; "
+            "where you trust them, convert once: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER), and "
+            "give FOLDER as the path"
+        )
+    return folder
 
 
-def _what_to_do(hub_id: str, error: Exception) -> str:
+def _is_whole(folder: Path, weights: str) -> bool:
+    """A cache may hold a part: the config alone, or some shards."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return all((folder / shard).is_file() for shard in json.loads(index.read_text())["weight_map"].values())
+    return any(folder.glob(weights))
+
+
+def _what_to_place(hub_id: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
     return (
         f"{hub_id} is neither a folder here nor in the Hugging Face cache, and the hub gave nothing "

@@ -22,6 +22,7 @@ import torch
 
 from pcg.decoding.rows import Prompt
 from pcg.runner.decode import Decoded, decode_alone, decode_speculative
+from pcg.runner.environment import memory_advice
 from pcg.runner.parts import Parts
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
 from pcg.runner.settings import Decoding
@@ -187,4 +188,4 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500] + memory_advice(error)

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import pcg
 from pcg.runner import plan
+from pcg.runner.environment import memory_advice
 from pcg.runner.run import run_once
 from pcg.runner.validate import ConfigError, nearest
 from pcg.runner.validate import check as check_run
@@ -73,7 +74,7 @@ def carry_out(work: Callable[[], object], stopped: str = "nothing was written") 
         print(f"Stopped; {stopped}.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        print(f"The run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"The run failed: {type(error).__name__}: {error}{memory_advice(error)}", file=sys.stderr)
         if not sweep:
             sys.exit(1)
 

@@ -69,3 +69,13 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_advice(error: Exception) -> str:
+    """What to lower where the device's memory ran out; nothing for other errors."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return ""
+    return (
+        "; the device is full: lower decoding.batch_size or decoding.max_tokens, set metrics.when=after so that "
+        "metrics do not share it, or take a smaller target or dtype; dry=true tells what fits"
+    )

@@ -87,7 +87,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
         working=rows * (2 * gamma + 1 if draft else 1),
         available=GPUS[plan.gpu].memory,
         tau=tau,
-        speedup=draft and tau * target.pass_one / (gamma * draft.pass_one + target.pass_block),
+        speedup=None if draft is None else tau * target.pass_one / (gamma * draft.pass_one + target.pass_block),
     )
 
 

@@ -77,8 +77,24 @@ def test_wavlm_is_the_models_own_cosine(wavlm: str) -> None:
     assert -1 <= figures[3] <= 1
 
 
+def test_the_published_wavlm_is_a_pickle_read_as_tensors_only(tmp_path: Path, wavlm: str) -> None:
+    import shutil
+
+    from safetensors.torch import load_file
+
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(Path(wavlm) / name, tmp_path)
+    torch.save(load_file(Path(wavlm) / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    said = [Utterance("a", "x", load_prompt=lambda: Audio(noise(1.0, 2), 16_000))]
+    rows = [
+        WavLMSimilarity(path, device="cpu").score([Audio(noise(1.0, 1), 16_000)], said)
+        for path in (wavlm, str(tmp_path))
+    ]
+    assert rows[0][0] == pytest.approx(rows[1][0], abs=1e-5)
+
+
 def test_a_model_that_cannot_be_had_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(name: str) -> Path:
+    def offline(name: str, *_: str) -> Path:
         raise FileNotFoundError(f"{name}: place it here")
 
     monkeypatch.setattr(hub, "fetch", offline)

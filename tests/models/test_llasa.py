@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,12 +118,36 @@ def test_the_real_shape_equals_transformers(real: Path) -> None:
 
 def test_a_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "fetch", lambda name: tmp_path / "fetched" / name)
+    monkeypatch.setattr(hub, "fetch", lambda name, *_: tmp_path / "fetched" / name)
     assert resolve_folder("HKUSTAudio/Llasa-8B") == tmp_path / "fetched/HKUSTAudio/Llasa-8B"
     (tmp_path / "HKUSTAudio/Llasa-8B").mkdir(parents=True)
     assert resolve_folder("HKUSTAudio/Llasa-8B") == Path("HKUSTAudio/Llasa-8B")
     for path in ("./a/b", "/a/b", "a", "a/b/c", "~/a"):
         assert not hub.is_hub_id(path)
+
+
+def test_a_part_in_the_cache_is_not_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def hub_of(*files: str) -> Callable[..., str]:
+        def download(_name: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+            for file in () if local_files_only else files:
+                (tmp_path / file).write_text('{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}')
+            return str(tmp_path)
+
+        return download
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub_of())
+    with pytest.raises(ValueError, match=r"no \*\.safetensors on the hub.*save_pretrained"):
+        hub.fetch("some/model")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub_of("model.safetensors.index.json", "a.safetensors"))
+    with pytest.raises(ValueError, match=r"no \*\.safetensors"):
+        hub.fetch("some/model")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub_of("b.safetensors"))
+    assert hub.fetch("some/model") == tmp_path
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub_of())
+    assert hub.fetch("some/model") == tmp_path  # whole in the cache
 
 
 def test_without_a_network_a_hub_id_says_what_to_place_where(monkeypatch: pytest.MonkeyPatch) -> None:
