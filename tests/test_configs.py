@@ -23,6 +23,7 @@ NEEDS = {
     ("dataset", "texts"): {"path": "README.md"},
     ("dataset", "libritts_local"): {"path": "tests"},
     ("dataset", "seedtts"): {"path": "README.md"},
+    ("dataset", "text_folder"): {"path": "tests"},
     ("target", "hf"): {"path": "some/folder"},
     ("draft", "hf"): {"path": "some/folder"},
     ("target", "transformers"): {"path": "some/folder"},

@@ -85,7 +85,7 @@ class HfLM:
         self.vocab_size = len(text.speech_ids)
         self.end = self.vocab_size - 1
         self._speech_ids = text.speech_ids.to(self.device)
-        rows = len(self._model.get_input_embeddings().weight)
+        rows = int(self._model.config.vocab_size)
         if int(text.speech_ids.max()) >= rows:
             raise ValueError(f"{path}: speech token id {int(text.speech_ids.max())} is beyond its {rows} rows")
 
