@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pcg.runner import bridge, compare, latex, store
+from pcg.runner import bridge, compare, latex, page, store
 from pcg.runner.build import TARGET
 from pcg.runner.identity import theta
 from pcg.runner.plots import draw_plots
@@ -54,6 +54,7 @@ def show(study_folder: Path) -> Path:
     header, rows = table(results)
     paired = [(compare.against_exact(result, results), compare.against_target(result)) for result in results]
     _write_tables(folder, results, header, rows, paired)
+    page.write(results, labels(results), folder)
     plots = draw_plots(results, labels(results), folder)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(rich_table(study_folder.name, header, rows))
@@ -278,6 +279,7 @@ def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 def _print_paths(console: Console, results: Sequence[Result], folder: Path, plots: Sequence[Path]) -> None:
     console.print(f"table   {folder}/table.md, {folder}/table.csv, {folder}/table.tex", soft_wrap=True)
+    console.print(f"listen  {folder}/index.html", soft_wrap=True)
     for plot in plots:
         console.print(f"plot    {plot}", soft_wrap=True)
     for name, result in zip(labels(results), results, strict=True):
