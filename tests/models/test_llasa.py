@@ -104,13 +104,12 @@ def test_the_real_shape_equals_transformers(real: Path) -> None:
         with torch.inference_mode():
             whole = reference(torch.cat([prompt, more[row]])[None]).logits[0, -4:]
         torch.testing.assert_close(logits[row], whole[:, model.text.speech_ids], rtol=0, atol=1e-4)
+    probabilities = Sampling().probabilities
     # the sliced head's probabilities are the full head's, renormalised over what can be said
     full = load(real, head="full")
     cache = full.prefill(prompts[:1], 400)
     step = full.step(prompts[0][None, -1:], cache)[0, 0]
-    torch.testing.assert_close(
-        Sampling().probabilities(logits[0, 0]), Sampling().probabilities(step), rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(probabilities(logits[0, 0]), probabilities(step), rtol=1e-4, atol=0)
     with torch.inference_mode():
         everything = reference(prompts[0][None]).logits[0, -1].softmax(-1)[model.text.speech_ids]
     torch.testing.assert_close(probabilities(step), everything / everything.sum(), rtol=1e-3, atol=1e-9)
