@@ -117,10 +117,17 @@ def test_every_point_of_every_study_is_valid(choice: str) -> None:
     cli.check_command_line("run", ["-m", f"experiment={choice}"])
 
 
-def test_the_main_job_is_seven_runs() -> None:
-    sweep = OmegaConf.load(CONF / "experiment" / "bundled_rules.yaml").hydra.sweeper.params
+@pytest.mark.parametrize(
+    ("choice", "runs"),
+    [
+        ("bundled_rules", 7), ("paper_table", 5), ("theta_sweep", 7), ("gamma_sweep", 15), ("grouping_ablation", 8),
+        ("temperature", 10), ("batch_size", 8),
+    ],
+)  # fmt: skip
+def test_a_study_asks_for_so_many_runs(choice: str, runs: int) -> None:
+    sweep = OmegaConf.load(CONF / "experiment" / f"{choice}.yaml").hydra.sweeper.params
     points = itertools.product(
         *([f"{key}={value}" for value in str(values).split(",")] for key, values in sweep.items())
     )
-    runs = {identity.run_id(identity.canonical(cli.plain(compose("run", list(point))))) for point in points}
-    assert len(runs) == 7
+    found = [identity.canonical(cli.plain(compose("run", list(point)))) for point in points]
+    assert len({identity.run_id(run) for run in found}) == runs
