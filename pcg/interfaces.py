@@ -43,10 +43,10 @@ class TokenLM(Protocol):
         """The model's own token ids that lead up to the first speech token to generate."""
 
     def prefill(self, prompts: Sequence[Int[Tensor, "prompt"]], capacity: int) -> Any:
-        """A new cache (``Cache``) with room for ``capacity`` tokens a row, holding all of each prompt but its last id."""
+        """A new cache (``Cache``) with room for ``capacity`` tokens a row, holding each prompt but its last id."""
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> Float[Tensor, "batch new vocab"]:
-        """Append ``new`` model token ids to each row at its own length; logits over the speech vocabulary after each."""
+        """Append ``new`` of the model's own ids to each row at its length; speech logits after each of them."""
 
     def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """Speech vocabulary -> the model's own token ids."""

@@ -25,7 +25,7 @@ from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import Rule
 from pcg.metrics.aggregate import Estimate, paired_ratio
 from pcg.runner import environment, parts, validate
-from pcg.runner.build import TARGET, build
+from pcg.runner.build import TARGET, build, is_built
 from pcg.runner.identity import canonical
 from pcg.runner.parts import Parts
 from pcg.runner.records import write_atomically
@@ -48,13 +48,13 @@ def check(config: Mapping[str, Any]) -> Settings:
         ConfigError: everything that is wrong with it.
     """
     problems = out_of_range(config, _RANGES)
+    if not is_built(config["draft"]):
+        problems.append("draft: there must be one to speculate with")
     run = {key: value for key, value in config.items() if key not in _RANGES}
     try:
         settings = validate.check(run | {"metrics": {}, "logger": None, "max_failures": 0})
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
-    if not settings.draft:
-        problems.append("draft: there must be one to speculate with")
     if problems:
         raise ConfigError(problems)
     return settings
@@ -173,7 +173,7 @@ def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) 
     from transformers import AutoModelForCausalLM, GenerationConfig  # the peer; nothing else of ours needs it
 
     def load(model: Any) -> Any:
-        loaded = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
         return loaded.to(composed.device).eval()
 
     target, draft = load(composed.target), load(composed.draft)
@@ -275,7 +275,7 @@ def table(contestants: Mapping[str, Mapping[str, Any]], gamma: int, clock: str) 
         "of ideal": "of_ideal",
         "rule / exact's": "rule_over_exact",
     }
-    shown.add_column("")
+    shown.add_column("", no_wrap=True)
     for column in (*columns, "of a round: draft", "target", "rule", "loop"):
         shown.add_column(column, justify="right")
     for name, figures in contestants.items():
