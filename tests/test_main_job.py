@@ -62,7 +62,7 @@ def test_the_main_job(choices: Path, tmp_path: Path) -> None:
         assert list((study / result["run_id"] / "wandb").glob("offline-run-*"))
         assert len(list((study / result["run_id"] / "audio").glob("*.wav"))) == 2
     assert (study / "report" / "speedup_theta.svg").exists()
-    again = command(choices, tmp_path, "study=bundled_rules", "grouping=exact", "draft=random")
+    again = command(choices, tmp_path, "study=bundled_rules", "grouping=exact", "decoding.gamma=3", "draft=random")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already done") == 1
 

@@ -17,7 +17,7 @@ from tests.acceptance.harness import (
     worst_token,
 )
 
-ROWS = {24: 120_000, 400: 20_000}
+ROWS = {24: 200_000, 400: 20_000}
 
 
 @pytest.mark.parametrize("vocab", ROWS)
@@ -47,7 +47,7 @@ def test_the_harness_sees_a_bias_of_one_per_cent() -> None:
         biased = target * torch.where(torch.arange(24) % 4 < 2, 1.01, 0.99)
         part = chi_square(emitted(drafted, accepted, token, 0), biased / biased.sum())
         statistic, freedom = statistic + part[0], freedom + part[1]
-    assert survival(statistic, freedom) < 1e-4
+    assert survival(statistic, freedom) < 1e-5  # what the law tests fail at
 
 
 @pytest.mark.parametrize("name", TOKENWISE)

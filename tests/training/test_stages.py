@@ -90,11 +90,13 @@ def test_scale_moves_the_pitch_and_keeps_the_pace():
     low, high = (speaker.say("My sister never saw the yellow river.", scale, seed=0) for scale in (0.8, 1.2))
     assert abs(len(low) / len(high) - 1) < 0.25
 
-    def brightness(audio):
-        power = torch.fft.rfft(torch.from_numpy(audio)).abs() ** 2
-        return float((power * torch.arange(len(power))).sum() / power.sum() / len(audio))
+    def pitch(audio):
+        """Hz, where the autocorrelation peaks between 80 and 400 Hz."""
+        power = torch.fft.rfft(torch.from_numpy(audio), n=2 * len(audio)).abs() ** 2
+        lags = torch.fft.irfft(power)[40:200]
+        return 16_000 / (40 + int(lags.argmax()))
 
-    assert brightness(high) / brightness(low) > 1.2
+    assert pitch(high) / pitch(low) == pytest.approx(1.5, rel=0.15)
 
 
 def test_trim_keeps_a_margin():
