@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
-from pcg.decoding.statistics import Statistics, plain_counts
+from pcg.decoding.statistics import Statistics
 from pcg.runner.parts import Parts
 from pcg.runner.settings import Decoding
 from pcg.sampling import Randomness, as_keys
@@ -45,11 +45,7 @@ def decode_alone(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, se
         randomness=_randomness(parts, prompts, seed),
         clock=clock,
     )
-    counted = [
-        replace(generation, counts=plain_counts(generation), kinds=("plain",) * len(generation.tokens))
-        for generation in generations
-    ]
-    return Decoded(counted, clock.seconds, dict(clock.passes))
+    return Decoded(generations, clock.seconds, dict(clock.passes))
 
 
 def decode_speculative(
