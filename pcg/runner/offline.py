@@ -25,6 +25,7 @@ from pcg.decoding.statistics import kl, total_variation
 from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
 from pcg.runner import environment, offline_plots, parts, predictions, report
+from pcg.runner.build import is_built
 from pcg.runner.points import Point, rules_of, settings_and_points
 from pcg.runner.records import write_atomically
 from pcg.runner.renewal import rounds_along
@@ -46,12 +47,12 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
         ConfigError: everything that is wrong with it.
     """
     problems = out_of_range(config, _RANGES)
+    if not is_built(config["draft"]):
+        problems.append("draft: there must be one to score rules with")
     try:
         settings, points = settings_and_points(config)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
-    if settings.draft is None or not settings.draft:
-        problems.append("draft: there must be one to score rules with")
     if problems:
         raise ConfigError(problems)
     return settings, points
