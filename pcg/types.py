@@ -90,6 +90,8 @@ class Generation:
         accepted_by_position: accepted draft tokens by place in the block, gamma numbers; empty without a draft.
         sums: ``alpha_exact``, and ``tv`` and ``kl`` of a rule with a law, summed over tested tokens.
         kinds: one of ``exact group recovered bonus plain`` per token, for the token timeline.
+        target_probs: the target's probability of each token, as the rule saw it; empty where no rule did.
+        draft_probs: likewise the draft's; None for a bonus token, which the draft was not asked for.
     """
 
     tokens: Int[Tensor, "length"]
@@ -98,6 +100,8 @@ class Generation:
     accepted_by_position: tuple[int, ...] = ()
     sums: Mapping[str, float] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
+    target_probs: tuple[float, ...] = ()
+    draft_probs: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -50,6 +51,8 @@ class Statistics:
         self._by_position = torch.zeros(rows, gamma, dtype=torch.int64)
         self._sums = torch.zeros(rows, 3, dtype=torch.float64)
         self._kinds: list[list[str]] = [[] for _ in range(rows)]
+        self._target_probs: list[list[float]] = [[] for _ in range(rows)]
+        self._draft_probs: list[list[float | None]] = [[] for _ in range(rows)]
 
     @torch.inference_mode()
     def __call__(self, seen: Round) -> None:
@@ -88,6 +91,7 @@ class Statistics:
         sums = torch.cat([exact_acceptance.sum(1, keepdim=True), self._distortion(seen, is_tested)], 1)
         self._sums.index_add_(0, seen.rows, sums)
         self._note_kinds(seen, group_only, kept)
+        self._note_probs(seen)
 
     def _distortion(self, seen: Round, is_tested: Bool[Tensor, "batch gamma"]) -> Float[Tensor, "batch 2"]:
         """Total variation and KL between the rule's law and the target, summed over tested tokens."""
@@ -107,8 +111,19 @@ class Statistics:
         for row, emitted, block in zip(seen.rows.tolist(), seen.emitted.tolist(), kinds.tolist(), strict=True):
             self._kinds[row].extend(KINDS[kind] for kind in block[:emitted])
 
+    def _note_probs(self, seen: Round) -> None:
+        """Both models' probabilities of what was emitted. The draft has none for the place after its last token."""
+        accepted, token = seen.verdict.accepted.unsqueeze(1), seen.verdict.token.unsqueeze(1)
+        said = F.pad(seen.draft_tokens, (0, 1)).scatter(1, accepted, token).unsqueeze(2)
+        target, draft = seen.target_probs.gather(2, said), seen.draft_probs.gather(2, said[:, :-1])
+        blocks = torch.cat([target, draft], 1).squeeze(2).tolist()
+        for row, emitted, block in zip(seen.rows.tolist(), seen.emitted.tolist(), blocks, strict=True):
+            places = said.shape[1]
+            self._target_probs[row].extend(map(_short, block[:places][:emitted]))
+            self._draft_probs[row].extend([*map(_short, block[places:]), None][:emitted])
+
     def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
-        """The generations with counts, sums and the kind of each token."""
+        """The generations with counts, sums, and the kind and probabilities of each token."""
         names = ("alpha_exact", "tv", "kl") if self._law is not None else ("alpha_exact",)
         rows = zip(
             generations,
@@ -116,6 +131,8 @@ class Statistics:
             self._by_position.tolist(),
             self._sums.tolist(),
             self._kinds,
+            self._target_probs,
+            self._draft_probs,
             strict=True,
         )
         return [
@@ -125,9 +142,16 @@ class Statistics:
                 accepted_by_position=tuple(by_position),
                 sums=dict(zip(names, sums, strict=False)),
                 kinds=tuple(kinds),
+                target_probs=tuple(target),
+                draft_probs=tuple(draft),
             )
-            for generation, counts, by_position, sums, kinds in rows
+            for generation, counts, by_position, sums, kinds, target, draft in rows
         ]
+
+
+def _short(probability: float) -> float:
+    """Four significant digits: a run keeps two of these a token."""
+    return float(f"{probability:.4g}")
 
 
 def plain_counts(generation: Generation) -> dict[str, int]:

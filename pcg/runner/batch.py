@@ -13,16 +13,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from pcg.decoding.rows import Prompt
 from pcg.runner.decode import Decoded, decode_alone, decode_speculative
 from pcg.runner.environment import memory_advice
+from pcg.runner.grouped import mean_sizes
 from pcg.runner.parts import Parts
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
 from pcg.runner.settings import Decoding
@@ -46,6 +50,10 @@ class BatchRunner:
     memo: ScoreMemo
     metric_nodes: dict[str, Any]
     folder: Path
+
+    @cached_property
+    def _group_sizes(self) -> Float[Tensor, "vocab"] | None:
+        return mean_sizes(self.parts.rule)
 
     def warm_up(self, utterances: Sequence[Utterance], tokens: int = 24) -> None:
         """Decode a few tokens both ways and throw them away: first passes pay for allocation and compilation."""
@@ -84,7 +92,7 @@ class BatchRunner:
         for item, clip in zip(prompts, audio, strict=True):
             write_wav(self.folder / wav_name(item.utterance), clip)
         rows = [
-            _row(item.utterance, generation, clip, score, baseline)
+            _row(item.utterance, generation, self._group_sizes, clip, score, baseline)
             for item, generation, clip, score, baseline in zip(
                 prompts, own.generations, audio, scores, baseline_scores, strict=True
             )
@@ -139,8 +147,16 @@ def read_wav(path: Path) -> Audio:
 
 
 def _row(
-    utterance: Utterance, generation: Generation, audio: Audio, scores: Scores, baseline_scores: Scores
+    utterance: Utterance,
+    generation: Generation,
+    group_sizes: Float[Tensor, "vocab"] | None,
+    audio: Audio,
+    scores: Scores,
+    baseline_scores: Scores,
 ) -> dict[str, Any]:
+    """Lists have an item a token; ``group_sizes`` (``mean_sizes``) is empty without groups, probabilities without a
+    rule."""
+    sizes = [] if group_sizes is None else group_sizes[generation.tokens.cpu()].tolist()
     return {
         "utterance": utterance.id,
         "text": utterance.text,
@@ -149,6 +165,9 @@ def _row(
         "finished": generation.finished,
         "tokens": generation.tokens.tolist(),
         "kinds": list(generation.kinds),
+        "group_sizes": [round(size, 1) for size in sizes],
+        "target_probs": list(generation.target_probs),
+        "draft_probs": list(generation.draft_probs),
         "counts": dict(generation.counts),
         "accepted_by_position": list(generation.accepted_by_position),
         "sums": dict(generation.sums),

@@ -27,6 +27,8 @@ KEYS: Mapping[str, str] = {
     "started": "when the run was first started (UTC, ISO 8601)",
     "wall_seconds": "time spent on the run, model loading and metrics included, summed over restarts",
     "failures": "utterances that failed: `utterance` and `reason`; they count nowhere else",
+    "groups": "sizes in tokens of the rule's groups: number of groups, mean, median, largest, share of singletons, "
+    "bytes of the table, `histogram` (edges 1, 2, 4, ...: groups from each to below the next); null without groups",
     "counts.utterances": "utterances decoded",
     "counts.rounds": "rounds of speculative decoding, summed over utterances",
     "counts.target_passes": "target passes an utterance took part in, prefill apart, summed",

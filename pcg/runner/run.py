@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from pcg.runner import environment, parts, rescore, store
 from pcg.runner.batch import BatchRunner
 from pcg.runner.build import build, is_built
+from pcg.runner.grouped import size_report
 from pcg.runner.identity import canonical, label, method, run_id
 from pcg.runner.progress import LiveView
 from pcg.runner.records import Records, latest, write_atomically
@@ -85,6 +86,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         BatchRunner(composed, decoding, settings.seed, _memo, run["metrics"], folder),
         records, settings, label(run), began,
     )  # fmt: skip
+    groups = size_report(composed.rule)
     peak_memory = environment.peak_memory_bytes(device)
     lines = latest(records)
     if after:
@@ -103,6 +105,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         "versions": environment.versions(),
         "device": environment.device_name(device),
         "started": records.lines[0]["at"],
+        "groups": groups,
         "wall_seconds": sum(line["wall"] for line in records.lines),
         **summarise(run, lines, rescore.ratios_of(metrics)),
     }

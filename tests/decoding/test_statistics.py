@@ -69,6 +69,9 @@ def test_counts_by_hand() -> None:
         ("exact", "exact"),
     ]
     assert [each.sums["alpha_exact"] for each in said] == [1, 3, 2, 3, 2]
+    # drafted: token 1 (draft .5, target 1), recovered or bonus: token 0 (draft .25, target 0)
+    assert [each.target_probs for each in said] == [(0.0,), (1.0, 1.0, 1.0, 0.0), (1.0,), (1.0, 1.0), (1.0, 1.0)]
+    assert [each.draft_probs for each in said] == [(0.25,), (0.5, 0.5, 0.5, None), (0.5,), (0.5, 0.5), (0.5, 0.5)]
 
 
 def test_group_only_is_what_exact_matching_would_have_rejected_on_the_same_number() -> None:
@@ -109,7 +112,8 @@ def test_identities_hold_of_any_run(gamma: int, rule: ExactRule | AcceptAll) -> 
         counts = each.counts
         assert counts["emitted"] == counts["accepted"] + counts["recovered"] + counts["bonus"]
         assert counts["emitted"] == len(each.tokens) + each.finished
-        assert len(each.kinds) == len(each.tokens)
+        assert len(each.kinds) == len(each.target_probs) == len(each.draft_probs) == len(each.tokens)
+        assert [prob is None for prob in each.draft_probs] == [kind == "bonus" for kind in each.kinds]
         assert sum(each.accepted_by_position) == counts["accepted"] <= counts["tested"] <= counts["drafted"]
         assert counts["drafted"] == gamma * counts["rounds"]
         if isinstance(rule, ExactRule):
@@ -119,6 +123,28 @@ def test_identities_hold_of_any_run(gamma: int, rule: ExactRule | AcceptAll) -> 
         accepted, tested = (sum(each.counts[name] for each in said) for name in ("accepted", "tested"))
         expected = sum(each.sums["alpha_exact"] for each in said)
         assert abs(accepted - expected) < 4 * tested**0.5 / 2
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_probabilities_are_those_of_reading_the_finished_utterance(penalty: float) -> None:
+    target, draft = MarkovLM.random(9, seed=1), MarkovLM.random(9, seed=2)
+    sampling, randomness = Sampling(0.9, 6, 0.95, penalty), Randomness(0, torch.arange(8))
+    prompts = [Prompt(Utterance(str(i), "x")) for i in range(8)]
+    statistics = Statistics(3, ExactRule(), randomness)
+    found = speculative_decode(
+        target, draft, ExactRule(), prompts,
+        gamma=3, sampling=sampling, max_tokens=30, randomness=randomness, observer=statistics,
+    )  # fmt: skip
+    for prompt, said in zip(prompts, statistics.annotate(found), strict=True):
+        for model, noted in ((target, said.target_probs), (draft, said.draft_probs)):
+            ids = model.prompt(prompt.utterance, None)
+            cache = model.prefill([ids], len(ids) + len(said.tokens))
+            logits = model.step(torch.cat([ids[-1:], model.token_ids(said.tokens)])[None, :-1], cache)[0]
+            seen = torch.nn.functional.one_hot(said.tokens, 9).cumsum(0).roll(1, 0) > 0
+            seen[:1] = False
+            probs = sampling.probabilities(logits, seen).gather(1, said.tokens[:, None]).squeeze(1).tolist()
+            expected = [prob for prob, note in zip(probs, noted, strict=True) if note is not None]
+            assert [note for note in noted if note is not None] == pytest.approx(expected, rel=1e-3)
 
 
 def test_plain_decoding_counts_a_pass_a_token() -> None:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pcg.groups.table import GroupTable
+from pcg.runner.grouped import mean_sizes, size_report
+from pcg.runner.run import run_once
+from pcg.runner.store import read_utterances
+
+
+@dataclass
+class Grouped:
+    """Something of a rule that has groups."""
+
+    groups: GroupTable
+
+
+def test_sizes_by_hand() -> None:
+    rule = Grouped(GroupTable.from_members([[0, 1, 2, 3], [3, 4], [4]], vocab_size=6))  # 5 is on its own
+    assert mean_sizes(rule).tolist() == [4, 4, 4, 3, 1.5, 1]
+    report = size_report(rule)
+    assert report["histogram"] == {"edges": [1, 2, 4, 8], "counts": [2, 1, 1]}
+    assert (report["groups"], report["mean_size"], report["max_size"]) == (4, 2.0, 4)
+
+
+def test_a_rule_without_groups_has_no_sizes() -> None:
+    assert mean_sizes(None) is None
+    assert size_report(object()) is None
+
+
+def test_a_run_keeps_sizes_and_probabilities_of_every_token(config) -> None:
+    grouping = {
+        "_target_": "pcg.acceptance.pcg.PCG",
+        "groups": {"_target_": "pcg.groups.cosine.Cosine", "theta": 0.5, "center": False},
+    }
+    result = run_once(config(grouping=grouping))
+    sizes = result.values["groups"]
+    assert sum(sizes["histogram"]["counts"]) == sizes["groups"] == 13
+    assert sizes["max_size"] > 1
+    for row in read_utterances(Path(result.folder)):
+        assert len(row["group_sizes"]) == len(row["target_probs"]) == len(row["draft_probs"]) == len(row["tokens"])
+        assert all(1 <= size <= sizes["max_size"] for size in row["group_sizes"])
+        assert all(0 <= prob <= 1 for prob in row["target_probs"])
+        assert [prob is None for prob in row["draft_probs"]] == [kind == "bonus" for kind in row["kinds"]]
+
+
+@pytest.mark.parametrize("changes", [{}, {"draft": {"_target_": None}}], ids=["exact", "target alone"])
+def test_without_groups_the_lists_are_empty(config, changes) -> None:
+    result = run_once(config(**changes))
+    assert result.values["groups"] is None
+    for row in read_utterances(Path(result.folder)):
+        assert row["group_sizes"] == []
+        assert len(row["target_probs"]) == (0 if changes else len(row["tokens"]))
