@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
@@ -34,6 +34,9 @@ _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -772359229
 _DRAW = 1 << 40  # between two draws at one position: above any position * len(Purpose)
 
 
+_DRAWS_AHEAD = 96  # as many draws a position are kept at hand; more are asked for too seldom
+
+
 def _shift_right(x: Int[Tensor, "*shape"], bits: int) -> Int[Tensor, "*shape"]:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
@@ -43,6 +46,13 @@ def _mix(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
+
+
+def _counters(
+    positions: Int[Tensor, "batch *block"], purpose: Purpose, count: int
+) -> Int[Tensor, "batch *block {count}"]:
+    counters = positions * len(Purpose) + purpose
+    return counters.unsqueeze(-1) + torch.arange(count, device=positions.device) * _DRAW
 
 
 def key_of(utterance_id: str) -> int:
@@ -58,11 +68,13 @@ class Randomness:
         seed: of the run.
         keys: one integer per row, from its utterance's id (``key_of``).
         numbers: those of the first positions, where ``ahead`` has computed them; they are the same either way.
+        several: as ``numbers``, the draws of a purpose at every such position, from when they are first asked for.
     """
 
     seed: int
     keys: Int[Tensor, "batch"]
     numbers: Float[Tensor, "batch numbers"] | None = None
+    several: dict[tuple[Purpose, int], Float[Tensor, "batch positions draws"]] = field(default_factory=dict)
 
     @cached_property
     def _streams(self) -> Int[Tensor, "batch"]:
@@ -70,19 +82,28 @@ class Randomness:
         return _mix(self.keys ^ _mix(torch.full_like(self.keys, self.seed)))
 
     def uniform(
-        self, positions: Int[Tensor, "batch *block"], purpose: Purpose | Int[Tensor, "..."], draws: int | None = None
+        self, positions: Int[Tensor, "batch *block"], purpose: Purpose | Int[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """Float64 numbers of 52 bits in [0, 1) of the shape of ``positions``; with ``draws`` one more, last, dimension.
+        """Float64 numbers of 52 bits in [0, 1), of the shape of ``positions``.
 
         ``purpose`` may be a tensor that broadcasts with ``positions``, so that one call serves several purposes.
-        The first of several draws is the number that is given without ``draws``.
         """
         counters = positions * len(Purpose) + purpose
-        if draws is not None:
-            counters = counters.unsqueeze(-1) + torch.arange(draws, device=positions.device) * _DRAW
-        elif self.numbers is not None:
+        if self.numbers is not None:
             return self.numbers.gather(1, counters.reshape(len(counters), -1)).view_as(counters)
         return self._hash(counters)
+
+    def draws(
+        self, positions: Int[Tensor, "batch *block"], purpose: Purpose, count: int
+    ) -> Float[Tensor, "batch *block {count}"]:
+        """``count`` independent numbers for each position, the first of which is that of ``uniform``."""
+        if self.numbers is None or count > _DRAWS_AHEAD:
+            return self._hash(_counters(positions, purpose, count))
+        if (purpose, count) not in self.several:
+            every = torch.arange(self.numbers.shape[1] // len(Purpose), device=self.keys.device)
+            self.several[purpose, count] = self._hash(_counters(every.expand(len(self.keys), -1), purpose, count))
+        rows = torch.arange(len(positions), device=positions.device)
+        return self.several[purpose, count][rows.view(-1, *([1] * (positions.ndim - 1))), positions]
 
     def _hash(self, counters: Int[Tensor, "batch *block"]) -> Float[Tensor, "batch *block"]:
         bits = _mix(self._streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
@@ -94,7 +115,10 @@ class Randomness:
         return Randomness(self.seed, self.keys, self._hash(counters))
 
     def keep(self, rows: Int[Tensor, "kept"]) -> Randomness:
-        return Randomness(self.seed, self.keys[rows], None if self.numbers is None else self.numbers[rows])
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return Randomness(
+            self.seed, self.keys[rows], numbers, {key: table[rows] for key, table in self.several.items()}
+        )
 
 
 @dataclass(frozen=True)

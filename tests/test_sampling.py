@@ -33,7 +33,7 @@ def test_numbers_are_uniform() -> None:
 @pytest.mark.parametrize("other", ["row", "position", "purpose", "draw", "seed"])
 def test_neighbouring_numbers_are_uncorrelated(other: str) -> None:
     randomness, at = grid()
-    numbers = randomness.uniform(at, Purpose.TRIAL, 2)
+    numbers = randomness.draws(at, Purpose.TRIAL, 2)
     here, there = {
         "row": (numbers[1:, :, 0], numbers[:-1, :, 0]),
         "position": (numbers[:, 1:, 0], numbers[:, :-1, 0]),
@@ -48,14 +48,14 @@ def test_neighbouring_numbers_are_uncorrelated(other: str) -> None:
 def test_a_row_has_its_numbers_in_any_batch() -> None:
     randomness, at = grid(8, 5)
     order = torch.tensor([6, 1, 3])
-    for draws in (None, 3):
-        whole = randomness.uniform(at, Purpose.ACCEPT, draws)
-        assert torch.equal(randomness.keep(order).uniform(at[order], Purpose.ACCEPT, draws), whole[order])
+    single, several = randomness.uniform(at, Purpose.ACCEPT), randomness.draws(at, Purpose.ACCEPT, 3)
+    assert torch.equal(randomness.keep(order).uniform(at[order], Purpose.ACCEPT), single[order])
+    assert torch.equal(randomness.keep(order).draws(at[order], Purpose.ACCEPT, 3), several[order])
 
 
 def test_the_first_of_several_draws_is_the_only_one() -> None:
     randomness, at = grid(4, 5)
-    assert torch.equal(randomness.uniform(at, Purpose.GROUP, 3)[..., 0], randomness.uniform(at, Purpose.GROUP))
+    assert torch.equal(randomness.draws(at, Purpose.GROUP, 3)[..., 0], randomness.uniform(at, Purpose.GROUP))
 
 
 def test_numbers_at_hand_are_the_same_numbers() -> None:
@@ -64,13 +64,19 @@ def test_numbers_at_hand_are_the_same_numbers() -> None:
     for purpose in Purpose:
         assert torch.equal(ready.uniform(at, purpose), randomness.uniform(at, purpose))
         assert torch.equal(ready.uniform(at[:, 4], purpose), randomness.uniform(at[:, 4], purpose))
-        assert torch.equal(ready.uniform(at, purpose, 2), randomness.uniform(at, purpose, 2))
+        assert torch.equal(ready.draws(at, purpose, 2), randomness.draws(at, purpose, 2))
     both = torch.tensor([Purpose.ACCEPT, Purpose.BONUS])
     assert torch.equal(ready.uniform(at[..., None], both), randomness.uniform(at[..., None], both))
     order = torch.tensor([5, 0])
     assert torch.equal(
         ready.keep(order).uniform(at[order], Purpose.TOKEN), randomness.uniform(at, Purpose.TOKEN)[order]
     )
+    kept = ready.keep(order)  # with the draws that are at hand already, and others
+    assert kept.several
+    for count in (2, 3, 200):
+        assert torch.equal(
+            kept.draws(at[order], Purpose.TOKEN, count), randomness.draws(at, Purpose.TOKEN, count)[order]
+        )
 
 
 def test_numbers_do_not_change_between_versions() -> None:
@@ -104,7 +110,7 @@ def test_the_largest_number_draws_the_last_positive_weight(weights: list[float])
 def test_draws_have_the_weights_frequencies() -> None:
     weights = torch.tensor([0.5, 0.0, 2.0, 1.5])
     randomness = Randomness(0, torch.arange(3))
-    uniform = randomness.uniform(torch.zeros(3, dtype=torch.int64), Purpose.TOKEN, 40_000)
+    uniform = randomness.draws(torch.zeros(3, dtype=torch.int64), Purpose.TOKEN, 40_000)
     drawn = draw_several(weights.expand(3, -1), uniform)
     for row in drawn:
         found = torch.bincount(row, minlength=4) / 40_000

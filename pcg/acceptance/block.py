@@ -47,7 +47,7 @@ class Block:
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
         joint = joint_ratio(target / draft)
         keep = keep_probability(draft_probs, target_probs, joint)
-        accepted = longest(randomness.uniform(positions, Purpose.ACCEPT, gamma) < keep)
+        accepted = longest(randomness.draws(positions, Purpose.ACCEPT, gamma) < keep)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         share = joint.gather(1, accepted.unsqueeze(1))

@@ -96,7 +96,7 @@ class PCG:
         if stage == len(TRIALS):
             return draw(self._dense_residual(draft_end, target_end), randomness.uniform(at, Purpose.RECOVERED))
         trials, used = TRIALS[stage], 3 * sum(TRIALS[:stage])
-        numbers = randomness.uniform(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
+        numbers = randomness.draws(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
         token, group, found = self._thin(draft_end, target_end, numbers.unflatten(1, (3, trials)))
         if self.residual == "draft":
             token = self._pick_by_draft(group, token, draft_end, randomness.uniform(at, Purpose.RECOVERED))

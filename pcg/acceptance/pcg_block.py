@@ -47,14 +47,14 @@ class PCGBlock:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
         gamma = draft_tokens.shape[1]
-        groups = self.groups.draw_group(draft_tokens, randomness.uniform(positions, Purpose.GROUP, gamma))
+        groups = self.groups.draw_group(draft_tokens, randomness.draws(positions, Purpose.GROUP, gamma))
         both = self.groups.coarse(torch.cat([draft_probs, target_probs], 1))
         draft_mass, target_mass = both[:, :gamma], both[:, gamma:]
         drawn = groups.long().unsqueeze(2)
         ratios = (target_mass[:, :gamma].gather(2, drawn) / draft_mass.gather(2, drawn)).squeeze(2)
         joint = joint_ratio(ratios)
         keep = keep_probability(draft_mass, target_mass, joint)
-        accepted = longest(randomness.uniform(positions, Purpose.ACCEPT, gamma) < keep)
+        accepted = longest(randomness.draws(positions, Purpose.ACCEPT, gamma) < keep)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         draft_mass, target_mass = at_end(accepted, draft_mass, target_mass)

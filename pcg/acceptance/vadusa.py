@@ -47,7 +47,7 @@ class Vadusa:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
         at = positions.unsqueeze(1) + torch.arange(gamma, device=positions.device)
-        drawn = draw_several(target_probs[:, :gamma], randomness.uniform(at, Purpose.TRIAL, self.draws))
+        drawn = draw_several(target_probs[:, :gamma], randomness.draws(at, Purpose.TRIAL, self.draws))
         accepted = leading((drawn == draft_tokens.unsqueeze(2)).any(2))
 
         bonus = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))

@@ -106,7 +106,7 @@ def propose(
     Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
     draft that it did not keep, so a later round must not draw that position with the same number.
     """
-    uniform = rows.randomness.uniform(rows.positions, Purpose.TOKEN, draws=gamma)
+    uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma)
     ids, tokens, probs, seen = last_two, [], [], [rows.seen]
     for step in range(gamma):
         clock.enter("draft")

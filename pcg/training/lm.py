@@ -250,8 +250,10 @@ class SpeechLM(L.LightningModule):
     def start_from(self, folder: str, phonemes: dict[str, int]) -> None:
         """Take the weights of an exported folder: the free vectors take the whole rows, the digits' start at zero.
 
+        A folder of fewer layers or key-value heads is grown to this model's.
+
         Raises:
-            ValueError: the folder has other token ids or other sizes.
+            ValueError: the folder has other token ids or sizes that do not grow to this model's.
         """
         place = resolve_folder(folder)
         if read_json(place / "tokens.json")["phonemes"] != phonemes:
@@ -264,9 +266,33 @@ class SpeechLM(L.LightningModule):
                 table.other.copy_(rows[:AUDIO_OFFSET])
                 table.free.copy_(rows[AUDIO_OFFSET:])
         try:
-            self.llama.load_state_dict({name: value.float() for name, value in state.items()})
+            self.llama.load_state_dict(self._grown(state))
         except RuntimeError as error:
             raise ValueError(f"{place} does not fit trainer.llama: {error}") from error
+
+    def _grown(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a model of fewer layers or key-value heads as those of this one, the same function.
+
+        Layer i takes old layer ``i * old // new``; a second taker adds nothing at first, as its two output
+        matrices are zero. (Growth that keeps the function: Net2Net, arXiv 1511.05641.)
+        """
+        config = self.llama.config
+        old, new = 1 + max(int(name.split(".")[2]) for name in state if ".layers." in name), config.num_hidden_layers
+        sources = [i * old // new for i in range(new)]
+        grown = {name: value.float() for name, value in state.items() if ".layers." not in name}
+        for i, source in enumerate(sources):
+            prefix = f"model.layers.{source}."
+            for name, value in state.items():
+                if not name.startswith(prefix):
+                    continue
+                value, part = value.float(), name.removeprefix(prefix)
+                if part in ("self_attn.k_proj.weight", "self_attn.v_proj.weight"):
+                    heads = value.unflatten(0, (-1, config.head_dim))
+                    value = heads.repeat_interleave(config.num_key_value_heads // len(heads), 0).flatten(0, 1)
+                if source in sources[:i] and part in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+                    value = torch.zeros_like(value)
+                grown[f"model.layers.{i}.{part}"] = value
+        return grown
 
     def export(self, folder: Path, phonemes: dict[str, int]) -> None:
         """Write a plain Hugging Face Llama folder in float16, with ``tokens.json``."""

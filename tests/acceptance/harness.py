@@ -93,7 +93,7 @@ def simulate(
     for keys in torch.arange(rows).split(max(1, 600_000 // vocab)):
         randomness = Randomness(seed, keys)
         positions = keys % 50
-        uniform = randomness.uniform(positions, Purpose.TOKEN, gamma)
+        uniform = randomness.draws(positions, Purpose.TOKEN, gamma)
         blocks = draw(drafts.expand(len(keys), gamma, vocab), uniform)
         verdict = rule.verify(  # type: ignore[attr-defined]
             blocks, drafts.expand(len(keys), -1, -1), targets.expand(len(keys), -1, -1), positions, randomness

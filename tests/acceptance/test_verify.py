@@ -31,7 +31,7 @@ class Chosen(Randomness):
         super().__init__(0, torch.zeros(1, dtype=torch.long))
         object.__setattr__(self, "chosen", {Purpose[name.upper()]: values for name, values in numbers.items()})
 
-    def uniform(self, positions, purpose, draws=None):  # type: ignore[no-untyped-def]
+    def uniform(self, positions, purpose):  # type: ignore[no-untyped-def]
         purposes = torch.as_tensor(purpose).broadcast_to(
             torch.broadcast_shapes(positions.shape, torch.as_tensor(purpose).shape)
         )
@@ -39,8 +39,11 @@ class Chosen(Randomness):
             self._at(int(p), int(at))
             for p, at in zip(purposes.flatten(), positions.expand_as(purposes).flatten(), strict=True)
         ]
-        numbers = torch.tensor(flat, dtype=torch.float64).view(purposes.shape)
-        return numbers if draws is None else numbers.unsqueeze(-1).expand(*numbers.shape, draws).clone()
+        return torch.tensor(flat, dtype=torch.float64).view(purposes.shape)
+
+    def draws(self, positions, purpose, count):  # type: ignore[no-untyped-def]
+        numbers = self.uniform(positions, purpose)
+        return numbers.unsqueeze(-1).expand(*numbers.shape, count).clone()
 
     def keep(self, rows):  # type: ignore[no-untyped-def]
         return self
