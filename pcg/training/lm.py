@@ -17,7 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -184,6 +184,7 @@ class SpeechLM(L.LightningModule):
         self.llama = LlamaForCausalLM(config)
         self.guide_layer, self.guide, self.guide_width = guide_layer, guide, guide_width
         self.steps, self.rate = steps, learning_rate
+        self._teacher: list[Any] = []  # in a list, for it is neither trained nor saved
         self._captured: dict[str, Tensor] = {}
         attention = self.llama.model.layers[guide_layer].self_attn
         for name in ("q_proj", "k_proj"):
@@ -203,17 +204,38 @@ class SpeechLM(L.LightningModule):
         return self.llama.model(inputs_embeds=self.table()[ids], use_cache=False).last_hidden_state
 
     def loss(self, ids: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of the speech (end-of-speech included), and the guidance, both in nats a token."""
+        """Mean cross-entropy of the speech (end-of-speech included), and the guidance, both in nats a token.
+
+        What is learnt is the corpus, or with a teacher the teacher's whole distribution of each token.
+        """
         hidden = self.hidden(ids)[:, :-1]
         goal = ids[:, 1:]
         speech = (goal >= AUDIO_OFFSET) | (goal == MARKERS["speech_end"])
-        logits = (hidden[speech] @ self._speech_head().T).float()
-        goal = torch.where(goal == MARKERS["speech_end"], logits.shape[-1] - 1, goal - AUDIO_OFFSET)[speech]
-        return nn.functional.cross_entropy(logits, goal), self._guidance(centre)
+        logits = (hidden[speech] @ _speech_rows(self.head()).T).float()
+        if self._teacher:
+            target = self._taught(ids, speech)
+        else:
+            target = torch.where(goal == MARKERS["speech_end"], logits.shape[-1] - 1, goal - AUDIO_OFFSET)[speech]
+        return nn.functional.cross_entropy(logits, target), self._guidance(centre)
 
-    def _speech_head(self) -> Float[Tensor, "speech width"]:
-        head = self.head()
-        return torch.cat([head[AUDIO_OFFSET:], head[MARKERS["speech_end"], None]])
+    @torch.no_grad()
+    def _taught(
+        self, ids: Int[Tensor, "batch length"], speech: Bool[Tensor, "batch ahead"]
+    ) -> Float[Tensor, "speech vocab"]:
+        [teacher] = self._teacher
+        teacher.to(ids.device)
+        hidden = teacher.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][speech]
+        return (hidden @ _speech_rows(teacher.lm_head.weight).T).float().softmax(-1)
+
+    def learn_from(self, folder: str, phonemes: dict[str, int]) -> None:
+        """Take a trained model as teacher (distillation for drafts: Zhou et al. 2023, arXiv 2310.08461).
+
+        Raises:
+            ValueError: the folder has other token ids.
+        """
+        from transformers import LlamaForCausalLM
+
+        self._teacher = [LlamaForCausalLM.from_pretrained(_folder(folder, phonemes), dtype=torch.float32).eval()]
 
     def _guidance(self, centre: Float[Tensor, "batch length"]) -> Tensor:
         """-log of the guided head's attention mass around the phoneme that the *next* token speaks."""
@@ -255,9 +277,7 @@ class SpeechLM(L.LightningModule):
         Raises:
             ValueError: the folder has other token ids or sizes that do not grow to this model's.
         """
-        place = resolve_folder(folder)
-        if read_json(place / "tokens.json")["phonemes"] != phonemes:
-            raise ValueError(f"{place}: its phoneme ids are not those of this token corpus")
+        place = _folder(folder, phonemes)
         state = load_file(place / "model.safetensors")
         for table, name in ((self.table, "model.embed_tokens.weight"), (self.head, "lm_head.weight")):
             rows = state[name].float()
@@ -288,7 +308,8 @@ class SpeechLM(L.LightningModule):
                 value, part = value.float(), name.removeprefix(prefix)
                 if part in ("self_attn.k_proj.weight", "self_attn.v_proj.weight"):
                     heads = value.unflatten(0, (-1, config.head_dim))
-                    value = heads.repeat_interleave(config.num_key_value_heads // len(heads), 0).flatten(0, 1)
+                    copies = (config.num_key_value_heads or len(heads)) // len(heads)
+                    value = heads.repeat_interleave(copies, 0).flatten(0, 1)
                 if source in sources[:i] and part in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
                     value = torch.zeros_like(value)
                 grown[f"model.layers.{i}.{part}"] = value
@@ -309,6 +330,18 @@ class SpeechLM(L.LightningModule):
         (folder / "tokens.json").write_text(json.dumps(layout, indent=1, ensure_ascii=False) + "\n")
 
 
+def _speech_rows(table: Float[Tensor, "vocab width"]) -> Float[Tensor, "speech width"]:
+    """The rows of the speech vocabulary in its order: audio tokens, end-of-speech."""
+    return torch.cat([table[AUDIO_OFFSET:], table[MARKERS["speech_end"], None]])
+
+
+def _folder(path: str, phonemes: dict[str, int]) -> Path:
+    place = resolve_folder(path)
+    if read_json(place / "tokens.json")["phonemes"] != phonemes:
+        raise ValueError(f"{place}: its phoneme ids are not those of this token corpus")
+    return place
+
+
 @dataclass(frozen=True)
 class LMTrainer:
     """A language-model stage: token shards -> a Llama folder.
@@ -317,6 +350,7 @@ class LMTrainer:
         tokens: folder of the token corpus.
         out: model folder to write; its checkpoint lies beside it and is resumed from.
         start: model folder (``bundled:NAME`` for one inside the package) to train further; None starts anew.
+        teacher: model folder whose distributions to learn instead of the corpus; None learns the corpus.
         llama: arguments of transformers' LlamaConfig, less the vocabulary.
         levels: FSQ levels of the codec.
         guide: ``guide_layer``, ``guide`` and ``guide_width`` of SpeechLM.
@@ -327,6 +361,7 @@ class LMTrainer:
     tokens: str
     out: str
     start: str | None
+    teacher: str | None
     llama: dict[str, Any]
     levels: list[int]
     guide: dict[str, Any]
@@ -349,6 +384,8 @@ class LMTrainer:
         module = SpeechLM(self.llama, self.levels, steps=self.steps, learning_rate=self.learning_rate, **self.guide)
         if self.start is not None:
             module.start_from(self.start, phonemes)
+        if self.teacher is not None:
+            module.learn_from(self.teacher, phonemes)
         log.info("%s: %.1f M parameters", Path(self.out).name, sum(p.numel() for p in module.llama.parameters()) / 1e6)
         data = Batches(speakers, phonemes, self.batch_tokens, self.single, self.seed + resumed_at(self.out))
         fit(

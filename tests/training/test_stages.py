@@ -9,7 +9,7 @@ from pcg.codecs.bundled import BundledCodec
 from pcg.training.audio import rows, shards
 from pcg.training.codec import CodecTrainer, schedule
 from pcg.training.corpus import Corpus, Speaker, trim
-from pcg.training.lm import AUDIO_OFFSET, MARKERS, Batches, LMTrainer, SpeechLM, Spoken, TokenTable, join
+from pcg.training.lm import AUDIO_OFFSET, MARKERS, Batches, LMTrainer, SpeechLM, Spoken, TokenTable, _speech_rows, join
 from pcg.training.tokens import Tokens
 
 pytestmark = [
@@ -55,6 +55,7 @@ def lm_stage(work: Path, steps: int) -> LMTrainer:
         "tokens": str(work / "tokens"),
         "out": str(work / "draft"),
         "start": None,
+        "teacher": None,
         "llama": LLAMA,
         "levels": [4, 4],
     }
@@ -133,7 +134,7 @@ def test_token_and_language_model_stages(work):
     module.load_state_dict(state)
     ids = torch.tensor([[1, 7, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5]])
     with torch.no_grad():
-        ours = module.hidden(ids) @ module._speech_head().T
+        ours = module.hidden(ids) @ _speech_rows(module.head()).T
         theirs = model(ids).logits
     speech = [*range(AUDIO_OFFSET, AUDIO_OFFSET + 16), MARKERS["speech_end"]]
     torch.testing.assert_close(theirs[..., speech], ours, atol=2e-3, rtol=2e-3)  # float16 weights
@@ -146,13 +147,48 @@ def test_an_exported_model_can_be_trained_further(tmp_path):
     second.start_from(str(tmp_path / "model"), phonemes)
     ids = torch.tensor([[1, 5, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5]])
     with torch.no_grad():
-        want, got = (m.hidden(ids) @ m._speech_head().T for m in (first, second))
+        want, got = (m.hidden(ids) @ _speech_rows(m.head()).T for m in (first, second))
     torch.testing.assert_close(got, want, atol=2e-3, rtol=2e-3)  # float16 weights
     with pytest.raises(ValueError, match="phoneme ids"):
         second.start_from(str(tmp_path / "model"), {"b": 5})
     wide = SpeechLM(LLAMA | {"intermediate_size": 48}, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
     with pytest.raises(ValueError, match="does not fit"):
         wide.start_from(str(tmp_path / "model"), phonemes)
+
+
+def test_a_smaller_model_grows_without_changing_what_it_says(tmp_path):
+    small, large = (
+        SpeechLM(LLAMA | size, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
+        for size in ({"num_hidden_layers": 2, "num_key_value_heads": 1}, {"num_hidden_layers": 5, "num_key_value_heads": 2})
+    )
+    small.export(tmp_path / "model", {"a": 5})
+    large.start_from(str(tmp_path / "model"), {"a": 5})
+    ids = torch.tensor([[1, 5, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5]])
+    with torch.no_grad():
+        torch.testing.assert_close(large.hidden(ids), small.hidden(ids), atol=2e-3, rtol=2e-3)  # float16 weights
+    large.loss(ids, torch.full(ids.shape, -1.0))[0].backward()
+    new = large.llama.model.layers[1]  # adds nothing yet, but learns to
+    assert not new.mlp.down_proj.weight.any()
+    assert new.mlp.down_proj.weight.grad.any()
+
+
+def test_a_teacher_is_what_is_learnt(tmp_path):
+    teacher, student = (SpeechLM(LLAMA, [4, 4], 0, 0.0, 3.0, 3, 1e-3) for _ in range(2))
+    teacher.export(tmp_path / "model", {"a": 5})
+    student.learn_from(str(tmp_path / "model"), {"a": 5})
+    ids = torch.tensor([[1, 5, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5, MARKERS["speech_end"]]])
+    centre = torch.full(ids.shape, -1.0)
+    with torch.no_grad():
+        taught = (teacher.hidden(ids)[0, 3:6] @ _speech_rows(teacher.head()).T).softmax(-1)
+        entropy = -(taught * taught.log()).sum(-1).mean()
+        before = student.loss(ids, centre)[0]
+        student.start_from(str(tmp_path / "model"), {"a": 5})
+        after = student.loss(ids, centre)[0]
+    assert before > after + 1e-4
+    torch.testing.assert_close(after, entropy, atol=2e-3, rtol=2e-3)  # the least that a cross-entropy can be
+    assert not any("teacher" in name for name in student.state_dict())
+    with pytest.raises(ValueError, match="phoneme ids"):
+        student.learn_from(str(tmp_path / "model"), {"b": 5})
 
 
 def test_joined_utterances_and_their_centres():
