@@ -1,14 +1,14 @@
 """A study's listening page: one static file that needs no server, beside the runs whose audio it plays.
 
-``page.html`` is the page without data; the data is put into it as JSON. Audio is referred to by relative paths, so a
-study's folder may be moved as a whole.
+``listening/`` holds the page without data: its style, script and data are put into the one file. Audio is referred to
+by relative paths, so a study's folder may be moved as a whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from pcg.runner.records import write_atomically
 from pcg.types import Result
 
 SHOWN = 50  # utterances on the page, the first of the study; it says of how many
+_CLIPS = 800  # clips on the page: of many methods, fewer utterances
 _PEAKS = 300  # points of a waveform
-_TEMPLATE = Path(__file__).with_name("page.html")
-_PLACE = "/*DATA*/"
+_PARTS = Path(__file__).with_name("listening")
 
 
 def write(results: Sequence[Result], labels: Sequence[str], folder: Path) -> Path:
@@ -32,9 +32,14 @@ def write(results: Sequence[Result], labels: Sequence[str], folder: Path) -> Pat
         labels: what each run is called.
     """
     text = json.dumps(content(results, labels, folder), ensure_ascii=False, separators=(",", ":"))
-    page = _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, text.replace("<", "\\u003c"))
+    page = _part("page.html").replace("/*STYLE*/\n", _part("page.css")).replace("/*SCRIPT*/\n", _part("page.js"))
+    page = page.replace("/*DATA*/", text.replace("<", "\\u003c"))
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
+
+
+def _part(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")
 
 
 def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -43,17 +48,29 @@ def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> d
     known = {row["utterance"]: row for table in tables for row in table}
     shown: dict[str, dict[str, Any]] = {
         name: {"id": name, "text": known[name]["text"], "speaker": known[name]["speaker"], "clips": []}
-        for name in list(known)[:SHOWN]
+        for name in list(known)[: max(1, min(SHOWN, _CLIPS // len(results)))]
     }
     for method, (result, table) in enumerate(zip(results, tables, strict=True)):
         for row in table:
             if row["utterance"] in shown:
                 shown[row["utterance"]]["clips"].append(_clip(method, row, Path(result.folder), folder))
     return {
-        "study": results[0].values["study"],
-        "methods": list(labels),
+        "study": ", ".join(dict.fromkeys(result.values["study"] for result in results)),
+        "methods": [_method(result.values, label) for result, label in zip(results, labels, strict=True)],
         "total": len(known),
         "utterances": list(shown.values()),
+    }
+
+
+def _method(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A run's name and main figures; None where not measured."""
+    quality = values["quality"]
+    return {
+        "name": label,
+        "alpha": values["acceptance"]["alpha"],
+        "speedup": values["speed"]["speedup"],
+        "wer": quality.get("wer"),
+        "mos": quality.get("mos"),
     }
 
 
@@ -68,10 +85,18 @@ def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str
         "seconds": row["audio_seconds"],
         "tokens": row["tokens"],
         "kinds": "".join(kind[0] for kind in row["kinds"]),  # exact, group, recovered, bonus, plain
+        # an item a token, or none: rows of earlier versions have not got them
+        "target": [_short(probability) for probability in row.get("target_probs") or []],
+        "draft": [_short(probability) for probability in row.get("draft_probs") or []],
+        "sizes": row.get("group_sizes") or [],
         "peaks": _peaks(run / row["audio"]),
         "wer": row["word_errors"] / row["words"] if row.get("words") and "word_errors" in row else None,
         "words": None if transcript is None else aligned(row["text"], transcript),
     }
+
+
+def _short(probability: float | None) -> float | None:
+    return None if probability is None else float(f"{probability:.3g}")
 
 
 def _peaks(path: Path) -> list[int]:

@@ -68,10 +68,11 @@ class Bigram:
 class Tones:
     """A codec of one level a token."""
 
-    sample_rate, hop, codebook_size = 16_000, 8, AUDIO_TOKENS
+    sample_rate, codebook_size = 16_000, AUDIO_TOKENS
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, hop: int = 8) -> None:
         count("codecs")
+        self.hop = hop
 
     def encode(self, audio: Sequence[Audio]) -> list[Tensor]:
         levels = [clip.samples[:: self.hop] for clip in audio]
@@ -85,8 +86,10 @@ class Tones:
 
 
 class Sentences:
-    def __init__(self, limit: int | None = None, poison: Sequence[int] = ()) -> None:
-        self._limit, self._poison = limit or 6, set(poison)
+    def __init__(
+        self, limit: int | None = None, poison: Sequence[int] = (), speakers: Sequence[str] = ("anna",)
+    ) -> None:
+        self._limit, self._poison, self._speakers = limit or 6, set(poison), speakers
 
     def __len__(self) -> int:
         return self._limit
@@ -94,7 +97,8 @@ class Sentences:
     def __iter__(self) -> Iterator[Utterance]:
         for index in range(self._limit):
             text = f"sentence number {'poison' if index in self._poison else index}"
-            yield Utterance(f"u/{index}", text, "anna", "hello", prompt, functools.partial(recording, index))
+            speaker = self._speakers[index % len(self._speakers)]
+            yield Utterance(f"u/{index}", text, speaker, "hello", prompt, functools.partial(recording, index))
 
 
 def prompt() -> Audio:
@@ -125,6 +129,23 @@ class Loudness:
             {"errors": len(clip.samples) % 3, "words": len(said.text.split()), "mos": self._offset + clip.seconds}
             for clip, said in zip(audio, utterances, strict=True)
         ]
+
+
+class Dictation:
+    """Stands in for speech recognition: mishears the last word of a clip of an odd number of tokens."""
+
+    ratios: Mapping[str, tuple[str, str | None]] = {"wer": ("word_errors", "words")}
+
+    def __init__(self, hop: int) -> None:
+        self._hop = hop
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
+        return [self._heard(clip, said.text.split()) for clip, said in zip(audio, utterances, strict=True)]
+
+    def _heard(self, clip: Audio, words: list[str]) -> dict[str, Any]:
+        wrong = len(clip.samples) // self._hop % 2
+        heard = [*words[:-1], "mumble"] if wrong else words
+        return {"word_errors": wrong, "words": len(words), "transcript": " ".join(heard)}
 
 
 class Recorder:

@@ -58,7 +58,7 @@ def written(config, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_the_page_holds_every_clip(written) -> None:
     path, data = written
-    assert data["methods"] == _LABELS
+    assert [method["name"] for method in data["methods"]] == _LABELS
     assert [said["id"] for said in data["utterances"]] == [f"u/{index}" for index in range(6)]
     for method, result in enumerate(read_study(path.parent.parent)):
         for said, row in zip(data["utterances"], read_utterances(Path(result.folder)), strict=True):
@@ -70,7 +70,7 @@ def test_the_page_holds_every_clip(written) -> None:
             assert not clip["src"].startswith("/")
             assert soundfile.info(path.parent / clip["src"]).frames == 8 * len(clip["tokens"])
             assert clip["tokens"] == row["tokens"]
-            assert len(clip["kinds"]) == len(clip["tokens"])
+            assert len(clip["kinds"]) == len(clip["target"]) == len(clip["draft"]) == len(clip["tokens"])
             assert set(clip["kinds"]) <= set("egrb")
             assert len(clip["peaks"]) <= 300
             assert all(0 <= peak <= 99 for peak in clip["peaks"])
