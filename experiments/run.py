@@ -9,8 +9,8 @@ from pcg.runner import cli
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="run")
-def main(config: DictConfig) -> None:
-    cli.execute(config)
+def main(config: DictConfig) -> float | None:
+    return cli.execute(config)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, version
 from hydra._internal.hydra import Hydra
@@ -24,16 +24,30 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import pcg
-from pcg.runner import plan
+from pcg.runner import launching, objective, plan
 from pcg.runner.environment import memory_advice
+from pcg.runner.launching import missing_extra
+from pcg.runner.launching import texts as _texts
 from pcg.runner.run import run_once
-from pcg.runner.validate import ConfigError, nearest
-from pcg.runner.validate import check as check_run
+from pcg.runner.validate import ConfigError, check, nearest
 
 Check = Callable[[Mapping[str, Any]], object]
+T = TypeVar("T")
 _BESIDE = Path(pcg.__file__).resolve().parent
 # In a clone conf/ lies beside the package, in an installed wheel inside it.
 CONF = str(_BESIDE.parent / "conf" if (_BESIDE.parent / "conf" / "run.yaml").exists() else _BESIDE / "conf")
+launching.set_defaults(Path(CONF))
+
+
+def check_run(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists what is wrong with a run, and with what a search wants of it."""
+    problems = objective.problems(config)
+    try:
+        check(config)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextmanager
@@ -51,15 +65,23 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
     yield
 
 
-def execute(config: DictConfig) -> None:
-    """Do one run of a command, or print its plan; stopped, a run goes on where it was."""
+def execute(config: DictConfig) -> float | None:
+    """Do one run of a command, or print its plan; stopped, a run goes on where it was.
+
+    Returns:
+        What the run is worth to the search that it is part of; None without an ``objective``, or where it failed.
+    """
     if config.dry:
-        carry_out(lambda: plan.show(plain(config)))
-        return
-    carry_out(lambda: run_once(plain(config), HydraConfig.get().overrides.task), "the same command goes on from here")
+        return carry_out(lambda: plan.show(plain(config)))
+    return carry_out(lambda: _worth(plain(config)), "the same command goes on from here")
 
 
-def carry_out(work: Callable[[], object], stopped: str = "nothing was written") -> None:
+def _worth(config: dict[str, Any]) -> float | None:
+    result = run_once(config, HydraConfig.get().overrides.task)
+    return objective.worth(config["objective"], result.values) if config["objective"] else None
+
+
+def carry_out(work: Callable[[], T], stopped: str = "nothing was written") -> T | None:
     """Do what a command asks for. In a sweep what fails is noted and the others go on.
 
     Ends the program with a message, without a traceback (a run's is in its run.log), where it is no sweep.
@@ -69,7 +91,7 @@ def carry_out(work: Callable[[], object], stopped: str = "nothing was written") 
     """
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        work()
+        return work()
     except KeyboardInterrupt:
         print(f"Stopped; {stopped}.", file=sys.stderr)
         sys.exit(130)
@@ -77,6 +99,7 @@ def carry_out(work: Callable[[], object], stopped: str = "nothing was written") 
         print(f"The run failed: {type(error).__name__}: {error}{memory_advice(error)}", file=sys.stderr)
         if not sweep:
             sys.exit(1)
+        return None
 
 
 def check_command_line(config_name: str, arguments: Sequence[str], check: Check | None = check_run) -> None:
@@ -87,8 +110,11 @@ def check_command_line(config_name: str, arguments: Sequence[str], check: Check 
     with _composing(args.config_dir) as loader:
         problems, overrides = _parse(loader, args.overrides)
         if not problems:
-            overrides = _sweep_of(loader, config_name, args.overrides) + overrides if args.multirun else overrides
-            problems = _problems(loader, config_name, overrides, args.multirun, check)
+            started = []
+            if args.multirun and (sweep := _composed_sweep(loader, config_name, args.overrides)) is not None:
+                overrides = _sweep_of(loader, sweep) + overrides
+                started = launching.problems(sweep, overrides)
+            problems = started + _problems(loader, config_name, overrides, args.multirun, check)
     if problems:
         raise ConfigError(problems)
 
@@ -118,12 +144,16 @@ def _parse(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[str], list[
     return problems, overrides
 
 
-def _sweep_of(loader: ConfigLoader, config_name: str, texts: Sequence[str]) -> list[Override]:
-    """What an experiment's ``hydra.sweeper.params`` asks for; the command line comes after it and wins."""
+def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """The config of a sweep as a whole, with its ``hydra`` node; None where it does not compose."""
     try:
-        config = loader.load_configuration(config_name, list(texts), RunMode.MULTIRUN, validate_sweep_overrides=False)
+        return loader.load_configuration(config_name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
     except (HydraException, OmegaConfBaseException):
-        return []  # what is wrong is found and named below
+        return None  # what is wrong is found and named run by run
+
+
+def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
+    """What an experiment's ``hydra.sweeper.params`` asks for; the command line comes after it and wins."""
     parameters = config.hydra.sweeper.get("params") or {}
     problems, overrides = _parse(loader, [f"{key}={value}" for key, value in parameters.items()])
     if problems:
@@ -139,7 +169,8 @@ def _problems(
     latest = {override.get_key_element(): override for override in overrides}
     groups = {key: item for key, item in latest.items() if _choices(loader, item.key_or_group)}
     problems = [
-        f"{item.key_or_group}={value}: there is no such choice{nearest(value, _choices(loader, item.key_or_group))}"
+        f"{item.key_or_group}={value}: there is no such choice"
+        f"{missing_extra(item.key_or_group, value) or nearest(value, _choices(loader, item.key_or_group))}"
         for item in groups.values()
         for value in _texts(item)
         if value != "null" and value not in _choices(loader, item.key_or_group)
@@ -159,13 +190,6 @@ def _problems(
 
 def _choices(loader: ConfigLoader, group: str) -> list[str]:
     return loader.get_group_options(group)
-
-
-def _texts(override: Override) -> list[str]:
-    """The values of an override, written as they would be on the command line."""
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
 
 
 def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:

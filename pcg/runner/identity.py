@@ -13,8 +13,8 @@ from pcg.runner.build import TARGET, constructor, is_built
 from pcg.runner.settings import pick_device
 from pcg.runner.validate import metric_nodes
 
-# Where results go and who is told: no part of what is measured.
-_ASIDE = ("paths", "logger", "study", "max_failures", "dry", "plan")
+# Where results go, who is told, how many share the work: no part of what is measured.
+_ASIDE = ("paths", "logger", "study", "devices", "max_failures", "dry", "status", "plan", "objective")
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ SCHEMA = 1
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
     "schema": "version of this layout; raised whenever a key changes its meaning",
-    "run_id": "hash of the config without paths, logger, study, max_failures, dry and plan: same id, same figures",
+    "run_id": "hash of the config without paths, logger, study, max_failures, dry, plan and objective: same id, same "
+    "figures",
     "study": "folder under outputs/ that the run belongs to",
     "label": "the method with the settings of its rule",
     "method": "name of the rule, or `target alone`",

@@ -106,6 +106,7 @@ class Settings:
     metrics: dict[str, Any] | None
     logger: dict[str, Any] | None
     dry: bool = False
+    objective: dict[str, Any] | None = None
     plan: dict[str, Any] = field(default_factory=dict)
 
     RANGES: ClassVar[Ranges] = {
