@@ -191,6 +191,11 @@ def _failed(utterance: Utterance, error: Exception) -> dict[str, Any]:
     return {**_timing("", None), **_timing("baseline_", None), "rows": [row]}
 
 
+def failed_batch(utterances: Sequence[Utterance], error: Exception) -> dict[str, Any]:
+    """The record of a batch that ended the process that decoded it."""
+    return _joined([_failed(utterance, error) for utterance in utterances])
+
+
 def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One record of the same batch decoded one utterance at a time."""
     whole: dict[str, Any] = {"rows": [row for record in records for row in record["rows"]]}

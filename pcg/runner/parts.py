@@ -54,10 +54,14 @@ def load(run: Mapping[str, Any]) -> Parts:
         draft=draft,
         rule=_rule(run, target, draft, codec) if draft is not None else None,
         codec=codec,
-        dataset=_kept_part("dataset", run["dataset"]),
+        dataset=load_dataset(run["dataset"]),
         metrics=load_metrics(run["metrics"]),
         device=device,
     )
+
+
+def load_dataset(node: Mapping[str, Any]) -> Dataset:
+    return _kept_part("dataset", node)
 
 
 def load_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:

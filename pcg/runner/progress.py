@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class LiveView:
     """A progress bar over utterances with alpha, tau and tokens/s so far; it goes when the run ends."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, devices: int = 1) -> None:
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -28,6 +28,7 @@ class LiveView:
         self._task = self._progress.add_task(label, total=total, figures="")
         self._sums = dict.fromkeys(("accepted", "tested", "emitted", "target_passes"), 0)
         self._tokens = self._seconds = 0.0
+        self._unit = "tokens/s" if devices == 1 else "tokens/s a device"
 
     def __enter__(self) -> LiveView:
         self._progress.start()
@@ -56,5 +57,5 @@ class LiveView:
         sums = self._sums
         shown = [f"alpha {sums['accepted'] / sums['tested']:.3f}"] if sums["tested"] else []
         shown += [f"tau {sums['emitted'] / sums['target_passes']:.2f}"] if sums["target_passes"] else []
-        shown += [f"{self._tokens / self._seconds:.0f} tokens/s"] if self._seconds else []
+        shown += [f"{self._tokens / self._seconds:.0f} {self._unit}"] if self._seconds else []
         return "  ".join(shown)

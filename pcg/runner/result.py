@@ -14,8 +14,8 @@ SCHEMA = 1
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
     "schema": "version of this layout; raised whenever a key changes its meaning",
-    "run_id": "hash of the config without paths, logger, study, max_failures, dry, plan and objective: same id, same "
-    "figures",
+    "run_id": "hash of the config without paths, logger, study, devices, max_failures, dry, status, plan and "
+    "objective: same id, same figures",
     "study": "folder under outputs/ that the run belongs to",
     "label": "the method with the settings of its rule",
     "method": "name of the rule, or `target alone`",
@@ -25,6 +25,7 @@ KEYS: Mapping[str, str] = {
     "git.dirty": "whether tracked files had changes on top of it",
     "versions": "Python and the packages that figures depend on; null where one is not installed",
     "device": "name of the device that decoded",
+    "devices": "how many of them shared the run when it was finished, each with a process and models of its own",
     "started": "when the run was first started (UTC, ISO 8601)",
     "wall_seconds": "time spent on the run, model loading and metrics included, summed over restarts",
     "failures": "utterances that failed: `utterance` and `reason`; they count nowhere else",
@@ -57,7 +58,8 @@ KEYS: Mapping[str, str] = {
     "speed.seconds.target": "target passes",
     "speed.seconds.rule": "the acceptance rule",
     "speed.seconds.other": "the rest of the loop; measuring (alpha_exact, distortion) is not in it",
-    "speed.peak_memory_bytes": "most memory at once: allocated on the GPU, or resident in the process on a CPU",
+    "speed.peak_memory_bytes": "most memory at once: allocated on the GPU, or resident in the process on a CPU; of "
+    "several devices the one with most",
     "distortion.tv": "total variation between the rule's law and the target, mean over tested positions; null if the "
     "rule has no closed law",
     "distortion.kl": "KL(law || target) in nats, mean over tested positions; null likewise",
@@ -69,7 +71,12 @@ KEYS: Mapping[str, str] = {
 
 _INTRODUCTION = """Written when a run is complete, before any logger sees it. Counts are stored, and every rate is
 derived from them in `pcg/runner/result.py`, whose table this page is. What was not measured is null. Means and ratios
-are over the whole run (sums over utterances, then the ratio), not means of ratios."""
+are over the whole run (sums over utterances, then the ratio), not means of ratios.
+
+**Several devices.** A batch is decoded and timed in one process on one device, both ways. Seconds are sums over all
+devices, so tokens/s, RTF and speed-ups are those of one device at work, whatever `devices` was; N devices say about N
+times as many tokens a second, which `wall_seconds` shows. Processes that share a CPU slow each other down, and with
+`metrics.when=inline` a device does not decode while it scores: time runs on idle machines, one process a device."""
 
 Row = Mapping[str, Any]
 Record = Mapping[str, Any]

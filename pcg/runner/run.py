@@ -8,18 +8,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
-from pcg.runner import environment, parts, rescore, store
-from pcg.runner.batch import BatchRunner
+from pcg.runner import devices, environment, parts, rescore, store
 from pcg.runner.build import build, is_built
-from pcg.runner.grouped import size_report
+from pcg.runner.devices import OverDevices
 from pcg.runner.identity import canonical, label, method, run_id
 from pcg.runner.progress import LiveView
 from pcg.runner.records import Records, latest, write_atomically
@@ -27,7 +24,8 @@ from pcg.runner.result import SCHEMA, summarise
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.settings import Decoding, Settings
 from pcg.runner.validate import check
-from pcg.types import Result, Utterance
+from pcg.runner.work import Executor, InProcess, Job, batches
+from pcg.types import Result
 
 log = logging.getLogger("pcg")
 _memo = ScoreMemo()
@@ -76,23 +74,15 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     torch.set_num_threads(settings.threads)
     began = time.perf_counter()
     records = Records(folder / "batches.jsonl")
-    composed = parts.load(run)
-    metrics, dataset, device = composed.metrics, composed.dataset, composed.device
-    environment.start_memory(device)
-    after = (settings.metrics or {}).get("when") == "after"
-    decoding = Decoding(**settings.decoding)
-    composed = replace(composed, metrics={}) if after else composed
-    _decode_all(
-        BatchRunner(composed, decoding, settings.seed, _memo, run["metrics"], folder),
-        records, settings, label(run), began,
-    )  # fmt: skip
-    groups = size_report(composed.rule)
-    peak_memory = environment.peak_memory_bytes(device)
-    lines = latest(records)
-    if after:
-        del composed
-        parts.release_models()
-        lines = rescore.scored(folder, lines, metrics, run["metrics"], dataset, _memo)
+    inline = (settings.metrics or {}).get("when", "inline") == "inline"
+    job = Job(run, Decoding(**settings.decoding), settings.seed, folder, inline)
+    executor = _executor(settings, job)
+    _decode_all(executor, records, settings, label(run), began)
+    groups, peak_memory = executor.groups(), executor.peak_memory_bytes()
+    lines, metrics = latest(records), executor.metrics
+    if not inline:
+        executor.release()
+        lines = rescore.scored(folder, lines, metrics, run["metrics"], executor.dataset, _memo)
     values = {
         "schema": SCHEMA,
         "run_id": folder.name,
@@ -103,7 +93,8 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         "config": run,
         "git": environment.git(),
         "versions": environment.versions(),
-        "device": environment.device_name(device),
+        "device": environment.device_name(torch.device(run["device"])),
+        "devices": settings.devices,
         "started": records.lines[0]["at"],
         "groups": groups,
         "wall_seconds": sum(line["wall"] for line in records.lines),
@@ -116,45 +107,42 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     return result
 
 
-def _decode_all(work: BatchRunner, records: Records, settings: Settings, name: str, began: float) -> None:
+def _executor(settings: Settings, job: Job) -> Executor:
+    """What holds models for other runs than this kind is let go, so that no device holds two copies."""
+    if settings.devices == 1:
+        devices.shut_down()
+        return InProcess(job, _memo)
+    parts.release_models()
+    return OverDevices(job, devices.pool(job.run["device"], settings.devices, settings.threads))
+
+
+def _decode_all(executor: Executor, records: Records, settings: Settings, name: str, began: float) -> None:
     """Decode the batches that have no good record yet, appending each as it finishes."""
     good = {line["batch"]: line for line in records.lines if _failures(line) == 0}
-    pending = [(index, batch) for index, batch in _batches(work) if index not in good]
+    sizes = {i: len(each) for i, each in enumerate(batches(executor.dataset, settings.decoding["batch_size"]))}
+    pending = [index for index in sizes if index not in good]
     if not pending:
         return
     failures = 0
-    with LiveView(name, sum(len(batch) for _, batch in pending)) as view, _finish_first() as interrupted:
+
+    def stopping() -> bool:
+        return interrupted.is_set() or failures > settings.max_failures
+
+    with LiveView(name, sum(sizes[i] for i in pending), settings.devices) as view, _finish_first() as interrupted:
         for line in good.values():
             view.count(line)
-        _warm_up(work, pending[0][1])
-        for index, batch in pending:
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            record = work.run(index, batch)
+        for done in executor.decode(pending, stopping):
             now = time.perf_counter()
-            records.append({"batch": index, "at": at, "wall": now - began, **record})
+            records.append({"batch": done.index, "at": done.at, "wall": now - began, **done.record})
             began = now
-            view.add(record)
-            failures += _failures(record)
-            if failures > settings.max_failures:
-                raise RunFailed(_summary(records.lines, settings.max_failures))
-            if interrupted.is_set():
-                raise KeyboardInterrupt
+            view.add(done.record)
+            failures += _failures(done.record)
+        if failures > settings.max_failures:
+            raise RunFailed(_summary(records.lines, settings.max_failures))
+        if interrupted.is_set():
+            raise KeyboardInterrupt
     if all(_failures(line) == len(line["rows"]) for line in latest(records)):
         raise RunFailed(_summary(records.lines, settings.max_failures))
-
-
-def _warm_up(work: BatchRunner, batch: Sequence[Utterance]) -> None:
-    try:
-        work.warm_up(batch)
-    except Exception:  # the same utterances come again, and are recorded with their reason
-        log.debug("warm-up failed", exc_info=True)
-
-
-def _batches(work: BatchRunner) -> Iterator[tuple[int, list[Utterance]]]:
-    """The dataset in batches that are the same at every start, whatever is finished."""
-    utterances, size = list(work.parts.dataset), work.decoding.batch_size
-    for index in range(-(-len(utterances) // size)):
-        yield index, utterances[index * size : (index + 1) * size]
 
 
 def _failures(record: Mapping[str, Any]) -> int:

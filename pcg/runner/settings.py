@@ -105,7 +105,9 @@ class Settings:
     decoding: dict[str, Any]
     metrics: dict[str, Any] | None
     logger: dict[str, Any] | None
+    devices: int = 1
     dry: bool = False
+    status: bool = False
     objective: dict[str, Any] | None = None
     plan: dict[str, Any] = field(default_factory=dict)
 
@@ -115,6 +117,7 @@ class Settings:
             "a folder name of letters, digits, _ + - and dots",
         ),
         "seed": _FROM_0,
+        "devices": _FROM_1,
         "threads": _FROM_1,
         "max_failures": _FROM_0,
         "device": (

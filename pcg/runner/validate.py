@@ -15,6 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pcg.groups.table import GroupTable
 from pcg.runner.build import TARGET, build, constructor, is_built
 from pcg.runner.settings import Decoding, Paths, Plan, Settings, out_of_range
@@ -42,6 +44,9 @@ class ConfigError(ValueError):
         self.problems = list(dict.fromkeys(problems))
         super().__init__("\n".join(f"  - {problem}" for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)  # a worker process raises it too
+
 
 def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
@@ -54,9 +59,20 @@ def check(config: Mapping[str, Any]) -> Settings:
         elif not optional:
             problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
     problems += problems_of_metrics(config.get("metrics"))
+    problems += _problems_of_devices(config.get("device"), config.get("devices", 1))
     if problems:
         raise ConfigError(problems)
     return Settings(**config)
+
+
+def _problems_of_devices(device: Any, devices: Any) -> list[str]:
+    """Whether as many GPUs are here as are asked for; a machine without any may be one that only starts the jobs."""
+    if not isinstance(devices, int) or devices == 1 or not str(device).startswith(("auto", "cuda")):
+        return []
+    if ":" in str(device):
+        return [f"devices={devices}: device={device} is one device; device=cuda takes the first {devices}"]
+    there = torch.cuda.device_count()
+    return [f"devices={devices}: this machine offers {there} CUDA device(s) to torch"] if 0 < there < devices else []
 
 
 def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:

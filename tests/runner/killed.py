@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from pathlib import Path
 
 from pcg.runner.run import run_once
-from tests.runner import parts_for_tests
+from tests.runner import tiny_worker
 
 
 def main(path: Path) -> None:
-    for _, part in inspect.getmembers(parts_for_tests, inspect.isclass):
-        if part.__module__ == parts_for_tests.__name__:
-            part.__module__ = "pcg.tiny"  # a config may only name what lies inside pcg
-    sys.modules["pcg.tiny"] = parts_for_tests
+    tiny_worker.register()
     print("begins", flush=True)
     run_once(json.loads(path.read_text()))
 

@@ -1,0 +1,125 @@
+"""A run as the process that decodes it sees it: which batches there are, and how one after another is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pcg.interfaces import Dataset, Metric
+from pcg.runner import environment, parts
+from pcg.runner.batch import BatchRunner
+from pcg.runner.grouped import size_report
+from pcg.runner.parts import Parts
+from pcg.runner.scores import ScoreMemo
+from pcg.runner.settings import Decoding
+from pcg.types import Utterance
+
+log = logging.getLogger("pcg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process must know to decode batches of a run: plain values, which travel to other processes.
+
+    Attributes:
+        run: the canonical config.
+        folder: where ``audio/`` goes.
+        inline: whether metrics score each batch as it is decoded.
+    """
+
+    run: dict[str, Any]
+    decoding: Decoding
+    seed: int
+    folder: Path
+    inline: bool
+
+    def runner(self, composed: Parts, memo: ScoreMemo) -> BatchRunner:
+        composed = composed if self.inline else replace(composed, metrics={})
+        return BatchRunner(composed, self.decoding, self.seed, memo, self.run["metrics"], self.folder)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A batch's record (``pcg.runner.batch``), and when the batch was begun (UTC, ISO 8601)."""
+
+    index: int
+    at: str
+    record: dict[str, Any]
+
+
+class Executor(Protocol):
+    """Does the batches of one run, in this process or in others."""
+
+    dataset: Dataset
+    metrics: Mapping[str, Metric]
+
+    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Iterator[Finished]:
+        """Batches as they are finished. Once ``stopping`` says so no other is begun; those begun are finished."""
+
+    def groups(self) -> dict[str, Any] | None:
+        """How large the rule's groups are; None for a rule without groups."""
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory that one device held."""
+
+    def release(self) -> None:
+        """Let go of what would stand in the way of metrics on this process's device."""
+
+
+class InProcess:
+    """One device: batch after batch, in this process.
+
+    Raises:
+        ConfigError: parts that do not fit each other.
+    """
+
+    def __init__(self, job: Job, memo: ScoreMemo) -> None:
+        composed = parts.load(job.run)
+        self.dataset, self.metrics, self._device = composed.dataset, composed.metrics, composed.device
+        self._runner: BatchRunner | None = job.runner(composed, memo)
+        self._groups = size_report(composed.rule)
+        self._batches = batches(self.dataset, job.decoding.batch_size)
+        self._warm = False
+        environment.start_memory(self._device)
+
+    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Iterator[Finished]:
+        assert self._runner is not None
+        for index in pending:
+            if stopping():
+                return
+            if not self._warm:
+                warm_up(self._runner, self._batches[index])
+                self._warm = True
+            at = now()
+            yield Finished(index, at, self._runner.run(index, self._batches[index]))
+
+    def groups(self) -> dict[str, Any] | None:
+        return self._groups
+
+    def peak_memory_bytes(self) -> int:
+        return environment.peak_memory_bytes(self._device)
+
+    def release(self) -> None:
+        self._runner = None
+        parts.release_models()
+
+
+def batches(dataset: Dataset, size: int) -> list[list[Utterance]]:
+    """The dataset in batches that are the same at every start and in every process, whatever is finished."""
+    utterances = list(dataset)
+    return [utterances[start : start + size] for start in range(0, len(utterances), size)]
+
+
+def warm_up(runner: BatchRunner, batch: Sequence[Utterance]) -> None:
+    try:
+        runner.warm_up(batch)
+    except Exception:  # the same utterances come again, and are recorded with their reason
+        log.debug("warm-up failed", exc_info=True)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,234 @@
+"""One run over several processes gives what it gives in one, whatever happens to a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from pcg.runner import devices, parts, run, validate, worker
+from pcg.runner.records import Records
+from pcg.runner.run import RunFailed, run_once
+from pcg.runner.validate import ConfigError, check
+from pcg.types import Result
+from tests.runner import parts_for_tests, tiny_worker
+from tests.runner.test_run import figures
+from tests.runner.tiny_worker import Watched, notes
+
+Config = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _workers() -> Iterator[None]:
+    """One pool for most of these tests: a process costs seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "work", tiny_worker.work)
+        yield
+    devices.shut_down()
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """The node of a model that is watched through ``tmp_path / journal``."""
+    monkeypatch.setattr(Watched, "__module__", "pcg.tiny")
+    monkeypatch.setattr(parts_for_tests, "Watched", Watched, raising=False)
+
+    def node(**settings: Any) -> dict[str, Any]:
+        return {"_target_": "pcg.tiny.Watched", "journal": str(tmp_path / "journal"), **settings}
+
+    return node
+
+
+def loads(folder: Path) -> list[int]:
+    """The processes that loaded the watched model, as often as they did."""
+    return [int(line.split()[1]) for line in notes(folder / "journal") if line.startswith("load")]
+
+
+def tokens(result: Result) -> list[list[int]]:
+    return pyarrow.parquet.read_table(Path(result.folder) / "utterances.parquet")["tokens"].to_pylist()
+
+
+def untimed(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures(values).items() if key not in ("study", "devices")}
+
+
+def indices(folder: Path) -> list[int]:
+    return [json.loads(line)["batch"] for line in (folder / "batches.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_figures_and_tokens_do_not_depend_on_the_number_of_devices(config: Config, batch_size: int) -> None:
+    grouping = {
+        "_target_": "pcg.acceptance.pcg.PCG", "theta": 0.4,
+        "groups": {"_target_": "pcg.groups.cosine.Cosine", "theta": 0.4},
+    }  # fmt: skip
+    changes = {"dataset.limit": 17, "decoding.batch_size": batch_size, "grouping": grouping}
+    one = run_once(config(**changes))
+    for count in (2, 8):
+        many = run_once(config(**changes, devices=count, study=f"on{count}"))
+        assert untimed(many.values) == untimed(one.values)
+        assert tokens(many) == tokens(one)
+        assert many.values["run_id"] == one.values["run_id"]
+        assert (one.values["devices"], many.values["devices"]) == (1, count)
+        assert many.values["speed"]["speedup"] > 0
+        assert many.values["speed"]["peak_memory_bytes"] > 0
+
+
+def test_models_are_loaded_once_a_worker_for_all_runs_of_a_sweep(config: Config, watched: Any, tmp_path: Path) -> None:
+    target = watched(delay=0.02)
+    for seed in (0, 1, 2):
+        run_once(config(target=target, devices=2, seed=seed))
+    assert len(loads(tmp_path)) == len(set(loads(tmp_path))) == 2
+    assert os.getpid() not in loads(tmp_path)
+    assert not {"Bigram", "Watched", "Tones"} & {type(each).__name__ for each in parts._kept._objects.values()}
+
+
+def test_a_failing_utterance_is_recorded_and_the_others_go_on(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    result = run_once(config(**{"dataset.poison": [1], "devices": 2}))
+    assert result.values["failures"] == [{"utterance": "u/1", "reason": "RuntimeError: cannot say poison"}]
+    assert result.values["counts"]["utterances"] == 5
+    assert "utterance u/1 failed" in caplog.text  # what a worker says is heard
+    assert "utterance u/1 failed" in (Path(result.folder) / "run.log").read_text()
+
+
+def test_too_many_failures_end_the_run(config: Config) -> None:
+    changes = {"dataset.poison": [0, 1, 2], "max_failures": 2, "decoding.batch_size": 1, "devices": 2}
+    with pytest.raises(RunFailed, match=r"(?s)3 utterance\(s\) failed \(max_failures=2\).*u/0.*u/2"):
+        run_once(config(**changes))
+    assert run_once(config(**{**changes, "max_failures": 3})).values["counts"]["utterances"] == 3
+
+
+def test_a_batch_whose_worker_is_killed_is_given_to_another(config: Config, watched: Any, tmp_path: Path) -> None:
+    target = watched(deadly=["u/2"], kills=1)
+    killed = run_once(config(target=target, devices=2))
+    unbroken = run_once(config(devices=2, study="unbroken"))
+    assert tokens(killed) == tokens(unbroken)
+    assert killed.values["failures"] == []
+    assert "kill u/2" in notes(tmp_path / "journal")
+    assert len(set(loads(tmp_path))) == 3  # the dead worker was replaced
+
+
+def test_a_batch_that_kills_two_workers_is_given_up(config: Config, watched: Any) -> None:
+    values = run_once(config(target=watched(deadly=["u/2"], kills=9), devices=2)).values
+    reason = "WorkerDied: it ended two worker processes; the last was killed by SIGKILL (out of memory?)"
+    assert values["failures"] == [{"utterance": f"u/{index}", "reason": reason} for index in (2, 3)]
+    assert values["counts"]["utterances"] == 4
+
+
+def test_what_cannot_be_loaded_is_said_as_in_one_process(config: Config, watched: Any) -> None:
+    with pytest.raises(FileNotFoundError, match="no weights there"):
+        run_once(config(target=watched(fails=True), devices=2))
+    with pytest.raises(ConfigError, match="codec: has 12 tokens, the target speaks 11") as caught:
+        run_once(config(target=watched(vocab_size=11), devices=2))
+    assert len(caught.value.problems) == 2
+    with pytest.raises(RuntimeError, match=r"was killed by SIGKILL \(out of memory\?\) while it loaded"):
+        run_once(config(target=watched(dies=True), devices=2))
+
+
+def test_metrics_after_decoding_are_taken_in_the_main_process(config: Config) -> None:
+    parts_for_tests.calls.clear()
+    inline = run_once(config(devices=2, study="inline"))
+    assert "scored" not in parts_for_tests.calls
+    after = run_once(config(**{"devices": 2, "metrics.when": "after"}))
+    assert parts_for_tests.calls["scored"]
+    assert after.values["quality"]["mos"] == pytest.approx(inline.values["quality"]["mos"], abs=1e-3)
+
+
+def test_ctrl_c_finishes_the_batches_and_the_run_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"decoding.batch_size": 1, "dataset.limit": 8, "devices": 2}
+    unbroken = run_once(config(**changes, study="unbroken"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "append", interrupting(Records.append))
+        with pytest.raises(KeyboardInterrupt):
+            run_once(config(**changes))
+    folder = Path(unbroken.folder).parents[1] / "tiny" / unbroken.values["run_id"]
+    assert 1 <= len(indices(folder)) <= 3
+    resumed = run_once(config(**changes))
+    assert sorted(indices(folder)) == list(range(8))  # none was done twice
+    assert untimed(resumed.values) == untimed(unbroken.values)
+
+
+def interrupting(append: Any) -> Any:
+    def appending(self: Records, record: Any) -> None:
+        append(self, record)
+        if len(self.lines) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return appending
+
+
+def test_a_start_with_nothing_left_to_decode_has_the_same_result(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = run_once(config(devices=2, study="unbroken"))
+    with monkeypatch.context() as patch:
+        patch.setattr(run.store, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            run_once(config(devices=2))
+    devices.shut_down()
+    assert untimed(run_once(config(devices=2)).values) == untimed(unbroken.values)
+
+
+def test_more_devices_than_there_are(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate.torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ConfigError, match="devices=8: this machine offers 4 CUDA"):
+        check(config(device="cuda", devices=8))
+    with pytest.raises(ConfigError, match="devices=2: device=cuda:1 is one device"):
+        check(config(device="cuda:1", devices=2))
+    with pytest.raises(ConfigError, match="devices=0: 1 or more"):
+        check(config(devices=0))
+    assert check(config(device="cuda", devices=4)).devices == 4
+
+
+def begun(config: dict[str, Any], folder: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """A run in a process group of its own, and its two workers once both have loaded their models."""
+    (folder / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "tests.runner.killed", str(folder / "config.json")]
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until(lambda: len(set(loads(folder))) == 2 or process.poll() is not None)
+    return process, loads(folder)
+
+
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_main_process_leaves_no_worker_behind(config: Config, watched: Any, tmp_path: Path) -> None:
+    process, workers = begun(config(target=watched(delay=600), devices=2), tmp_path)
+    process.kill()
+    process.wait()
+    until(lambda: not any(map(alive, workers)), 20)
+
+
+def test_ctrl_c_in_a_terminal_reaches_every_process_and_none_loses_its_batch(
+    config: Config, watched: Any, tmp_path: Path
+) -> None:
+    changes = {"target": watched(delay=0.5), "decoding.batch_size": 1, "dataset.limit": 12, "devices": 2}
+    process, _ = begun(config(**changes), tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) in (1, -signal.SIGINT)
+    [folder] = (tmp_path / "outputs" / "tiny").iterdir()
+    assert 1 <= len(indices(folder)) <= 4
+    assert not any("WorkerDied" in line for line in (folder / "batches.jsonl").read_text().splitlines())
