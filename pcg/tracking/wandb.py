@@ -10,21 +10,26 @@ from typing import Any, Literal
 
 import wandb
 
+from pcg.tracking.timeline import picture
 from pcg.types import Result
 
-# What belongs in W&B's config rather than in its summary.
-_CONFIG = ("config", "versions", "git", "overrides", "schema", "device", "started", "failures")
+# What belongs in W&B's config, beside the resolved config, rather than in its summary.
+_ABOUT = ("versions", "git", "overrides", "schema", "device", "started", "failures")
 
 
 class WandB:
-    """Logs a finished run: config, history (a step an utterance), summary, audio table, result.json as an artifact.
+    """Logs a finished run: config, history (a step an utterance), summary, the groups' sizes, a table of utterances
+    with audio and token timelines, result.json as an artifact.
 
     Args:
         project: W&B project.
         entity: user or team; None is the account's default.
         mode: ``offline`` writes files only (`wandb sync` sends them later); ``online``; ``disabled`` does nothing.
         tags: added to the method's name.
-        audio: how many utterances' audio goes into the table.
+        audio: how many utterances, from the first, go into the table, with their audio.
+        timelines: how many of these get a picture of their token timeline.
+        timeout: seconds to wait for W&B to start, and again for it to take everything at the end. What it has not
+            taken then lies under the run's folder, for `wandb sync`.
     """
 
     def __init__(
@@ -34,14 +39,17 @@ class WandB:
         mode: Literal["offline", "online", "disabled"] = "offline",
         tags: Sequence[str] = (),
         audio: int = 20,
+        timelines: int = 8,
+        timeout: float = 300,
     ) -> None:
-        self.project, self.entity, self.mode, self.tags, self.audio = project, entity, mode, list(tags), audio
+        self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
+        self.audio, self.timelines, self.timeout = audio, timelines, timeout
 
     def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Log once; the run's id is that of the result, so that logging again replaces it online.
 
         Raises:
-            Exception: whatever W&B raises, an outage among it; the result itself is safe on disk.
+            Exception: whatever W&B raises, an outage or a time-out among it; the result itself is safe on disk.
         """
         if self.mode == "disabled":
             return
@@ -51,8 +59,8 @@ class WandB:
             try:
                 for step, row in enumerate(utterances):
                     run.log(_history(row), step=step)
-                run.log({"utterances": self._table(utterances, folder)})
-                run.summary.update(flatten({key: item for key, item in values.items() if key not in _CONFIG}))
+                run.log({"utterances": self._table(utterances, folder), **_group_sizes(values)})
+                run.summary.update(flatten({key: values[key] for key in values if key not in ("config", *_ABOUT)}))
                 artifact = wandb.Artifact(f"result-{values['study']}-{values['run_id']}", type="result")
                 artifact.add_file(str(folder / "result.json"))
                 run.log_artifact(artifact)
@@ -72,20 +80,37 @@ class WandB:
             name=f"{values['label']}-{values['run_id'][:4]}",
             tags=[*self.tags, values["method"]],
             dir=str(folder),
-            config={**values["config"], **{key: values[key] for key in _CONFIG[1:] if key in values}},
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
+            config={**values["config"], **_about(values)},
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                x_disable_stats=True,
+                login_timeout=self.timeout,
+                init_timeout=self.timeout,
+                finish_timeout=self.timeout,
+                finish_timeout_raises=True,
+            ),
         )
 
     def _table(self, utterances: Sequence[Mapping[str, Any]], folder: Path) -> wandb.Table:
-        """All plain columns of the utterances, and the audio of the first few."""
+        """The first utterances: what may be heard and seen of them, then all plain columns."""
         rows = utterances[: self.audio]
         plain = [
             key
             for key in (rows[0] if rows else {})
             if key != "audio" and not any(isinstance(row[key], list | tuple | dict) for row in rows)
         ]
-        data = [[*[row[key] for key in plain], _audio(row, folder)] for row in rows]
-        return wandb.Table(columns=[*plain, "audio"], data=data)
+        data = [
+            [
+                _audio(row, folder),
+                _timeline(row, folder) if index < self.timelines else None,
+                _alpha(row),
+                *[row[key] for key in plain],
+            ]
+            for index, row in enumerate(rows)
+        ]
+        return wandb.Table(columns=["audio", "timeline", "alpha", *plain], data=data)
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -101,9 +126,31 @@ def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
+def _about(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``device_name``: the config has a ``device`` of its own."""
+    return {"device_name" if key == "device" else key: values[key] for key in _ABOUT}
+
+
 def _history(row: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {key: value for key, value in row.items() if isinstance(value, int | float) and value is not None}
     return {f"utterance/{key}": value for key, value in numbers.items()}
+
+
+def _alpha(row: Mapping[str, Any]) -> float | None:
+    return row["accepted"] / row["tested"] if row.get("tested") else None
+
+
+def _group_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """How many groups there are of 1, 2 to 3, 4 to 7, ... tokens."""
+    if not values.get("groups"):
+        return {}
+    histogram = values["groups"]["histogram"]
+    return {"group_sizes": wandb.Histogram(np_histogram=(histogram["counts"], histogram["edges"]))}
+
+
+def _timeline(row: Mapping[str, Any], folder: Path) -> Any:
+    pixels = picture(row, folder)
+    return None if pixels is None else wandb.Image(pixels, caption=row["text"])
 
 
 def _audio(row: Mapping[str, Any], folder: Path) -> Any:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import struct
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from wandb.proto import wandb_internal_pb2
+import wandb
 
+from pcg.tracking.timeline import KINDS, picture
 from pcg.tracking.wandb import WandB, flatten
 from pcg.types import Result
+from tests.tracking.offline import artifacts, items, records
 
 VALUES: dict[str, Any] = {
     "schema": 1,
@@ -23,21 +27,23 @@ VALUES: dict[str, Any] = {
     "label": "pcg theta=0.4",
     "method": "pcg",
     "overrides": ["grouping=pcg"],
-    "config": {"seed": 3, "decoding": {"gamma": 4}, "draft": None},
+    "config": {"seed": 3, "device": "cpu", "decoding": {"gamma": 4}, "draft": None},
     "git": {"commit": "abc", "dirty": False},
     "versions": {"torch": "2.13.0"},
-    "device": "cpu",
+    "device": "cpu (a make)",
     "started": "2026-01-01T00:00:00+00:00",
     "wall_seconds": 12.5,
     "failures": [],
     "counts": {"accepted": 10, "accepted_by_position": [6, 4]},
     "acceptance": {"alpha": 0.625, "alpha_ci95": [0.5, 0.75], "alpha_exact": None},
     "quality": {"wer": 0.0417},
+    "groups": {"groups": 7, "histogram": {"edges": [1, 2, 4, 8], "counts": [4, 2, 1]}},
 }
 ROWS = [
-    {"utterance": "u0", "text": "one", "audio": "audio/u0.wav", "tested": 8, "accepted": 5, "tokens": [1, 2]},
-    {"utterance": "u1", "text": "two", "audio": None, "tested": 8, "accepted": 5, "tokens": [3]},
-]
+    {"utterance": "u0", "text": "one", "audio": "audio/u0.wav", "tested": 8, "accepted": 5, "tokens": [1, 2],
+     "kinds": ["group", "bonus"]},
+    {"utterance": "u1", "text": "two", "audio": None, "tested": 8, "accepted": 5, "tokens": [3], "kinds": None},
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -46,35 +52,6 @@ def result(tmp_path: Path) -> Result:
     soundfile.write(tmp_path / "audio/u0.wav", np.zeros(160), 16_000)
     (tmp_path / "result.json").write_text(json.dumps(VALUES))
     return Result(str(tmp_path), VALUES)
-
-
-def records(folder: Path) -> list[Any]:
-    """The records of an offline run: 7 bytes of header, then blocks of 32 KiB of (crc, length, type, data)."""
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, whole, found = path.read_bytes(), b"", []
-    for kind, chunk in chunks(data):
-        whole += chunk
-        if kind in (1, 4):  # full, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            found.append(record)
-            whole = b""
-    return found
-
-
-def chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at, block = 7, 32_768
-    while at + 7 <= len(data):
-        if block - at % block < 7:
-            at += block - at % block
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        yield kind, data[at + 7 : at + 7 + length]
-        at += 7 + length
-
-
-def items(updates: Any) -> dict[str, Any]:
-    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
 
 
 def test_offline_run_holds_what_result_json_holds(result: Result, tmp_path: Path, capsys: Any) -> None:
@@ -88,6 +65,7 @@ def test_offline_run_holds_what_result_json_holds(result: Result, tmp_path: Path
     assert config["seed"] == 3
     assert config["decoding"] == {"gamma": 4}
     assert config["versions"] == {"torch": "2.13.0"}
+    assert (config["device"], config["device_name"]) == ("cpu", "cpu (a make)")
     assert config["git"] == {"commit": "abc", "dirty": False}
 
     summary: dict[str, Any] = {}
@@ -97,20 +75,90 @@ def test_offline_run_holds_what_result_json_holds(result: Result, tmp_path: Path
         assert summary[key] == value
     history = [items(record.history.item) for record in found if record.WhichOneof("record_type") == "history"]
     assert [step["utterance/accepted"] for step in history if "utterance/accepted" in step] == [5, 5]
-    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json")
-    assert "audio" in json.loads(table.read_text())["columns"]
-    assert any(record.request.log_artifact.ByteSize() or record.artifact.type == "result" for record in found)
+    (sizes,) = [step for step in history if "group_sizes._type" in step]
+    assert sizes["group_sizes._type"] == "histogram"
+    assert (sizes["group_sizes.values"], sizes["group_sizes.bins"]) == ([4, 2, 1], [1, 2, 4, 8])
+    assert json.loads(artifacts(found)["result"]["result.json"].read_text()) == VALUES
     assert capsys.readouterr().out == ""
 
 
 def test_everything_that_a_later_sync_needs_lies_under_the_run(result: Result, tmp_path: Path) -> None:
     WandB(mode="offline").log(result, ROWS, tmp_path)
-    staged = [path for path in tmp_path.glob("wandb/**/*") if path.is_file() and path.stat().st_size == 364]
-    assert staged  # the audio
-    for record in records(tmp_path):
-        for entry in record.artifact.manifest.contents:
-            if entry.local_path:
-                assert Path(entry.local_path).is_relative_to(tmp_path)
+    staged = [path for files in artifacts(records(tmp_path)).values() for path in files.values()]
+    assert len(staged) == 4  # a clip, a picture, their table; result.json
+    assert all(path.is_relative_to(tmp_path) and path.is_file() for path in staged)
+
+
+def test_the_table_can_be_heard_and_seen(result: Result, tmp_path: Path) -> None:
+    WandB(mode="offline").log(result, ROWS, tmp_path)
+    staged = artifacts(records(tmp_path))["run_table"]
+    table = json.loads(staged["utterances.table.json"].read_text())
+    first, second = (dict(zip(table["columns"], row, strict=True)) for row in table["data"])
+    assert (first["text"], first["alpha"]) == ("one", 5 / 8)
+    assert staged[first["audio"]["path"]].read_bytes() == (tmp_path / "audio/u0.wav").read_bytes()
+    assert staged[first["timeline"]["path"]].read_bytes()[:4] == b"\x89PNG"
+    assert first["timeline"]["caption"] == "one"
+    assert (second["audio"], second["timeline"]) == (None, None)  # it failed
+    assert "tokens" not in table["columns"]
+
+
+def test_the_timeline_is_a_picture_of_the_tokens(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "u.wav", np.zeros(1600), 16_000)
+    pixels = picture({"audio": "u.wav", "kinds": list(KINDS)}, tmp_path)
+    lane = pixels[int(0.77 * len(pixels))]
+    for place, (color, _) in enumerate(KINDS.values()):
+        at = int((0.01 + 0.98 * (place + 0.5) / len(KINDS)) * pixels.shape[1])
+        assert bytes(lane[at]).hex() == color[1:]
+    assert picture({"audio": None, "kinds": None}, tmp_path) is None
+
+
+class Broken:
+    """A W&B run whose queue is full, and which cannot be finished either."""
+
+    summary: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, finishes: bool) -> None:
+        self.finishes, self.ended = finishes, []
+
+    def log(self, *_: Any, **__: Any) -> None:
+        raise wandb.errors.CommError("the queue is full")
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.ended.append(exit_code)
+        if not self.finishes:
+            raise TimeoutError("Timed out finishing run.")
+
+
+@pytest.mark.parametrize(("finishes", "error"), [(True, wandb.errors.CommError), (False, TimeoutError)])
+def test_a_run_that_breaks_is_ended_and_told(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: bool, error: type[Exception]
+) -> None:
+    run, asked = Broken(finishes), SimpleNamespace()
+    monkeypatch.setattr(wandb, "init", lambda **settings: asked.__dict__.update(settings) or run)
+    before = dict(os.environ)
+    with pytest.raises(error):
+        WandB(mode="online", timeout=7).log(result, ROWS, tmp_path)
+    assert run.ended == [1]
+    assert dict(os.environ) == before
+    assert (asked.settings.init_timeout, asked.settings.finish_timeout, asked.settings.login_timeout) == (7, 7, 7)
+    assert asked.settings.finish_timeout_raises
+
+
+@pytest.fixture
+def dumb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield
+
+
+@pytest.mark.usefixtures("dumb_server")
+def test_a_server_that_hangs_is_given_up(result: Result, tmp_path: Path) -> None:
+    with pytest.raises(wandb.errors.CommError, match="Timed out"):
+        WandB(mode="online", timeout=2).log(result, ROWS, tmp_path)
 
 
 def test_disabled_writes_nothing(result: Result, tmp_path: Path) -> None:

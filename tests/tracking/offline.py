@@ -1,0 +1,57 @@
+"""Reads an offline run of W&B back from its own file, as `wandb sync` would."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+
+def records(folder: Path) -> list[Any]:
+    """The records of an offline run. W&B writes the last of them milliseconds after its ``finish`` has returned."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    for _ in range(500):
+        found = _parsed(path.read_bytes())
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{path} does not end")
+
+
+def _parsed(data: bytes) -> list[Any]:
+    """7 bytes of header, then blocks of 32 KiB of (crc, length, type, data)."""
+    whole, found = b"", []
+    for kind, chunk in _chunks(data):
+        whole += chunk
+        if kind in (1, 4):  # full, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            found.append(record)
+            whole = b""
+    return found
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at, block = 7, 32_768
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        yield kind, data[at + 7 : at + 7 + length]
+        at += 7 + length
+
+
+def items(updates: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
+
+
+def artifacts(found: Iterable[Any]) -> dict[str, dict[str, Path]]:
+    """By type: where each file of an artifact is staged until it is synced."""
+    logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+    return {one.type: {entry.path: Path(entry.local_path) for entry in one.manifest.contents} for one in logged}
