@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from pcg.runner import store
 from pcg.runner.batch import read_wav
 from pcg.runner.records import write_atomically
-from pcg.types import Result
+from pcg.types import Audio, Result
 
 SHOWN = 50  # utterances on the page, the first of the study; it says of how many
 _CLIPS = 800  # clips on the page: of many methods, fewer utterances
@@ -42,27 +43,44 @@ def _part(name: str) -> str:
     return (_PARTS / name).read_text(encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """One method's reading of all utterances: its name and main figures, its rows, the run that they are from."""
+
+    figures: dict[str, Any]
+    rows: list[dict[str, Any]]
+    run: Path
+
+
 def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What the page shows: utterances in the dataset's order, each with one clip a run, in the table's order."""
-    tables = [store.read_utterances(Path(result.folder)) for result in results]
-    known = {row["utterance"]: row for table in tables for row in table}
+    """What the page shows: utterances in the dataset's order, each with one clip a run, in the table's order.
+
+    Where no run is the target alone, but it was decoded beside the first run, it comes first.
+    """
+    readings = [
+        _Reading(_figures(result.values, label), store.read_utterances(Path(result.folder)), Path(result.folder))
+        for result, label in zip(results, labels, strict=True)
+    ]
+    if all(result.values["method"] != "target alone" for result in results):
+        readings = [*_target_alone(results[0], readings[0]), *readings]
+    known = {row["utterance"]: row for reading in readings for row in reading.rows}
     shown: dict[str, dict[str, Any]] = {
         name: {"id": name, "text": known[name]["text"], "speaker": known[name]["speaker"], "clips": []}
-        for name in list(known)[: max(1, min(SHOWN, _CLIPS // len(results)))]
+        for name in list(known)[: max(1, min(SHOWN, _CLIPS // len(readings)))]
     }
-    for method, (result, table) in enumerate(zip(results, tables, strict=True)):
-        for row in table:
+    for method, reading in enumerate(readings):
+        for row in reading.rows:
             if row["utterance"] in shown:
-                shown[row["utterance"]]["clips"].append(_clip(method, row, Path(result.folder), folder))
+                shown[row["utterance"]]["clips"].append(_clip(method, row, reading.run, folder))
     return {
         "study": ", ".join(dict.fromkeys(result.values["study"] for result in results)),
-        "methods": [_method(result.values, label) for result, label in zip(results, labels, strict=True)],
+        "methods": [reading.figures for reading in readings],
         "total": len(known),
         "utterances": list(shown.values()),
     }
 
 
-def _method(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+def _figures(values: Mapping[str, Any], label: str) -> dict[str, Any]:
     """A run's name and main figures; None where not measured."""
     quality = values["quality"]
     return {
@@ -74,22 +92,43 @@ def _method(values: Mapping[str, Any], label: str) -> dict[str, Any]:
     }
 
 
+def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
+    """The target alone as it was decoded beside a run, whose tokens are not kept; nothing where it was not decoded."""
+    if not (beside.run / "baseline_audio").exists():
+        return []
+    quality = result.values["quality"]
+    figures = dict.fromkeys(beside.figures) | {
+        "name": f"target alone, beside {beside.figures['name']}",
+        "speedup": 1.0,
+        "wer": quality.get("baseline_wer"),
+        "mos": quality.get("baseline_mos"),
+    }
+    own = ("utterance", "text", "speaker", "error")
+    rows = [
+        {key: row[key] for key in own}
+        | {key.removeprefix("baseline_"): value for key, value in row.items() if key.startswith("baseline_")}
+        | {"audio": f"baseline_{row['audio']}", "tokens": [], "kinds": []}
+        for row in beside.rows
+    ]
+    return [_Reading(figures, rows, beside.run)]
+
+
 def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str, Any]:
-    """One run's reading of an utterance; of one that failed, the reason."""
+    """One method's reading of an utterance; of one that failed, the reason."""
     if row["error"] is not None:
         return {"method": method, "error": row["error"]}
-    transcript = row.get("transcript")
+    transcript, audio = row.get("transcript"), read_wav(run / row["audio"])
     return {
         "method": method,
         "src": Path(os.path.relpath(run / row["audio"], folder)).as_posix(),
-        "seconds": row["audio_seconds"],
+        "seconds": audio.seconds,
+        "peaks": _peaks(audio),
         "tokens": row["tokens"],
         "kinds": "".join(kind[0] for kind in row["kinds"]),  # exact, group, recovered, bonus, plain
         # an item a token, or none: rows of earlier versions have not got them
         "target": [_short(probability) for probability in row.get("target_probs") or []],
         "draft": [_short(probability) for probability in row.get("draft_probs") or []],
         "sizes": row.get("group_sizes") or [],
-        "peaks": _peaks(run / row["audio"]),
         "wer": row["word_errors"] / row["words"] if row.get("words") and "word_errors" in row else None,
         "words": None if transcript is None else aligned(row["text"], transcript),
     }
@@ -99,9 +138,9 @@ def _short(probability: float | None) -> float | None:
     return None if probability is None else float(f"{probability:.3g}")
 
 
-def _peaks(path: Path) -> list[int]:
+def _peaks(audio: Audio) -> list[int]:
     """The loudest sample of each of up to 300 stretches, 0 to 99."""
-    samples = np.abs(read_wav(path).samples)
+    samples = np.abs(audio.samples)
     if not len(samples):
         return []
     stretches = np.array_split(samples, min(_PEAKS, len(samples)))

@@ -58,12 +58,12 @@ def written(config, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_the_page_holds_every_clip(written) -> None:
     path, data = written
-    assert [method["name"] for method in data["methods"]] == _LABELS
+    assert [method["name"] for method in data["methods"]] == ["target alone, beside run a", *_LABELS]
     assert [said["id"] for said in data["utterances"]] == [f"u/{index}" for index in range(6)]
     for method, result in enumerate(read_study(path.parent.parent)):
         for said, row in zip(data["utterances"], read_utterances(Path(result.folder)), strict=True):
-            clip = said["clips"][method]
-            assert clip["method"] == method
+            clip = said["clips"][method + 1]
+            assert clip["method"] == method + 1
             if row["error"]:
                 assert clip["error"] == row["error"]
                 continue
@@ -74,6 +74,23 @@ def test_the_page_holds_every_clip(written) -> None:
             assert set(clip["kinds"]) <= set("egrb")
             assert len(clip["peaks"]) <= 300
             assert all(0 <= peak <= 99 for peak in clip["peaks"])
+
+
+def test_the_target_alone_is_heard_though_no_run_is_of_it(written) -> None:
+    path, data = written
+    result = read_study(path.parent.parent)[0]
+    assert data["methods"][0]["wer"] == result.values["quality"]["baseline_wer"]
+    clip = data["utterances"][0]["clips"][0]
+    assert (clip["tokens"], clip["kinds"]) == ([], "")
+    assert (path.parent / clip["src"]).samefile(Path(result.folder) / "baseline_audio/u_0.wav")
+    assert "cannot say poison" in data["utterances"][1]["clips"][0]["error"]
+
+
+def test_a_study_with_a_run_of_the_target_alone_has_no_other(config, tmp_path: Path) -> None:
+    run_once(config())
+    run_once(config(draft={}))
+    study = tmp_path / "outputs" / "tiny"
+    assert len(page.content(read_study(study), _LABELS, study / "report")["methods"]) == 2
 
 
 def test_a_long_study_is_cut_and_says_so(written, monkeypatch) -> None:

@@ -137,16 +137,16 @@ function timeline(clip) {
   const canvas = clip.canvas = element("canvas", { tabIndex: 0, clip }), count = clip.tokens.length;
   Object.entries({ role: "slider", "aria-label": `Tokens of ${data.methods[clip.method].name}`, "aria-valuemin": 1, "aria-valuemax": Math.max(1, count),
     "aria-valuenow": 1, "aria-describedby": "tip" }).forEach(([name, value]) => canvas.setAttribute(name, value));
-  const from = i => { pick(clip.said, clip.method); play(clip, i * clip.seconds / count); };
+  const from = share => { pick(clip.said, clip.method); play(clip, share * clip.seconds); };
   canvas.addEventListener("pointermove", event => point(clip, Math.floor(event.offsetX / canvas.clientWidth * count), event.clientX));
   canvas.addEventListener("pointerleave", () => leave(clip));
   canvas.addEventListener("blur", () => leave(clip));
-  canvas.addEventListener("click", event => from(Math.floor(event.offsetX / canvas.clientWidth * count)));
+  canvas.addEventListener("click", event => from(event.offsetX / canvas.clientWidth));
   canvas.addEventListener("keydown", event => {
     const at = clip.at ?? -1, far = event.shiftKey ? 10 : 1;
     const to = { ArrowRight: at + far, ArrowLeft: at - far, Home: 0, End: count - 1 }[event.key];
     if (to !== undefined) point(clip, to);
-    else if (event.key === "Enter") from(Math.max(0, at));
+    else if (event.key === "Enter") from(count ? Math.max(0, at) / count : 0);
     else if (event.key === "Escape") leave(clip);
     else return;
     event.preventDefault();
