@@ -52,7 +52,8 @@ class DeviceWorker:
 
     def take(self, job: Job) -> None:
         """The run that the next batches are of."""
-        self._job, self.loaded, self.peak_memory = job, None, 0
+        self.loaded = self.loaded if job == self._job else None
+        self._job, self.peak_memory = job, 0
 
     def give(self, index: int | None) -> None:
         """Begin a batch of the job, or only load its parts."""
@@ -92,6 +93,7 @@ class DeviceWorker:
 
     def let_go(self) -> None:
         """Free the memory of its models."""
+        self.loaded = None
         if self._live is not None:
             with suppress(OSError):
                 self._live.pipe.send(None)
