@@ -10,8 +10,9 @@ import atexit
 import logging
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -109,13 +110,9 @@ class DeviceWorker:
     def _started(self) -> _Live:
         ours, theirs = _context.Pipe()
         process = _context.Process(target=worker.work, args=(theirs, *self._arguments))
-        # Ctrl-C reaches every process of a terminal; workers finish their batch, and inherit that it is blocked
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _deaf_to_ctrl_c():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
+        theirs.close()
         return _Live(process, ours)
 
     def _death(self, process: BaseProcess) -> RuntimeError:
@@ -127,6 +124,19 @@ class DeviceWorker:
             return RuntimeError(f"a worker process {how} while it loaded the run's parts")
         log.warning("a worker process %s", how)
         return WorkerDied(f"it ended two worker processes; the last {how}")
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes begun here ignore Ctrl-C, which reaches all of a terminal: they finish their batch."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets no handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Pool:

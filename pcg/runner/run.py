@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from pcg.runner import devices, environment, parts, rescore, store
+from pcg.runner import devices, environment, lock, parts, rescore, store
 from pcg.runner.build import build, is_built
 from pcg.runner.devices import OverDevices
 from pcg.runner.identity import canonical, label, method, run_id
@@ -39,6 +39,8 @@ class RunFailed(RuntimeError):
 def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:
     """Do a run, or what is left of it, and return its result; at once if it is there already.
 
+    While another process does the same run this one waits, and then returns what came of it.
+
     Args:
         config: resolved, plain values (``pcg.runner.cli.plain``).
         overrides: what was asked for on the command line, for the record.
@@ -51,17 +53,27 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
     settings = check(config)
     run = canonical(config)
     folder = settings.study_folder / run_id(run)
+    if not (folder / store.NAME).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.held(folder, label(run)):
+            if not (folder / store.NAME).exists():  # another process may have done it meanwhile
+                return _do(settings, config, run, folder, list(overrides))
     found = store.read(folder)
-    if found is not None:
-        log.log(logging.DEBUG if folder in _done_here else logging.INFO, "%s: already done -> %s", label(run), folder)
-        _done_here.add(folder)
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
+    assert found is not None
+    log.log(logging.DEBUG if folder in _done_here else logging.INFO, "%s: already done -> %s", label(run), folder)
+    _done_here.add(folder)
+    return found
+
+
+def _do(
+    settings: Settings, config: Mapping[str, Any], run: dict[str, Any], folder: Path, overrides: list[str]
+) -> Result:
+    """A run that is not finished, noted as failed if it fails."""
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     (folder / store.FAILED).unlink(missing_ok=True)
     with _logged_to(folder / "run.log"):
         try:
-            result = _run(settings, run, folder, list(overrides))
+            result = _run(settings, run, folder, overrides)
         except Exception as error:
             log.debug("the run failed", exc_info=True)
             write_atomically(folder / store.FAILED, f"{label(run)}: {type(error).__name__}: {error}\n")

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ def work(pipe: connection.Connection, device: str, index: int, threads: int) -> 
 
     That is ``(job, index)`` to decode a batch, ``(job, None)`` to load the parts only, None to let go of the models.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to act on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     outbox = _Outbox(pipe)
     own, memo = str(_claim(device, index)), ScoreMemo()

@@ -1,0 +1,62 @@
+"""One process at a time on a run's folder, whatever started them: a parallel launcher, two terminals, two machines."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NAME = ".lock"
+log = logging.getLogger("pcg")
+
+
+@contextmanager
+def held(folder: Path, name: str) -> Iterator[None]:
+    """Hold the run's lock; wait for it, and say for whom, while another process has it.
+
+    The kernel lets go of it when its process ends, however it ends. The file stays: taking it away would let a third
+    process in. On a shared file system that has ``flock`` (NFS, Lustre mounted with it) it holds between machines.
+
+    Args:
+        name: what the run is called in the message.
+    """
+    with (folder / NAME).open("a+") as file:
+        try:
+            if not _taken(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                log.info("%s: waiting for %s, which is doing the same run", name, _holder(folder))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            log.warning("%s: no locks on this file system; do not start the same run twice at once", folder)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def holder(folder: Path) -> str | None:
+    """Who does this run just now, on whichever machine; None if nobody does."""
+    try:
+        with (folder / NAME).open() as file:
+            return None if _taken(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB) else _holder(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _taken(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(folder: Path) -> str:
+    return (folder / NAME).read_text() or "another process"

@@ -1,0 +1,90 @@
+"""Two processes that are asked for one run do it once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcg.runner import lock
+from pcg.runner.run import run_once
+from tests.runner.parts_for_tests import calls
+from tests.runner.test_killed import ROOT, started
+
+Config = Callable[..., dict[str, Any]]
+_HOLD = "import sys, time; from pathlib import Path; from pcg.runner import lock\n"
+_HOLD += "with lock.held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
+
+
+def holding(folder: Path) -> subprocess.Popen[str]:
+    """A process that has the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], cwd=ROOT, text=True, stdout=subprocess.PIPE
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_two_processes_do_one_run_once_and_both_have_its_result(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked = config(**{"dataset.limit": 12, "decoding.batch_size": 1})
+    (tmp_path / "config.json").write_text(json.dumps(asked))
+    other = started(tmp_path / "config.json")
+    try:
+        mine = run_once(asked)
+        assert other.wait(100) == 0
+    finally:
+        other.kill()
+        other.communicate()
+    lines = (Path(mine.folder) / "batches.jsonl").read_text().splitlines()
+    assert [json.loads(line)["batch"] for line in lines] == list(range(12))
+    assert json.loads((Path(mine.folder) / "result.json").read_text()) == mine.values
+
+
+def test_who_holds_it_is_said_and_a_killed_process_holds_nothing(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = Path(run_once(config()).folder)
+    (folder / "result.json").unlink()
+    other = holding(folder)
+    assert f"process {other.pid} on " in str(lock.holder(folder))
+    killer = threading.Timer(0.5, other.kill)
+    killer.start()
+    began = time.monotonic()
+    run_once(config())
+    assert time.monotonic() - began >= 0.4
+    other.communicate()
+    assert f"exact: waiting for process {other.pid} on " in caplog.text
+    assert lock.holder(folder) is None
+
+
+def test_a_result_that_came_while_waiting_is_returned(config: Config, tmp_path: Path) -> None:
+    folder = Path(run_once(config()).folder)
+    result = (folder / "result.json").read_bytes()
+    (folder / "result.json").unlink()
+    before = dict(calls)
+    with holding(folder) as other:
+
+        def finish() -> None:
+            (folder / "result.json").write_bytes(result)
+            other.kill()
+
+        threading.Timer(0.3, finish).start()
+        assert run_once(config()).values == json.loads(result)
+    assert calls == before
+
+
+def test_nobody_holds_what_is_not_there(tmp_path: Path) -> None:
+    assert lock.holder(tmp_path) is None
