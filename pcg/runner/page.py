@@ -98,7 +98,8 @@ def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
         return []
     quality = result.values["quality"]
     figures = dict.fromkeys(beside.figures) | {
-        "name": f"target alone, beside {beside.figures['name']}",
+        "name": "target alone",
+        "beside": beside.figures["name"],
         "speedup": 1.0,
         "wer": quality.get("baseline_wer"),
         "mos": quality.get("baseline_mos"),

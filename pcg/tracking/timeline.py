@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 # As on the listening page. Kind -> (colour, what it is called).
 KINDS = {
     "exact": ("#0072b2", "kept exactly"),
-    "group": ("#e69f00", "kept by its group only"),
+    "group": ("#e69f00", "kept by its group (or rule) only"),
     "recovered": ("#d1495b", "recovered"),
     "bonus": ("#009e73", "bonus"),
     "plain": ("#a3abb5", "target alone"),

@@ -58,7 +58,7 @@ def written(config, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_the_page_holds_every_clip(written) -> None:
     path, data = written
-    assert [method["name"] for method in data["methods"]] == ["target alone, beside run a", *_LABELS]
+    assert [method["name"] for method in data["methods"]] == ["target alone", *_LABELS]
     assert [said["id"] for said in data["utterances"]] == [f"u/{index}" for index in range(6)]
     for method, result in enumerate(read_study(path.parent.parent)):
         for said, row in zip(data["utterances"], read_utterances(Path(result.folder)), strict=True):
@@ -79,6 +79,7 @@ def test_the_page_holds_every_clip(written) -> None:
 def test_the_target_alone_is_heard_though_no_run_is_of_it(written) -> None:
     path, data = written
     result = read_study(path.parent.parent)[0]
+    assert data["methods"][0]["beside"] == "run a"
     assert data["methods"][0]["wer"] == result.values["quality"]["baseline_wer"]
     clip = data["utterances"][0]["clips"][0]
     assert (clip["tokens"], clip["kinds"]) == ([], "")

@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const kinds = { e: "kept exactly", g: "kept by its group only", r: "recovered", b: "bonus", p: "target alone" };
+const kinds = { e: "kept exactly", g: "kept by the rule only", r: "recovered", b: "bonus", p: "target alone" };
 const WAVE = 42, LANE = 14; // pixels: waveform above, token timeline below
 const ICONS = { play: "M4 2l10 6-10 6z", pause: "M3 2h4v12H3zM9 2h4v12H9z" };
 const byId = id => document.getElementById(id);
@@ -28,13 +28,15 @@ function transcript(words) {
   return line;
 }
 
-// Drawing: canvases are drawn when they come near the window, and again when its width or the theme changes.
+// Drawing: canvases are drawn when they come near the window and have a width, and again when it or the theme changes.
 let colors = {};
 const near = new Set();
 const watcher = new IntersectionObserver(entries => entries.forEach(({ target, isIntersecting }) => {
   near[isIntersecting ? "add" : "delete"](target);
   if (isIntersecting) draw(target);
 }), { rootMargin: "400px" });
+
+const sized = new ResizeObserver(entries => entries.forEach(({ target }) => near.has(target) && draw(target)));
 
 function draw(canvas) {
   const clip = canvas.clip, scale = devicePixelRatio || 1, width = canvas.clientWidth;
@@ -99,7 +101,6 @@ function follow() {
   requestAnimationFrame(follow);
 }
 
-// A timeline: point at it or use the arrow keys to read its tokens.
 function readout(clip, i) {
   const probability = value => (value === null || value === undefined ? null : value >= .001 || value === 0 ? value.toFixed(3) : value.toExponential(1));
   return [
@@ -114,9 +115,10 @@ function point(clip, i, beside = null) {
   const count = clip.tokens.length;
   if (!count) return;
   i = clip.at = Math.min(count - 1, Math.max(0, i));
-  const lines = readout(clip, i), title = `${kinds[clip.kinds[i]]}`, place = `${(i * clip.seconds / count).toFixed(2)} s, token ${i + 1} of ${count}`;
+  const kind = clip.kinds[i], title = kind === "g" && clip.sizes.length ? "kept by its group only" : kinds[kind];
+  const lines = readout(clip, i), place = `${(i * clip.seconds / count).toFixed(2)} s, token ${i + 1} of ${count}`;
   const box = clip.canvas.getBoundingClientRect(), swatch = element("i");
-  swatch.dataset.kind = clip.kinds[i];
+  swatch.dataset.kind = kind;
   tip.replaceChildren(element("b", {}, swatch, title), place,
     element("dl", {}, ...lines.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))])));
   tip.hidden = false;
@@ -151,7 +153,7 @@ function timeline(clip) {
     else return;
     event.preventDefault();
   });
-  watcher.observe(canvas);
+  [watcher, sized].forEach(observer => observer.observe(canvas));
   clip.head = element("div", { className: "head" });
   clip.mark = element("div", { className: "at" });
   return element("div", { className: "track" }, canvas, clip.head, clip.mark);
@@ -190,7 +192,6 @@ data.utterances.forEach((said, index) => {
   said.section.dataset.utterance = said.id;
 });
 
-// What is picked, by key or click.
 let current = null, method = 0;
 const shownMethods = () => new Set([...document.querySelectorAll("#methods input:checked")].map(box => Number(box.value)));
 const picked = () => current && (current.clips.find(clip => clip.method === method && !clip.error && !clip.box.hidden) ??
@@ -239,7 +240,7 @@ document.addEventListener("keydown", event => {
 function update() {
   const methods = shownMethods(), by = byId("by").value, sort = byId("sort").value;
   const [speaker, errors, sought] = ["speaker", "errors", "find"].map(id => byId(id).value);
-  byId("by").disabled = sort !== "worst" && sort !== "best";
+  byId("by").parentElement.hidden = sort !== "worst" && sort !== "best";
   const order = data.utterances.map(said => {
     said.clips.forEach(clip => { clip.box.hidden = !methods.has(clip.method); });
     const known = said.clips.filter(clip => (clip.wer ?? null) !== null && methods.has(clip.method));
@@ -252,21 +253,21 @@ function update() {
   });
   if (sort === "speaker") order.sort((a, b) => a.said.speaker.localeCompare(b.said.speaker) || a.said.index - b.said.index);
   else if (sort) order.sort((a, b) => (a.value === null) - (b.value === null) || (sort === "best" ? 1 : -1) * (a.value - b.value) || a.said.index - b.said.index);
-  main.append(...order.map(({ said }) => said.section));
+  if (order.some(({ said }, place) => main.children[place] !== said.section)) main.append(...order.map(({ said }) => said.section));
   const shown = order.filter(({ said }) => !said.section.hidden).length;
   byId("nothing").hidden = shown > 0;
-  byId("count").textContent = `${shown} of ${data.total} utterances` +
-    (data.total > data.utterances.length ? ` (the page holds the first ${data.utterances.length})` : "");
+  byId("count").textContent = `${shown} of ${data.utterances.length} utterances`;
   if (playing && (playing.box.hidden || playing.said.section.hidden)) playing.audio.pause();
 }
 
 function start() {
   document.title = `${data.study}: listen`;
   document.querySelector("h1").textContent = data.study;
-  byId("facts").textContent = `Listening page: ${data.total} utterances, ${data.methods.length} method${data.methods.length === 1 ? "" : "s"}`;
+  byId("facts").textContent = `Listening page: ${data.total > data.utterances.length ? `the first ${data.utterances.length} of ` : ""}` +
+    `${data.total} utterances, ${data.methods.length} method${data.methods.length === 1 ? "" : "s"}`;
   data.methods.forEach((each, index) => {
     const box = element("input", { type: "checkbox", value: index, checked: true });
-    const told = facts([[each.speedup, x => `${x.toFixed(2)}×`], [each.alpha, x => `α ${x.toFixed(2)}`], [each.wer, x => `WER ${percent(x)}`], [each.mos, x => `MOS ${x.toFixed(2)}`]]);
+    const told = facts([[each.speedup, x => `${x.toFixed(2)}×`], [each.alpha, x => `α ${x.toFixed(2)}`], [each.wer, x => `WER ${percent(x)}`], [each.mos, x => `MOS ${x.toFixed(2)}`], [each.beside, x => `beside ${x}`]]);
     byId("methods").append(element("label", { className: "method" }, box, element("b", {}, each.name),
       index < 9 ? element("kbd", {}, String(index + 1)) : element("span"), element("small", {}, told)));
     byId("by").append(element("option", { value: index }, each.name));
@@ -285,7 +286,6 @@ function start() {
   theme(localStorage.getItem("pcg-theme"));
   byId("theme").addEventListener("click", () => theme(dark() ? "light" : "dark"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme(localStorage.getItem("pcg-theme")));
-  new ResizeObserver(() => near.forEach(draw)).observe(main);
   update();
 }
 
