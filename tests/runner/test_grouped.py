@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from pcg.groups.table import GroupTable
 from pcg.runner.grouped import mean_sizes, size_report
 from pcg.runner.run import run_once
 from pcg.runner.store import read_utterances
+
+LATE = ("group_sizes", "target_probs", "draft_probs")
 
 
 @dataclass
@@ -54,3 +57,17 @@ def test_without_groups_the_lists_are_empty(config, changes) -> None:
     for row in read_utterances(Path(result.folder)):
         assert row["group_sizes"] == []
         assert len(row["target_probs"]) == (0 if changes else len(row["tokens"]))
+
+
+def test_a_run_that_an_earlier_version_began_is_finished(config) -> None:
+    whole = run_once(config())
+    folder = Path(whole.folder)
+    first, *_ = (folder / "batches.jsonl").read_text().splitlines()
+    began = json.loads(first)
+    began["rows"] = [{key: value for key, value in row.items() if key not in LATE} for row in began["rows"]]
+    (folder / "batches.jsonl").write_text(json.dumps(began) + "\n")
+    (folder / "result.json").unlink()
+    (folder / "utterances.parquet").unlink()
+    assert run_once(config()).values["counts"] == whole.values["counts"]
+    kept = [row["target_probs"] is not None for row in read_utterances(folder)]
+    assert kept == [False, False, True, True, True, True]  # a batch is two utterances

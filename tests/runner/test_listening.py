@@ -198,3 +198,24 @@ def test_records_of_earlier_versions_show_what_they_have(study: Path, browser: B
     browser.key("Home")
     assert "token id" in browser.value("document.getElementById('tip').innerText")
     assert "probability" not in browser.value("document.getElementById('tip').innerText")
+
+
+def test_every_control_has_a_name(study: Path, browser: Browser) -> None:
+    path, _ = written(study)
+    browser.open(path)
+    controls: dict[str, list[str]] = {}
+    for node in browser("Accessibility.getFullAXTree")["nodes"]:
+        role = node.get("role", {}).get("value")
+        if role in ("button", "slider", "checkbox", "combobox", "searchbox") and not node["ignored"]:
+            controls.setdefault(role, []).append(node["name"]["value"])
+    assert set(controls) == {"button", "slider", "checkbox", "combobox", "searchbox"}
+    assert all(name for names in controls.values() for name in names)
+    assert "Play exact" in controls["button"]
+    assert "Tokens of pcg theta=0.5" in controls["slider"]
+
+    browser.key("?")
+    assert browser.value("document.getElementById('keys').open")
+    browser.key("j")  # means nothing while the list is open
+    assert browser.value("current === null")
+    browser.key("Escape")
+    assert not browser.value("document.getElementById('keys').open")
