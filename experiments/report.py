@@ -1,8 +1,6 @@
-"""Table and plots of a study from what lies under outputs/: python experiments/report.py study=NAME"""
+"""Table, plots and page of one study, or of several side by side: python experiments/report.py study=NAME[,NAME]"""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -12,9 +10,10 @@ from pcg.runner import cli, report
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="report")
 def main(config: DictConfig) -> None:
-    report.show(Path(config.paths.outputs) / config.study)
+    cli.carry_out(lambda: report.show_studies(cli.plain(config)))
 
 
 if __name__ == "__main__":
-    with cli.clear_errors("report", check=None):
+    cli.take_lists("study")
+    with cli.clear_errors("report", check=report.check):
         main()

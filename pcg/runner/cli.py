@@ -50,6 +50,14 @@ def check_run(config: Mapping[str, Any]) -> None:
         raise ConfigError(problems)
 
 
+def take_lists(*keys: str) -> None:
+    """Read ``key=A,B`` on this command line as the list that it looks like, and not as a sweep."""
+    for place, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        if key in keys and "," in value and not value.startswith(("[", "'", '"')):
+            sys.argv[place] = f"{key}=[{value}]"
+
+
 @contextmanager
 def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[None]:
     """Check the command line before Hydra runs it; a mistake ends the program with one message and status 2.

@@ -77,6 +77,11 @@ def _figure(result: Mapping[str, Any], name: str) -> float:
     for key in name.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float):
-        have = (f"quality.{key}" for key in result["quality"] if not key.endswith("_ci95"))
-        raise ValueError(f"objective: the run has no figure {name!r}{nearest(name, {*_KNOWN, *have})}")
+        have = [
+            f"{group}.{key}"
+            for group in _GROUPS
+            for key, known in result.get(group, {}).items()
+            if isinstance(known, int | float)
+        ]
+        raise ValueError(f"objective: the run has no figure {name!r}{nearest(name, have)}")
     return float(value)

@@ -1,4 +1,4 @@
-"""A study's runs side by side: the table, on the screen and as Markdown, CSV and LaTeX, and the plots."""
+"""The runs of a study, or of several, side by side: table (on the screen, Markdown, CSV, LaTeX), plots and page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pcg.runner.build import TARGET
 from pcg.runner.identity import theta
 from pcg.runner.plots import draw_plots
 from pcg.runner.records import write_atomically
+from pcg.runner.validate import ConfigError, nearest
 from pcg.types import Result
 
 # Column -> (where in result.json, format, whether its interval is shown). Quality comes after, as far as measured.
@@ -40,6 +41,35 @@ _PAIRED = (
 )
 
 
+def check(config: Mapping[str, Any]) -> list[str]:
+    """The studies that conf/report.yaml's ``study`` names: one, or a list.
+
+    Raises:
+        ConfigError: some have no finished run; it names those that have.
+    """
+    outputs, asked = Path(config["paths"]["outputs"]), config["study"]
+    names = [str(name) for name in (asked if isinstance(asked, list) else [asked])]
+    there = sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{store.NAME}")})
+    wrong = [name for name in names if name not in there]
+    if wrong or not names:
+        raise ConfigError(
+            f"study={name}: no finished run at {outputs / name}/<run_id>/{store.NAME}{nearest(name, there)}"
+            for name in wrong or [""]
+        )
+    return list(dict.fromkeys(names))
+
+
+def show_studies(config: Mapping[str, Any]) -> Path:
+    """Report on what conf/report.yaml asks for; several studies go into ``outputs/report-A-B``."""
+    names, outputs = check(config), Path(config["paths"]["outputs"])
+    if len(names) == 1:
+        return show(outputs / names[0])
+    folder = outputs / f"report-{'-'.join(names)}"
+    results = [result for name in names for result in in_order(store.read_study(outputs / name))]
+    _report(", ".join(names), results, folder, Console(width=_width()))
+    return folder
+
+
 def show(study_folder: Path) -> Path:
     """Print a study's table and where everything lies, and write its report; returns the report's folder.
 
@@ -49,18 +79,33 @@ def show(study_folder: Path) -> Path:
     results = in_order(store.read_study(study_folder))
     if not results:
         raise FileNotFoundError(f"{study_folder}: no finished run (runs are at {study_folder}/<run_id>/result.json)")
-    folder = study_folder / "report"
+    folder, console = study_folder / "report", Console(width=_width())
+    _report(study_folder.name, results, folder, console)
+    _compare_with_predictions(console, study_folder, results, folder)
+    return folder
+
+
+def _report(title: str, results: Sequence[Result], folder: Path, console: Console) -> None:
     folder.mkdir(exist_ok=True)
     header, rows = table(results)
-    paired = [(compare.against_exact(result, results), compare.against_target(result)) for result in results]
+    paired = [
+        (compare.against_exact(result, _nearest_first(result, results)), compare.against_target(result))
+        for result in results
+    ]
     _write_tables(folder, results, header, rows, paired)
     page.write(results, labels(results), folder)
     plots = draw_plots(results, labels(results), folder)
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(rich_table(study_folder.name, header, rows))
-    _compare_with_predictions(console, study_folder, results, folder)
+    console.print(rich_table(title, header, rows))
     _print_paths(console, results, folder, plots)
-    return folder
+
+
+def _width() -> int | None:
+    return None if Console().is_terminal else 160
+
+
+def _nearest_first(result: Result, results: Sequence[Result]) -> list[Result]:
+    """Those of the same study first: a run's twin is looked for at home before elsewhere."""
+    return sorted(results, key=lambda other: other.values["study"] != result.values["study"])
 
 
 def _write_tables(
@@ -71,7 +116,8 @@ def _write_tables(
     paired: Sequence[tuple[compare.Estimates, compare.Estimates]],
 ) -> None:
     """table.md and table.tex, with the best marked and the paired differences below, and table.csv."""
-    marked = [[0, *line] for line in zip(*_ranks(results), strict=True)]
+    ranked = list(zip(*_ranks(results), strict=True))
+    marked = [[0] * (len(header) - len(line)) + list(line) for line in ranked]  # names are not ranked
     shown = [
         [_MARKS[rank].format(cell) for cell, rank in zip(row, line, strict=True)]
         for row, line in zip(rows, marked, strict=True)
@@ -156,17 +202,26 @@ def in_order(results: Sequence[Result]) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name."""
+    """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name, and the
+    study where there are several."""
     columns = {**_COLUMNS, **_quality_columns(results)}
-    names = labels(results)
+    several = len({result.values["study"] for result in results}) > 1
     rows = [
-        [name, *(_cell(result.values, *column) for column in columns.values())]
-        for name, result in zip(names, results, strict=True)
+        [name, *([result.values["study"]] * several), *(_cell(result.values, *column) for column in columns.values())]
+        for name, result in zip(_names(results), results, strict=True)
     ]
-    return ["method", *columns], rows
+    return ["method", *(["study"] * several), *columns], rows
 
 
 def labels(results: Sequence[Result]) -> list[str]:
+    """What each run is called where there is no study column."""
+    studies = [result.values["study"] for result in results]
+    if len(set(studies)) == 1:
+        return _names(results)
+    return [f"{name} ({study})" for name, study in zip(_names(results), studies, strict=True)]
+
+
+def _names(results: Sequence[Result]) -> list[str]:
     """Each run's label, with every other setting in which the runs differ."""
     settings = [_settings(result.values["config"]) for result in results]
     varying = [
@@ -232,6 +287,7 @@ def comma_separated(results: Sequence[Result], paired: Sequence[tuple[compare.Es
     kept = ("counts", "acceptance", "speed", "distortion", "quality")
     flat = [
         {
+            "study": result.values["study"],
             "run_id": result.values["run_id"],
             "method": name,
             **_flatten({key: result.values[key] for key in kept}),

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
 
-from pcg.runner import report
+from pcg.runner import cli, plots, report
 from pcg.runner.run import run_once
 from pcg.runner.store import read_study
+from pcg.runner.validate import ConfigError
 
 
 def pcg_at(theta: float) -> dict:
@@ -34,7 +36,7 @@ def test_table_plots_and_paths(study: Path, capsys) -> None:
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
         "method", "alpha", "tau", "tokens/s", "speed-up", "ideal", "RTF", "WER %", "MOS",
     ]  # fmt: skip
-    for plot in ("alpha_theta", "speedup_theta", "wer_speedup", "accepted_position", "time_parts", "tau_ideal"):
+    for plot in ("alpha_theta", "speedup_theta", "quality_speedup", "accepted_position", "time_parts", "tau_ideal"):
         assert (folder / f"{plot}.png").read_bytes()[:4] == b"\x89PNG"
         assert "<svg" in (folder / f"{plot}.svg").read_text()
         assert f"{plot}.png" in shown
@@ -66,3 +68,67 @@ def test_runs_that_differ_elsewhere_are_told_apart(config, tmp_path: Path) -> No
 def test_a_study_without_runs_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no finished run"):
         report.show(tmp_path / "nothing")
+
+
+def test_two_studies_side_by_side(config, study: Path, capsys) -> None:
+    run_once(config(study="other", grouping=pcg_at(0.5)))
+    run_once(config(study="other", grouping=pcg_at(0.3)))
+    outputs = {"paths": {"outputs": str(study.parent)}}
+    folder = report.show_studies({**outputs, "study": ["tiny", "other"]})
+    assert folder == study.parent / "report-tiny-other"
+    lines = [line.split(" | ") for line in (folder / "table.md").read_text().splitlines()]
+    assert [cell.strip("| ") for cell in lines[0][:3]] == ["method", "study", "alpha"]
+    assert [(line[0].strip("| "), line[1]) for line in lines[2:8]] == [
+        ("target alone", "tiny"), ("exact", "tiny"), ("pcg theta=0.0", "tiny"), ("pcg theta=0.5", "tiny"),
+        ("pcg theta=0.3", "other"), ("pcg theta=0.5", "other"),
+    ]  # fmt: skip
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [row["study"] for row in rows] == ["tiny"] * 4 + ["other"] * 2
+    assert rows[4]["method"] == "pcg theta=0.3 (other)"
+    assert rows[4]["against_exact.alpha"]  # its exact twin is in the other study
+    assert (folder / "index.html").exists()
+    assert (folder / "alpha_theta.svg").exists()
+    assert report.show_studies({**outputs, "study": "tiny"}) == study / "report"
+
+
+def test_studies_that_are_not_there_are_named_with_those_that_are(study: Path) -> None:
+    (study.parent / "empty").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        report.check({"paths": {"outputs": str(study.parent)}, "study": ["tny", "tiny", "empty"]})
+    assert [problem.partition(";")[0] for problem in caught.value.problems] == [
+        f"study={name}: no finished run at {study.parent / name}/<run_id>/result.json" for name in ("tny", "empty")
+    ]
+    assert caught.value.problems[0].endswith("; did you mean 'tiny'? allowed: tiny")
+
+
+def test_a_comma_makes_a_list_of_studies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["report.py", "study=a,b", "paths.outputs=c,d", "study=[e,f]"])
+    cli.take_lists("study")
+    assert sys.argv[1:] == ["study=[a,b]", "paths.outputs=c,d", "study=[e,f]"]
+
+
+@pytest.mark.parametrize(
+    ("places", "higher", "front"),
+    [
+        ([(1.0, 5.0), (1.5, 4.0), (1.2, 3.0), (0.9, 6.0)], True, [(0.9, 6.0), (1.0, 5.0), (1.5, 4.0)]),
+        ([(1.0, 5.0), (1.5, 4.0), (1.2, 3.0), (0.9, 6.0)], False, [(1.2, 3.0), (1.5, 4.0)]),
+        ([(1.0, 5.0), (1.0, 6.0)], True, [(1.0, 6.0)]),
+    ],
+)
+def test_the_pareto_front_by_hand(places, higher: bool, front) -> None:
+    assert plots.pareto_front(places, higher) == front
+
+
+def test_no_two_runs_look_the_same() -> None:
+    names = [
+        "target alone",
+        "exact",
+        *(f"pcg theta=0.{at}" for at in range(6)),
+        "pcg_block",
+        "vadusa",
+        "typical",
+        "topk",
+    ]
+    looks = [(style["color"], style["marker"]) for style in plots._styles(names).values()]
+    assert len(set(looks)) == len(names)
+    assert looks[2][0] == looks[3][0] != looks[-4][0]  # pcg_block is no pcg
