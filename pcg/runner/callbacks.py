@@ -9,13 +9,20 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pcg.runner import report, store
+from pcg.runner import report, status, store
 
 
 class StudyReport(Callback):
-    """At the end of a sweep: the table and the plots of its study. Ends the program with status 1 if a run failed."""
+    """At the end of a sweep: the table and the plots of its study. Ends the program with status 1 if a run failed.
+
+    Where nothing was to be run, no more than what was asked for: ``status=true``, ``dry=true``.
+    """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.status:
+            status.show_asked()
+        if config.status or config.dry:
+            return
         folder = Path(config.paths.outputs) / config.study
         if store.read_study(folder):
             report.show(folder)

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import pcg
-from pcg.runner import launching, objective, plan
+from pcg.runner import launching, objective, plan, status
 from pcg.runner.environment import memory_advice
 from pcg.runner.launching import missing_extra
 from pcg.runner.launching import texts as _texts
@@ -65,6 +65,7 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
     Args:
         check: raises a ConfigError for a composed config of this entry point; None if any composed config will do.
     """
+    sys.argv[1:] = _asked_here(sys.argv[1:])
     try:
         check_command_line(config_name, sys.argv[1:], check)
     except ConfigError as error:
@@ -73,15 +74,32 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
     yield
 
 
+def _asked_here(arguments: Sequence[str]) -> list[str]:
+    """With ``status=true`` the sweep is gone through in this process, whatever launcher would run it."""
+    if not any(argument.lower() == "status=true" for argument in arguments):
+        return list(arguments)
+    kept = [each for each in arguments if not each.startswith(("hydra/launcher=", "hydra.launcher."))]
+    return [*kept, "hydra/launcher=basic"]
+
+
 def execute(config: DictConfig) -> float | None:
-    """Do one run of a command, or print its plan; stopped, a run goes on where it was.
+    """Do one run of a command, or tell how far it is, or print its plan; stopped, a run goes on where it was.
 
     Returns:
         What the run is worth to the search that it is part of; None without an ``objective``, or where it failed.
     """
+    if config.status:
+        return carry_out(lambda: _tell(plain(config)))
     if config.dry:
         return carry_out(lambda: plan.show(plain(config)))
     return carry_out(lambda: _worth(plain(config)), "the same command goes on from here")
+
+
+def _tell(config: dict[str, Any]) -> None:
+    """How far the run is; in a sweep one table comes at the end (``pcg.runner.callbacks``)."""
+    status.ask(config)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        status.show_asked()
 
 
 def _worth(config: dict[str, Any]) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,20 @@ class Records:
 
 def latest(records: Records) -> list[dict[str, Any]]:
     """One record a batch, in the dataset's order: a batch with failures may have been done again."""
-    newest = {line["batch"]: line for line in records.lines}
-    return [newest[index] for index in sorted(newest)]
+    return newest(records.lines)
+
+
+def newest(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    last = {line["batch"]: dict(line) for line in lines}
+    return [last[index] for index in sorted(last)]
+
+
+def peek(path: Path) -> list[dict[str, Any]]:
+    """The finished lines of a file that another process may be writing to; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        return list(itertools.takewhile(lambda record: record is not None, map(_parse, file)))  # type: ignore[arg-type]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
