@@ -92,7 +92,7 @@ class BundledCodec:
         iterations: of Griffin-Lim.
     """
 
-    def __init__(self, path: str, device: str = "cpu", iterations: int = 32) -> None:
+    def __init__(self, path: str, device: str = "cpu", iterations: int = 64) -> None:
         folder = resolve_folder(path)
         config = json.loads((folder / "config.json").read_text())
         self._mel = MelSpectrogram(**config["mel"]).to(device)
