@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from pcg.groups.table import GroupTable
-from pcg.runner import cli, identity, parts
+from pcg.runner import cli, identity, parts, substitute
 from pcg.runner.build import build, is_built
 from pcg.runner.validate import check, problems_of_node
 
@@ -72,7 +72,10 @@ def test_every_trainer_is_valid(choice: str) -> None:
     assert problems_of_node(config["trainer"], "trainer") == []
 
 
-@pytest.mark.parametrize(("group", "choice"), [pair for pair in choices() if pair[0] in {*OFFERED, "grouping/groups"}])
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [pair for pair in choices() if pair[0] in {*OFFERED, "grouping/groups"} and pair != ("experiment", "substitution")],
+)
 def test_every_choice_of_a_run_is_valid(group: str, choice: str) -> None:
     config = cli.plain(composed(group, choice))
     check(config)
@@ -115,14 +118,17 @@ def test_every_dataset_and_logger_is_built(group: str) -> None:
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "experiment"])
 def test_every_point_of_every_study_is_valid(choice: str) -> None:
     GlobalHydra.instance().clear()  # it sets Hydra up by itself
-    cli.check_command_line("run", ["-m", f"experiment={choice}"])
+    if choice == "substitution":
+        cli.check_command_line("substitute", [f"experiment={choice}"], substitute.check)
+    else:
+        cli.check_command_line("run", ["-m", f"experiment={choice}"])
 
 
 @pytest.mark.parametrize(
     ("choice", "runs"),
     [
         ("bundled_rules", 7), ("paper_table", 5), ("theta_sweep", 7), ("gamma_sweep", 15), ("grouping_ablation", 8),
-        ("temperature", 10), ("batch_size", 8),
+        ("temperature", 10), ("batch_size", 8), ("draft_size", 6),
     ],
 )  # fmt: skip
 def test_a_study_asks_for_so_many_runs(choice: str, runs: int) -> None:

@@ -41,6 +41,8 @@ launching.set_defaults(Path(CONF))
 
 def check_run(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with a run, and with what a search wants of it."""
+    if "thetas" in config:
+        raise ConfigError(["experiment: this study has a command of its own: python experiments/substitute.py"])
     problems = objective.problems(config)
     try:
         check(config)

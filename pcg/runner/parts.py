@@ -47,7 +47,7 @@ def load(run: Mapping[str, Any]) -> Parts:
     device = torch.device(run["device"])
     target = _kept_part("target", run["target"], device=device)
     codec = _kept_part("codec", run["codec"], device=device)
-    draft = _kept_part("draft", run["draft"], device=device, vocab_size=target.vocab_size) if run["draft"] else None
+    draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
     return Parts(
         target=target,
@@ -82,6 +82,13 @@ def release_models() -> None:
 def _kept_part(role: str, node: Mapping[str, Any], **supplied: Any) -> Any:
     key = [node, {name: str(value) for name, value in supplied.items()}]
     return _kept.get(role, key, lambda: build(node, **supplied))
+
+
+def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> TokenLM | None:
+    """None without one; the target's own weights where it is its own draft."""
+    if run["draft"] in (None, run["target"]):
+        return target if run["draft"] else None
+    return _kept_part("draft", run["draft"], device=device, vocab_size=target.vocab_size)
 
 
 def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> None:
