@@ -51,9 +51,10 @@ def name_of(node: Mapping[str, Any]) -> str:
 
 
 def theta(run: Mapping[str, Any]) -> float | None:
-    """The similarity threshold of the run's groups, or of those whose sizes random groups have."""
+    """The similarity threshold of the run's groups, or of those whose sizes random groups have; four digits of it."""
     groups = (run["grouping"] or {}).get("groups") or {}
-    return groups.get("theta", groups.get("like", {}).get("theta"))
+    found = groups.get("theta", groups.get("like", {}).get("theta"))
+    return None if found is None else round(found, 4)
 
 
 def label(run: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ nothing rests on colour alone. Sizes are those of a column of a paper.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def _where_time_goes(runs: Sequence[Run]) -> Figure | None:
         widths = [1000 * run["speed"]["seconds"][part] / run["counts"]["emitted"] for _, run in shown]
         axes.barh(range(len(shown)), widths, left=left, color=color, hatch=hatch, edgecolor="white", label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(shown)), names, fontsize=8)
+    axes.set_yticks(range(len(shown)), [textwrap.fill(name, 28) for name in names], fontsize=8)
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return figure
@@ -231,8 +232,9 @@ def _legend(figure: Figure) -> None:
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     columns = 3 if max(map(len, found)) < 16 else 2 if max(map(len, found)) < 30 else 1
-    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(found) // columns))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+    names = [textwrap.fill(name, 60) for name in found]
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-sum(1 + name.count("\n") for name in names) // columns))
+    figure.legend(found.values(), names, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def save(figure: Figure, path: Path) -> Path:

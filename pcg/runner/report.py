@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pcg.runner import bridge, compare, latex, page, store
 from pcg.runner.build import TARGET
-from pcg.runner.identity import theta
+from pcg.runner.identity import name_of, theta
 from pcg.runner.plots import draw_plots
 from pcg.runner.records import write_atomically
 from pcg.runner.validate import ConfigError, nearest
@@ -30,6 +30,7 @@ _COLUMNS: Mapping[str, tuple[str, str, bool]] = {
 }
 _NAMES = {"wer": "WER %", "cer": "CER %", "speaker_similarity": "similarity", "mos": "MOS"}
 _METHODS = ("target alone", "exact")  # come first; the rest by name and theta
+_PARTS = ("target.", "draft.", "codec.", "dataset.")
 _MARKS = ("{}", "**{}**", "*{}*")  # in Markdown: neither, best, second best
 _LEGEND = (
     "\nIntervals are 95 %, over utterances. **Best** and *second best* are marked only where their intervals are clear "
@@ -190,13 +191,14 @@ def _compare_with_predictions(console: Console, study_folder: Path, results: Seq
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:
-    """Target alone, exact, then the other methods by name and theta."""
+    """Target alone, exact, then the other methods by name, theta and what may be swept of the decoding."""
 
     def place(result: Result) -> tuple[Any, ...]:
         values = result.values
         first = _METHODS.index(values["method"]) if values["method"] in _METHODS else len(_METHODS)
-        at = theta(values["config"])
-        return (first, values["method"], -1.0 if at is None else at, values["label"], values["run_id"])
+        at, decoding = theta(values["config"]), values["config"]["decoding"]
+        swept = [decoding.get(key) or 0 for key in ("temperature", "batch_size", "gamma")]
+        return (first, values["method"], -1.0 if at is None else at, values["label"], swept, values["run_id"])
 
     return sorted(results, key=place)
 
@@ -236,10 +238,15 @@ def _names(results: Sequence[Result]) -> list[str]:
 
 
 def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Dotted keys, without those that a label shows already."""
+    """Dotted keys, without those that a label shows already. A part is told by its model, or else its kind."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         shown = path == "grouping." or (path.startswith("grouping.") and key in ("theta", TARGET))
+        shown |= (key, value) == ("source", "target_input") or (path in _PARTS and key in (TARGET, "path"))
+        if f"{path}{key}." in _PARTS and value:
+            flat[key] = (value.get("path") or name_of(value)).rpartition("/")[2]
+        if path in _PARTS and key == "text":
+            continue  # goes with the model
         if isinstance(value, Mapping):
             flat |= _settings(value, f"{path}{key}.")
         elif value is not None and not shown:

@@ -132,3 +132,18 @@ def test_no_two_runs_look_the_same() -> None:
     looks = [(style["color"], style["marker"]) for style in plots._styles(names).values()]
     assert len(set(looks)) == len(names)
     assert looks[2][0] == looks[3][0] != looks[-4][0]  # pcg_block is no pcg
+
+
+def test_parts_are_told_by_their_names(config, tmp_path: Path) -> None:
+    run_once(config())
+    run_once(config(draft={"_target_": "pcg.models.ngram.NGram", "order": 2}))
+    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    assert sorted(names) == ["exact draft=ngram", "exact draft=tiny"]
+
+
+def test_runs_stand_in_the_order_of_what_was_swept(config, tmp_path: Path) -> None:
+    for gamma in (10, 2):
+        for theta in (0.5, 0.123456):
+            run_once(config(grouping=pcg_at(theta), **{"decoding.gamma": gamma}))
+    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    assert names == [f"pcg theta={theta} gamma={gamma}" for theta in (0.1235, 0.5) for gamma in (2, 10)]
