@@ -53,7 +53,7 @@ def composed(group: str, choice: str) -> DictConfig:
 
 OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "metrics", "logger", "experiment",
            "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
-LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the plugins' own: tests/runner/test_launchers.py
+LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the plugins' own, where they are installed
 
 
 def test_no_group_is_left_out() -> None:
