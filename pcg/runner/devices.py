@@ -6,7 +6,6 @@ records. Lightning Fabric gives each process its device. On a CPU the devices ar
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
 import signal
@@ -15,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 from pcg.interfaces import Dataset, Metric
@@ -110,6 +110,8 @@ class DeviceWorker:
     def _started(self) -> _Live:
         ours, theirs = _context.Pipe()
         process = _context.Process(target=worker.work, args=(theirs, *self._arguments))
+        if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+            multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which children do not know
         with _deaf_to_ctrl_c():
             process.start()
         theirs.close()
@@ -213,10 +215,11 @@ def pool(device: str, devices: int, threads: int) -> Pool:
     if key not in _pools:
         shut_down()
         _pools[key] = Pool(device, devices, threads)
+        # not atexit, which the processes of parallel launchers do not run: they would wait for their workers
+        Finalize(None, shut_down, exitpriority=100)
     return _pools[key]
 
 
-@atexit.register
 def shut_down() -> None:
     """End every worker of this process."""
     while _pools:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -88,3 +90,19 @@ def test_a_result_that_came_while_waiting_is_returned(config: Config, tmp_path: 
 
 def test_nobody_holds_what_is_not_there(tmp_path: Path) -> None:
     assert lock.holder(tmp_path) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="an extra: pip install -e '.[sweeps]'")
+def test_duplicates_of_a_parallel_sweep_over_two_devices_end_with_one_run(tmp_path: Path) -> None:
+    arguments = ["draft=none", "grouping=exact,ssd", "devices=2", "device=cpu", "dataset.limit=2", "metrics=none",
+                 "decoding.max_tokens=8", "logger=none", "study=twice", f"paths.outputs={tmp_path}",
+                 "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "experiments/run.py", "-m", *arguments],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr  # and ended: no launcher's process waits for its workers
+    [records] = tmp_path.glob("twice/*/batches.jsonl")
+    assert sorted(json.loads(line)["batch"] for line in records.read_text().splitlines()) == [0, 1]
+    assert done.stdout.count("already done") == 1
