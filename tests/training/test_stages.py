@@ -159,7 +159,10 @@ def test_an_exported_model_can_be_trained_further(tmp_path):
 def test_a_smaller_model_grows_without_changing_what_it_says(tmp_path):
     small, large = (
         SpeechLM(LLAMA | size, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
-        for size in ({"num_hidden_layers": 2, "num_key_value_heads": 1}, {"num_hidden_layers": 5, "num_key_value_heads": 2})
+        for size in (
+            {"num_hidden_layers": 2, "num_key_value_heads": 1},
+            {"num_hidden_layers": 5, "num_key_value_heads": 2},
+        )
     )
     small.export(tmp_path / "model", {"a": 5})
     large.start_from(str(tmp_path / "model"), {"a": 5})
