@@ -272,7 +272,7 @@ class SpeechLM(L.LightningModule):
     def start_from(self, folder: str, phonemes: dict[str, int]) -> None:
         """Take the weights of an exported folder: the free vectors take the whole rows, the digits' start at zero.
 
-        A folder of fewer layers or key-value heads is grown to this model's.
+        A folder of fewer layers or heads is grown to this model's.
 
         Raises:
             ValueError: the folder has other token ids or sizes that do not grow to this model's.
@@ -291,7 +291,7 @@ class SpeechLM(L.LightningModule):
             raise ValueError(f"{place} does not fit trainer.llama: {error}") from error
 
     def _grown(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of a model of fewer layers or key-value heads as those of this one, the same function.
+        """The weights of a model of fewer layers or heads as those of this one, the same function.
 
         Layer i takes old layer ``i * old // new``; a second taker adds nothing at first, as its two output
         matrices are zero. (Growth that keeps the function: Net2Net, arXiv 1511.05641.)
@@ -305,15 +305,32 @@ class SpeechLM(L.LightningModule):
             for name, value in state.items():
                 if not name.startswith(prefix):
                     continue
-                value, part = value.float(), name.removeprefix(prefix)
-                if part in ("self_attn.k_proj.weight", "self_attn.v_proj.weight"):
-                    heads = value.unflatten(0, (-1, config.head_dim))
-                    copies = (config.num_key_value_heads or len(heads)) // len(heads)
-                    value = heads.repeat_interleave(copies, 0).flatten(0, 1)
+                part = name.removeprefix(prefix)
+                value = self._more_heads(part, value.float())
                 if source in sources[:i] and part in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
                     value = torch.zeros_like(value)
                 grown[f"model.layers.{i}.{part}"] = value
         return grown
+
+    def _more_heads(self, part: str, weight: Tensor) -> Tensor:
+        """Repeat the heads of an attention matrix; a repeated query head begins at random and unheard."""
+        config = self.llama.config
+        size: int = config.head_dim  # type: ignore[assignment]
+        match part.split(".")[-2]:
+            case "k_proj" | "v_proj":
+                heads = weight.unflatten(0, (-1, size))
+                return heads.repeat_interleave((config.num_key_value_heads or 1) // len(heads), 0).flatten(0, 1)
+            case "q_proj":
+                grown = torch.randn(config.num_attention_heads, size, weight.shape[1]) * weight.std()
+                heads = weight.unflatten(0, (-1, size))
+                grown[:: len(grown) // len(heads)] = heads
+                return grown.flatten(0, 1)
+            case "o_proj":
+                grown = torch.zeros(weight.shape[0], config.num_attention_heads, size)
+                heads = weight.unflatten(1, (-1, size))
+                grown[:, :: grown.shape[1] // heads.shape[1]] = heads
+                return grown.flatten(1)
+        return weight
 
     def export(self, folder: Path, phonemes: dict[str, int]) -> None:
         """Write a plain Hugging Face Llama folder in float16, with ``tokens.json``."""

@@ -160,8 +160,8 @@ def test_a_smaller_model_grows_without_changing_what_it_says(tmp_path):
     small, large = (
         SpeechLM(LLAMA | size, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
         for size in (
-            {"num_hidden_layers": 2, "num_key_value_heads": 1},
-            {"num_hidden_layers": 5, "num_key_value_heads": 2},
+            {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+            {"num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 4},
         )
     )
     small.export(tmp_path / "model", {"a": 5})
