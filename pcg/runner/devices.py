@@ -1,7 +1,7 @@
 """One run over several devices: a process for each, which keeps its models from run to run of a sweep.
 
-Workers decode, and write audio; what comes of a batch goes back to the main process, which alone writes the run's
-records. Lightning Fabric gives each process its device. On a CPU the devices are processes.
+Workers decode, write audio and score it; what comes of a batch goes back to the main process, which alone writes the
+run's records. Lightning Fabric gives each process its device. On a CPU the devices are processes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from pcg.interfaces import Dataset, Metric
 from pcg.runner import parts, worker
 from pcg.runner.batch import failed_batch
+from pcg.runner.rescore import Line, Scoring
 from pcg.runner.schedule import WorkerDied, dispatch
-from pcg.runner.work import Finished, Job, batches, now
+from pcg.runner.work import Finished, Job, Work, batches, now
 from pcg.runner.worker import Answer, Loaded, Raised
 
 # Processes that have none of this one's threads and no GPU yet; torch and Lightning are imported for all of them once.
@@ -41,7 +42,7 @@ class DeviceWorker:
     def __init__(self, device: str, index: int, threads: int, relay: Callable[[logging.LogRecord], None]) -> None:
         self._arguments, self._relay = (device, index, threads), relay
         self._live: _Live | None = None
-        self._job: Job | None = None
+        self._work: Work | None = None
         self.loaded: Loaded | None = None
         self.peak_memory = 0
 
@@ -51,25 +52,25 @@ class DeviceWorker:
         assert self._live is not None
         return self._live.pipe, self._live.process.sentinel
 
-    def take(self, job: Job) -> None:
-        """The run that the next batches are of."""
-        self.loaded = self.loaded if job == self._job else None
-        self._job, self.peak_memory = job, 0
+    def take(self, work: Work) -> None:
+        """What the next batches are of."""
+        self.loaded = self.loaded if work == self._work else None
+        self._work, self.peak_memory = work, 0
 
     def give(self, index: int | None) -> None:
-        """Begin a batch of the job, or only load its parts."""
+        """Begin a batch of the work, or only load its parts."""
         if self._live is None or self._live.process.exitcode is not None:
             self.stop()
             self._live = self._started()
             self.loaded = None
         with suppress(OSError):  # it has just died, as ``receive`` will find
-            self._live.pipe.send((self._job, index))
+            self._live.pipe.send((self._work, index))
 
-    def receive(self) -> Finished | None:
-        """The batch, if this is it; log records are passed on.
+    def receive(self) -> Any:
+        """What came of the batch, if this is it, else None; log records are passed on.
 
         Raises:
-            WorkerDied: while it decoded.
+            WorkerDied: while it decoded or scored.
             RuntimeError: it died while it loaded the run's parts, which another try would not mend.
             Exception: what the worker could not load, or do, as it raised it.
         """
@@ -83,7 +84,7 @@ class DeviceWorker:
         match message:
             case Answer():
                 self.peak_memory = message.peak_memory
-                return message.finished
+                return message.outcome
             case Raised():
                 raise message.error
             case Loaded():
@@ -91,13 +92,6 @@ class DeviceWorker:
             case logging.LogRecord():
                 self._relay(message)
         return None
-
-    def let_go(self) -> None:
-        """Free the memory of its models."""
-        self.loaded = None
-        if self._live is not None:
-            with suppress(OSError):
-                self._live.pipe.send(None)
 
     def stop(self) -> None:
         """End the process at once, whatever it is at."""
@@ -148,10 +142,10 @@ class Pool:
         self.workers = [DeviceWorker(device, index, threads, self._relay) for index in range(devices)]
         self._told: set[tuple[str, str]] = set()
 
-    def begin(self, job: Job) -> None:
+    def begin(self, work: Work) -> None:
         self._told.clear()
         for each in self.workers:
-            each.take(job)
+            each.take(work)
 
     def close(self) -> None:
         for each in self.workers:
@@ -166,7 +160,7 @@ class Pool:
 
 
 class OverDevices:
-    """One run on a pool's workers. This process holds the dataset and the metrics, and no model."""
+    """One run on a pool's workers. This process holds the dataset, and of models and metrics no weights."""
 
     def __init__(self, job: Job, pool: Pool) -> None:
         self.dataset: Dataset = parts.load_dataset(job.run["dataset"])
@@ -197,8 +191,13 @@ class OverDevices:
     def peak_memory_bytes(self) -> int:
         return max(each.peak_memory for each in self._pool.workers)
 
-    def release(self) -> None:
-        self._pool.workers[0].let_go()  # the metrics come to its device; the other workers keep their models
+    def score(self, scoring: Scoring) -> Iterator[list[Line]]:
+        self._pool.begin(scoring)
+        for done in dispatch(self._pool.workers, range(len(scoring.batches)), lambda: False, _wait):
+            if isinstance(done.reply, WorkerDied):  # without its scores the run would have wrong figures
+                said = scoring.batches[done.index]
+                raise RuntimeError(f"utterances {said[0]} to {said[-1]} cannot be scored: {done.reply}")
+            yield done.reply
 
 
 def _wait(busy: Collection[DeviceWorker]) -> list[DeviceWorker]:

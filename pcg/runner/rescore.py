@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pcg.interfaces import Dataset, Metric
+from pcg.interfaces import Metric
 from pcg.runner import environment, parts, store
 from pcg.runner.batch import baseline_wav_name, read_wav, wav_name
-from pcg.runner.build import build
 from pcg.runner.records import Records, latest, write_atomically
 from pcg.runner.result import Ratios, quality
 from pcg.runner.scores import ScoreMemo, Scores
@@ -22,64 +22,101 @@ from pcg.runner.settings import Settings, out_of_range
 from pcg.runner.validate import ConfigError, metric_nodes, nearest, problems_of_metrics
 from pcg.types import Utterance
 
-_TOGETHER = 32  # utterances scored between two writes
+TOGETHER = 32  # utterances scored between two writes
+Line = dict[str, Any]  # of the file of scores: utterance, scores, baseline_scores
 log = logging.getLogger("pcg")
 
 
-def scored(
-    folder: Path,
-    records: Sequence[Mapping[str, Any]],
-    metrics: Mapping[str, Metric],
-    nodes: Mapping[str, Any],
-    dataset: Iterable[Utterance],
-    memo: ScoreMemo,
-) -> list[dict[str, Any]]:
-    """The records with the scores of these metrics instead of their own.
+@dataclass(frozen=True)
+class Scoring:
+    """What a process must know to score audio of a run; see ``pcg.runner.work.Work``.
 
-    What is scored is kept in the run's folder, so that a kill costs no more than a few utterances.
+    Attributes:
+        run: the canonical config, with the metrics to score by.
+        folder: where ``audio/`` lies.
+        batches: ids of the utterances to be scored together.
+    """
+
+    run: dict[str, Any]
+    folder: Path
+    batches: tuple[tuple[str, ...], ...]
+
+    def begun(self, _device: torch.device, memo: ScoreMemo) -> Scorer:
+        """Metrics go to the device that their own config names; ``cuda`` is the process's."""
+        return Scorer(self, memo)
+
+    def alone(self, memo: ScoreMemo) -> Iterator[list[Line]]:
+        """All of it, in this process."""
+        scorer = Scorer(self, memo)
+        return map(scorer.do, range(len(self.batches)))
+
+
+class Scorer:
+    """Scores batches in this process, which holds no decoding models any more.
 
     Raises:
         ValueError: an utterance of the run is no longer in the dataset, or its audio no longer in the folder.
     """
-    known = Records(folder / f"scores-{_id(nodes)}.jsonl")
+
+    def __init__(self, scoring: Scoring, memo: ScoreMemo) -> None:
+        parts.release_models()
+        self._scoring, self._memo = scoring, memo
+        self._metrics = parts.load_metrics(scoring.run["metrics"])
+        names = [name for batch in scoring.batches for name in batch]
+        self._utterances = _utterances(parts.load_dataset(scoring.run["dataset"]), names)
+
+    def do(self, index: int) -> list[Line]:
+        said = [self._utterances[name] for name in self._scoring.batches[index]]
+        own = self._score(said, [wav_name(each) for each in said])
+        with_baseline = [each for each in said if (self._scoring.folder / baseline_wav_name(each)).exists()]
+        alone = self._score(with_baseline, [baseline_wav_name(each) for each in with_baseline])
+        return [
+            {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})} for each in said
+        ]
+
+    def groups(self) -> None:
+        """There is no rule here."""
+
+    def _score(self, said: Sequence[Utterance], names: Sequence[str]) -> dict[str, Scores]:
+        folder, nodes = self._scoring.folder, self._scoring.run["metrics"]
+        lost = [name for name in names if not (folder / name).is_file()]
+        if lost:
+            raise ValueError(f"{folder}: {len(lost)} audio file(s) of the run are gone, the first is {lost[0]}")
+        audio = [read_wav(folder / name) for name in names]
+        return dict(zip([each.id for each in said], self._memo.score(self._metrics, nodes, audio, said), strict=True))
+
+
+def scored(
+    run: dict[str, Any],
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    score: Callable[[Scoring], Iterable[list[Line]]],
+) -> list[dict[str, Any]]:
+    """The records with the scores of the run's metrics instead of their own.
+
+    What is scored is kept in the run's folder, so that a kill costs no more than a few utterances.
+
+    Args:
+        score: does the scoring, here or in other processes; batches come as they are finished.
+    """
+    known = Records(folder / f"scores-{_id(run['metrics'])}.jsonl")
     done = {line["utterance"]: line for line in known.lines}
     decoded = [row["utterance"] for record in records for row in record["rows"] if row["error"] is None]
-    pending = _utterances(dataset, [name for name in decoded if name not in done])
-    for start in range(0, len(pending), _TOGETHER):
-        said = pending[start : start + _TOGETHER]
-        own = _score(folder, [wav_name(each) for each in said], said, metrics, nodes, memo)
-        with_baseline = [each for each in said if (folder / baseline_wav_name(each)).exists()]
-        alone = _score(folder, [baseline_wav_name(each) for each in with_baseline], with_baseline, metrics, nodes, memo)
-        for each in said:
-            line = {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})}
+    pending = [name for name in decoded if name not in done]
+    batches = tuple(tuple(pending[start : start + TOGETHER]) for start in range(0, len(pending), TOGETHER))
+    for lines in score(Scoring(run, folder, batches)) if batches else ():
+        for line in lines:
             known.append(line)
-            done[each.id] = line
+            done[line["utterance"]] = line
     return [{**record, "rows": [_with_scores(row, done) for row in record["rows"]]} for record in records]
 
 
-def _score(
-    folder: Path,
-    names: Sequence[str],
-    said: Sequence[Utterance],
-    metrics: Mapping[str, Metric],
-    nodes: Mapping[str, Any],
-    memo: ScoreMemo,
-) -> dict[str, Scores]:
-    lost = [name for name in names if not (folder / name).is_file()]
-    if lost:
-        raise ValueError(f"{folder}: {len(lost)} audio file(s) of the run are gone, the first is {lost[0]}")
-    audio = [read_wav(folder / name) for name in names]
-    return dict(zip([each.id for each in said], memo.score(metrics, nodes, audio, said), strict=True))
-
-
-def _utterances(dataset: Iterable[Utterance], names: Sequence[str]) -> list[Utterance]:
-    if not names:
-        return []
+def _utterances(dataset: Iterable[Utterance], names: Sequence[str]) -> dict[str, Utterance]:
     there = {utterance.id: utterance for utterance in dataset}
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(f"the dataset lacks {len(missing)} utterance(s) of the run, the first is {missing[0]}")
-    return [there[name] for name in names]
+    return there
 
 
 def _with_scores(row: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,11 +144,10 @@ def rescore(config: Mapping[str, Any]) -> Path:
     if result is None:
         raise ValueError(f"run={folder}: no finished run there (no {store.NAME})")
     nodes = metric_nodes(config["metrics"])
-    metrics = parts.load_metrics(nodes)
-    dataset: Dataset = build(result.values["config"]["dataset"])
-    records = scored(folder, latest(Records(folder / "batches.jsonl")), metrics, nodes, dataset, ScoreMemo())
+    run, decoded = {**result.values["config"], "metrics": nodes}, latest(Records(folder / "batches.jsonl"))
+    records = scored(run, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
-    figures = quality(rows, ratios_of(metrics))
+    figures = quality(rows, ratios_of(parts.load_metrics(nodes)))
     path = folder / f"scores-{_id(nodes)}.json"
     document = {
         "run_id": result.values["run_id"], "metrics": nodes, "versions": environment.versions(), "quality": figures,

@@ -91,10 +91,9 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     executor = _executor(settings, job)
     _decode_all(executor, records, settings, label(run), began)
     groups, peak_memory = executor.groups(), executor.peak_memory_bytes()
-    lines, metrics = latest(records), executor.metrics
+    lines = latest(records)
     if not inline:
-        executor.release()
-        lines = rescore.scored(folder, lines, metrics, run["metrics"], executor.dataset, _memo)
+        lines = rescore.scored(run, folder, lines, executor.score)
     values = {
         "schema": SCHEMA,
         "run_id": folder.name,
@@ -110,7 +109,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         "started": records.lines[0]["at"],
         "groups": groups,
         "wall_seconds": sum(line["wall"] for line in records.lines),
-        **summarise(run, lines, rescore.ratios_of(metrics)),
+        **summarise(run, lines, rescore.ratios_of(executor.metrics)),
     }
     values["speed"]["peak_memory_bytes"] = peak_memory
     result = store.write(folder, values, lines)

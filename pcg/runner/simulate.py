@@ -12,6 +12,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from pcg.runner.rescore import TOGETHER
 from pcg.runner.schedule import dispatch
 
 UTTERANCES, CONFIGS, MACHINES, DEVICES = 4837, 60, 8, 8
@@ -26,7 +27,7 @@ class Assumed:
         margin: how much longer a real pass takes than the roofline's.
         fixed: of a batch besides its passes: prompt, prefill, codec, WAV files.
         scoring: of all metrics together, per second of audio.
-        load: until a worker has its models.
+        load, load_metrics: until a worker has its models, and until it has the metrics'.
         start: of a run in the main process, before and after its batches: imports, dataset, bootstrap, files.
         record: of the main process for each record: what is appended is forced to disk.
         mean_speech, spread: of an utterance, log-normal: LibriTTS test-clean has 8.56 hours in 4,837 utterances.
@@ -40,6 +41,7 @@ class Assumed:
     fixed: float = 0.3
     scoring: float = 0.02
     load: float = 60.0
+    load_metrics: float = 12.0
     start: float = 30.0
     record: float = 0.01
     mean_speech: float = 6.37
@@ -140,6 +142,16 @@ def run(
     return Run(clock.now, [worker.worked for worker in workers], [worker.did for worker in workers])
 
 
+def run_then_score(assumed: Assumed, speech: Sequence[float], load: float = 0.0, load_metrics: float = 0.0) -> Run:
+    """One run that is scored when all is decoded, by the same devices."""
+    together = [speech[start : start + TOGETHER] for start in range(0, len(speech), TOGETHER)]
+    scoring = [2 * sum(each) * assumed.scoring for each in together]
+    decoded = run(durations(replace(assumed, scoring=0.0), speech), load=load, record=assumed.record)
+    scored = run(scoring, load=load_metrics, record=TOGETHER * assumed.record)
+    worked = [sum(each) for each in zip(decoded.worked, scored.worked, strict=True)]
+    return Run(decoded.seconds + scored.seconds, worked, decoded.did)
+
+
 def study(seconds: Sequence[float], machines: int = MACHINES) -> float:
     """How long runs take on several machines, the next to whichever is free: what an array job of SLURM does."""
     free = [0.0] * machines
@@ -162,13 +174,15 @@ def figures(name: str, assumed: Assumed) -> list[str]:
         f"  the same, models to be loaded     {_share(cold)}",
         f"  the same, twice as slow a device  {_share(run(batches, slowness=[2.0] + [1.0] * (DEVICES - 1)))}",
     ]
-    serial = 2 * sum(speech) * assumed.scoring
-    decoded = run(durations(replace(assumed, scoring=0.0), speech), record=assumed.record)
-    after = decoded.seconds + serial
-    used = (decoded.use * decoded.seconds + serial / DEVICES) / after
-    lines.append(f"  metrics when all is decoded       {after:6.0f} s  {used:6.1%} of {DEVICES} devices")
-    for title, later in (("models kept", warm), ("a process a run", cold)):
-        each = [cold.seconds + assumed.start] * MACHINES + [later.seconds + assumed.start] * (CONFIGS - MACHINES)
+    later_after = run_then_score(assumed, speech, assumed.load)  # models were let go of, metrics were not
+    first_after = run_then_score(assumed, speech, assumed.load, assumed.load_metrics)
+    lines.append(f"  metrics when all is decoded       {_share(run_then_score(assumed, speech))}")
+    lines.append(f"  the same, models to be loaded     {_share(later_after)}")
+    for title, first, later in (
+        ("models kept", cold, warm), ("a process a run", cold, cold),
+        ("metrics after", first_after, later_after), ("both", first_after, first_after),
+    ):  # fmt: skip
+        each = [first.seconds + assumed.start] * MACHINES + [later.seconds + assumed.start] * (CONFIGS - MACHINES)
         whole = study(each)
         use = CONFIGS * sum(batches) / (MACHINES * DEVICES * whole)
         lines.append(f"  {CONFIGS} runs, {title:<26}{whole / 3600:6.2f} h  {use:6.1%} of {MACHINES * DEVICES} devices")

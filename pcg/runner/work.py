@@ -1,4 +1,4 @@
-"""A run as the process that decodes it sees it: which batches there are, and how one after another is done."""
+"""A run as the process that works on it sees it: which batches there are, and how one after another is done."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from pcg.interfaces import Dataset, Metric
 from pcg.runner import environment, parts
 from pcg.runner.batch import BatchRunner
 from pcg.runner.grouped import size_report
 from pcg.runner.parts import Parts
+from pcg.runner.rescore import Line, Scoring
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.settings import Decoding
 from pcg.types import Utterance
@@ -21,9 +24,30 @@ from pcg.types import Utterance
 log = logging.getLogger("pcg")
 
 
+class Begun(Protocol):
+    """A process that has the parts for one kind of work, and does batch after batch."""
+
+    def do(self, index: int) -> Any:
+        """The batch's outcome, which travels to other processes."""
+
+    def groups(self) -> dict[str, Any] | None:
+        """How large the rule's groups are; None without such a rule."""
+
+
+class Work(Protocol):
+    """Batches to be done: plain values, which travel to other processes. ``Job`` decodes, ``Scoring`` scores."""
+
+    def begun(self, device: torch.device, memo: ScoreMemo, /) -> Begun:
+        """Load what it needs.
+
+        Args:
+            device: of this process.
+        """
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a process must know to decode batches of a run: plain values, which travel to other processes.
+    """What a process must know to decode batches of a run; see ``Work``.
 
     Attributes:
         run: the canonical config.
@@ -36,6 +60,9 @@ class Job:
     seed: int
     folder: Path
     inline: bool
+
+    def begun(self, device: torch.device, memo: ScoreMemo) -> InProcess:
+        return InProcess(replace(self, run={**self.run, "device": str(device)}), memo)
 
     def runner(self, composed: Parts, memo: ScoreMemo) -> BatchRunner:
         composed = composed if self.inline else replace(composed, metrics={})
@@ -66,8 +93,8 @@ class Executor(Protocol):
     def peak_memory_bytes(self) -> int:
         """Most memory that one device held."""
 
-    def release(self) -> None:
-        """Let go of what would stand in the way of metrics on this process's device."""
+    def score(self, scoring: Scoring) -> Iterator[list[Line]]:
+        """Batches as they are scored, on devices that hold no decoding models any more."""
 
 
 class InProcess:
@@ -81,21 +108,25 @@ class InProcess:
         composed = parts.load(job.run)
         self.dataset, self.metrics, self._device = composed.dataset, composed.metrics, composed.device
         self._runner: BatchRunner | None = job.runner(composed, memo)
+        self._memo = memo
         self._groups = size_report(composed.rule)
         self._batches = batches(self.dataset, job.decoding.batch_size)
         self._warm = False
         environment.start_memory(self._device)
 
     def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Iterator[Finished]:
-        assert self._runner is not None
         for index in pending:
             if stopping():
                 return
-            if not self._warm:
-                warm_up(self._runner, self._batches[index])
-                self._warm = True
-            at = now()
-            yield Finished(index, at, self._runner.run(index, self._batches[index]))
+            yield self.do(index)
+
+    def do(self, index: int) -> Finished:
+        assert self._runner is not None
+        if not self._warm:
+            warm_up(self._runner, self._batches[index])
+            self._warm = True
+        at = now()
+        return Finished(index, at, self._runner.run(index, self._batches[index]))
 
     def groups(self) -> dict[str, Any] | None:
         return self._groups
@@ -103,9 +134,9 @@ class InProcess:
     def peak_memory_bytes(self) -> int:
         return environment.peak_memory_bytes(self._device)
 
-    def release(self) -> None:
+    def score(self, scoring: Scoring) -> Iterator[list[Line]]:
         self._runner = None
-        parts.release_models()
+        return scoring.alone(self._memo)
 
 
 def batches(dataset: Dataset, size: int) -> list[list[Utterance]]:

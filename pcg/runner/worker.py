@@ -1,4 +1,4 @@
-"""What runs in a worker process of ``pcg.runner.devices``: batches are decoded, audio written, records handed back."""
+"""What runs in a worker process of ``pcg.runner.devices``: batches are decoded or scored, records handed back."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import pickle
 import signal
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from multiprocessing import connection
 from typing import Any
 
 import torch
 
-from pcg.runner import parts
+from pcg.runner import environment
 from pcg.runner.scores import ScoreMemo
-from pcg.runner.work import Finished, InProcess, Job
+from pcg.runner.work import Begun, Work
 
 log = logging.getLogger("pcg")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The worker has the parts of the job that it was given; what the result says of them."""
+    """The worker has the parts for the work that it was given; what the result says of them."""
 
     groups: dict[str, Any] | None
     peak_memory: int
@@ -33,7 +33,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Answer:
-    finished: Finished
+    outcome: Any
     peak_memory: int
 
 
@@ -47,32 +47,27 @@ class Raised:
 def work(pipe: connection.Connection, device: str, index: int, threads: int) -> None:
     """Do what is asked for until the pipe is closed.
 
-    That is ``(job, index)`` to decode a batch, ``(job, None)`` to load the parts only, None to let go of the models.
+    That is ``(work, index)`` to do a batch, ``(work, None)`` to load its parts only.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to act on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     outbox = _Outbox(pipe)
-    own, memo = str(_claim(device, index)), ScoreMemo()
+    own, memo = _claim(device, index), ScoreMemo()
     torch.set_num_threads(threads)
-    job: Job | None = None
-    here: InProcess | None = None
+    current: Work | None = None
+    here: Begun | None = None
     with suppress(EOFError, BrokenPipeError):
         while True:
-            asked = pipe.recv()
-            if asked is None:
-                job = here = None
-                parts.release_models()
-                continue
+            asked, batch = pipe.recv()
             try:
-                if here is None or asked[0] != job:
-                    job = here = None
-                    here = InProcess(replace(asked[0], run={**asked[0].run, "device": own}), memo)
-                    job = asked[0]
-                    outbox.tell(Loaded(here.groups(), here.peak_memory_bytes()))
-                if asked[1] is None:
-                    continue
-                [finished] = here.decode([asked[1]], lambda: False)
-                outbox.tell(Answer(finished, here.peak_memory_bytes()))
+                if here is None or asked != current:
+                    current = here = None
+                    here = asked.begun(own, memo)
+                    current = asked
+                # every time: who asks has not noted which workers had their share of other work since
+                outbox.tell(Loaded(here.groups(), environment.peak_memory_bytes(own)))
+                if batch is not None:
+                    outbox.tell(Answer(here.do(batch), environment.peak_memory_bytes(own)))
             except Exception as error:
                 log.debug("a worker failed", exc_info=True)
                 outbox.tell(Raised(_portable(error)))

@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from pcg.runner import devices, parts, run, validate, worker
+from pcg.runner import devices, parts, rescore, run, store, validate, worker
 from pcg.runner.records import Records
 from pcg.runner.run import RunFailed, run_once
 from pcg.runner.validate import ConfigError, check
 from pcg.types import Result
 from tests.runner import parts_for_tests, tiny_worker
 from tests.runner.test_run import figures
-from tests.runner.tiny_worker import Watched, notes
+from tests.runner.tiny_worker import Ears, Watched, notes
 
 Config = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +49,26 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
     return node
 
 
+@pytest.fixture
+def after(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A config whose metric scores when all is decoded, two utterances at a time, and is watched like the model."""
+    monkeypatch.setattr(Ears, "__module__", "pcg.tiny")
+    monkeypatch.setattr(parts_for_tests, "Ears", Ears, raising=False)
+    monkeypatch.setattr(rescore, "TOGETHER", 2)
+
+    def make(**changes: Any) -> dict[str, Any]:
+        settings = {key: changes.pop(key) for key in ("deadly", "kills") if key in changes}
+        ears = {"_target_": "pcg.tiny.Ears", "journal": str(tmp_path / "journal"), **settings}
+        return config(**{"metrics": {"ears": ears, "when": "after"}, **changes})
+
+    return make
+
+
+def scorers(folder: Path) -> list[list[int]]:
+    """Of each time that the watched metric scored: the process, and how many parts for decoding it held."""
+    return [[int(word) for word in line.split()[1:]] for line in notes(folder / "journal") if line.startswith("scored")]
+
+
 def loads(folder: Path) -> list[int]:
     """The processes that loaded the watched model, as often as they did."""
     return [int(line.split()[1]) for line in notes(folder / "journal") if line.startswith("load")]
@@ -56,6 +76,11 @@ def loads(folder: Path) -> list[int]:
 
 def tokens(result: Result) -> list[list[int]]:
     return pyarrow.parquet.read_table(Path(result.folder) / "utterances.parquet")["tokens"].to_pylist()
+
+
+def scores(result: Result) -> list[dict[str, Any]]:
+    columns = [f"{which}{name}" for which in ("", "baseline_") for name in ("errors", "words", "mos")]
+    return [{name: row[name] for name in columns} for row in store.read_utterances(Path(result.folder))]
 
 
 def untimed(values: dict[str, Any]) -> dict[str, Any]:
@@ -134,13 +159,58 @@ def test_what_cannot_be_loaded_is_said_as_in_one_process(config: Config, watched
         run_once(config(target=watched(dies=True), devices=2))
 
 
-def test_metrics_after_decoding_are_taken_in_the_main_process(config: Config) -> None:
-    parts_for_tests.calls.clear()
-    inline = run_once(config(devices=2, study="inline"))
-    assert "scored" not in parts_for_tests.calls
-    after = run_once(config(**{"devices": 2, "metrics.when": "after"}))
-    assert parts_for_tests.calls["scored"]
-    assert after.values["quality"]["mos"] == pytest.approx(inline.values["quality"]["mos"], abs=1e-3)
+def test_scores_taken_after_decoding_do_not_depend_on_the_number_of_devices(after: Config, tmp_path: Path) -> None:
+    alone = run_once(after(study="alone"))
+    assert {process for process, _ in scorers(tmp_path)} == {os.getpid()}
+    (tmp_path / "journal").unlink()
+    shared = run_once(after(devices=2))
+    assert untimed(shared.values) == untimed(alone.values)
+    assert scores(shared) == scores(alone)
+    assert len({process for process, _ in scorers(tmp_path)} - {os.getpid()}) == 2
+    assert {held for _, held in scorers(tmp_path)} == {0}  # decoding models made room
+
+
+def test_models_that_made_room_for_metrics_are_loaded_for_the_next_run(
+    after: Config, watched: Any, tmp_path: Path
+) -> None:
+    target = watched()
+    for seed in (0, 1):
+        run_once(after(target=target, devices=2, seed=seed))
+    assert sorted(loads(tmp_path)) == sorted(2 * list(set(loads(tmp_path))))
+    assert len(loads(tmp_path)) == 4
+
+
+def test_scores_whose_worker_is_killed_are_taken_by_another(after: Config, tmp_path: Path) -> None:
+    killed = run_once(after(deadly=["u/2"], kills=1, devices=2))
+    unbroken = run_once(after(study="unbroken"))
+    assert killed.values["quality"] == unbroken.values["quality"]
+    assert notes(tmp_path / "journal").count("kill u/2") == 1
+
+
+def test_scores_that_kill_two_workers_end_the_run_which_goes_on(after: Config, tmp_path: Path) -> None:
+    changes = {"deadly": ["u/2"], "kills": 2, "devices": 2}
+    with pytest.raises(RuntimeError, match=r"u/2 to u/3 cannot be scored: it ended two worker processes; .* SIGKILL"):
+        run_once(after(**changes))
+    assert run_once(after(**changes)).values["quality"] == run_once(after(study="unbroken")).values["quality"]
+
+
+def test_a_killed_scoring_goes_on(after: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(self: Records, record: Any) -> None:
+        if self.path.name.startswith("scores-") and len(self.lines) == 3:
+            raise KeyboardInterrupt
+        append(self, record)
+
+    append = Records.append
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "append", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(after(devices=2))
+    folder = Path(run_once(after(devices=2)).folder)
+    [path] = folder.glob("scores-*.jsonl")
+    scored = [json.loads(line)["utterance"] for line in path.read_text().splitlines()]
+    assert sorted(scored) == [f"u/{index}" for index in range(6)]  # none was scored twice
+    assert sorted(indices(folder)) == [0, 1, 2]  # nor decoded
+    assert untimed(store.read(folder).values) == untimed(run_once(after(study="unbroken")).values)
 
 
 def test_ctrl_c_finishes_the_batches_and_the_run_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pcg.runner import simulate
 from pcg.runner.schedule import WorkerDied, dispatch
-from pcg.runner.simulate import Assumed, Clock, MadeUpWorker, durations, lengths, run
+from pcg.runner.simulate import Assumed, Clock, MadeUpWorker, durations, lengths, run, run_then_score
 
 DOCS = Path(__file__).parents[2] / "docs" / "scale.md"
 
@@ -20,6 +20,15 @@ def test_8_devices_are_busy_for_95_per_cent_of_a_run_over_test_clean(batch_size:
     done = run(batches, devices=8, record=assumed.record)
     assert sorted(index for did in done.did for index in did) == list(range(len(batches)))
     assert sum(done.worked) == pytest.approx(sum(batches))
+    assert done.use > 0.95
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_they_are_when_they_score_after_decoding(batch_size: int) -> None:
+    assumed = Assumed(batch_size=batch_size)
+    speech = lengths(assumed)
+    done = run_then_score(assumed, speech)
+    assert sum(done.worked) == pytest.approx(sum(durations(assumed, speech)))
     assert done.use > 0.95
 
 

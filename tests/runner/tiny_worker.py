@@ -1,4 +1,4 @@
-"""The tiny parts in worker processes, and a model that tells who loads it and can be told to misbehave."""
+"""The tiny parts in worker processes; a model and a metric that tell who uses them and can be told to misbehave."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from pcg.runner import worker
-from pcg.types import Utterance
+from pcg.runner import parts, worker
+from pcg.types import Audio, Utterance
 from tests.runner import parts_for_tests
 
 _work = worker.work
+DECODES = (parts_for_tests.Bigram, parts_for_tests.Tones)
 
 
 class Watched(parts_for_tests.Bigram):
@@ -40,20 +41,41 @@ class Watched(parts_for_tests.Bigram):
         self.vocab_size = vocab_size
         if fails:
             raise FileNotFoundError("no weights there")
-        self._note(f"load {os.getpid()}")
+        note(self._journal, f"load {os.getpid()}")
         if dies:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def prompt(self, utterance: Utterance, prompt_tokens: Any) -> Any:
         time.sleep(self._delay)
-        if utterance.id in self._deadly and notes(self._journal).count(f"kill {utterance.id}") < self._kills:
-            self._note(f"kill {utterance.id}")
-            os.kill(os.getpid(), signal.SIGKILL)
+        end_of_process(self._journal, utterance, self._deadly, self._kills)
         return super().prompt(utterance, prompt_tokens)
 
-    def _note(self, line: str) -> None:
-        with self._journal.open("a") as file:
-            file.write(line + "\n")
+
+class Ears(parts_for_tests.Loudness):
+    """Writes to a journal: ``scored PID MODELS`` with how many parts for decoding the process holds meanwhile, and
+    ``kill ID`` when an utterance ends its process, as ``Watched`` does."""
+
+    def __init__(self, journal: str, deadly: Sequence[str] = (), kills: int = 1) -> None:
+        super().__init__()
+        self._journal, self._deadly, self._kills = Path(journal), deadly, kills
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
+        held = [each for each in parts._kept._objects.values() if isinstance(each, DECODES)]
+        note(self._journal, f"scored {os.getpid()} {len(held)}")
+        for said in utterances:
+            end_of_process(self._journal, said, self._deadly, self._kills)
+        return super().score(audio, utterances)
+
+
+def end_of_process(journal: Path, said: Utterance, deadly: Sequence[str], kills: int) -> None:
+    if said.id in deadly and notes(journal).count(f"kill {said.id}") < kills:
+        note(journal, f"kill {said.id}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def note(journal: Path, line: str) -> None:
+    with journal.open("a") as file:
+        file.write(line + "\n")
 
 
 def notes(journal: Path) -> list[str]:
@@ -62,8 +84,9 @@ def notes(journal: Path) -> list[str]:
 
 def register() -> None:
     """Make the tiny parts ``pcg.tiny.*`` in this process, and in the workers that it starts."""
-    parts_for_tests.Watched = Watched  # type: ignore[attr-defined]
-    Watched.__module__ = "pcg.tiny"  # a config may only name what lies inside pcg
+    for watched in (Watched, Ears):
+        setattr(parts_for_tests, watched.__name__, watched)
+        watched.__module__ = "pcg.tiny"  # a config may only name what lies inside pcg
     for _, part in inspect.getmembers(parts_for_tests, inspect.isclass):
         if part.__module__ == parts_for_tests.__name__:
             part.__module__ = "pcg.tiny"
