@@ -80,8 +80,9 @@ def _asked_here(arguments: Sequence[str]) -> list[str]:
     """With ``status=true`` the sweep is gone through in this process, whatever launcher would run it."""
     if not any(argument.lower() == "status=true" for argument in arguments):
         return list(arguments)
-    kept = [each for each in arguments if not each.startswith(("hydra/launcher=", "hydra.launcher."))]
-    return [*kept, "hydra/launcher=basic"]
+    kept = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
+    place = [argument.lower() for argument in kept].index("status=true")  # overrides may not stand apart
+    return [*kept[:place], "hydra/launcher=basic", *kept[place:]]
 
 
 def execute(config: DictConfig) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -28,7 +29,18 @@ def runs_at_once(device: str, devices: int, threads: int) -> int:
     if pick_device(device).type == "cuda":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // (int(devices) * int(threads)))
+    return max(1, cores // cores_of_run(devices, threads))
+
+
+def cores_of_run(devices: int, threads: int) -> int:
+    """A run has a process a device."""
+    return int(devices) * int(threads)
+
+
+def gpus_of_run(device: str, devices: int) -> int:
+    """How many GPUs a scheduler that hides the others must give a run; ``auto`` is what this machine has."""
+    wanted = str(device).startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return int(devices) if wanted else 0
 
 
 def set_defaults(conf: Path) -> None:
@@ -36,7 +48,8 @@ def set_defaults(conf: Path) -> None:
 
     YAMLs of the plugins' names in ``conf/hydra/launcher`` would read better; Hydra refuses them beside such types.
     """
-    OmegaConf.register_new_resolver("runs_at_once", runs_at_once, replace=True)
+    for resolver in (runs_at_once, cores_of_run, gpus_of_run):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     Plugins.instance()  # imports the plugins, which put their defaults into the store
     for group, names in _EXTRAS.items():
         for name in names:
@@ -78,9 +91,8 @@ def problems(config: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
     """
     hydra = config["hydra"]
     launcher, sweeper = hydra["launcher"]["_target_"], hydra["sweeper"]["_target_"]
-    found, optuna = [], "optuna" in sweeper
-    if optuna and config.get("objective") is None:
-        found.append("objective: hydra/sweeper=optuna needs one, e.g. 'objective={maximise: speed.speedup}'")
+    optuna = "optuna" in sweeper
+    found = _problems_of_search(config) if optuna else []
     latest = {override.get_key_element(): override for override in overrides}
     found += [
         f"{item.input_line}: an interval needs hydra/sweeper=optuna"
@@ -92,10 +104,29 @@ def problems(config: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
     return found
 
 
+def _problems_of_search(config: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"{key}=true: a search decides on each run by those before it, and has none to tell of beforehand"
+        for key in ("status", "dry")
+        if config.get(key)
+    ]
+    if config.get("objective") is None:
+        found.append("objective: hydra/sweeper=optuna needs one, e.g. 'objective={maximise: speed.speedup}'")
+    direction = config["hydra"]["sweeper"]["direction"]
+    if direction != "maximize":  # the best would be what breaks the limits
+        found.append(f"hydra.sweeper.direction={direction}: an objective is maximised, leave it at maximize")
+    return found
+
+
 def _too_many(config: Mapping[str, Any], runs: int) -> list[str]:
-    """submitit starts every run that it is given at once; how many it is given is the sweeper's to say."""
+    """submitit starts every run that it is given at once; how many it is given is the sweeper's to say.
+
+    Args:
+        runs: how many points a grid has; a search proposes ``n_trials`` of them instead.
+    """
     sweeper = config["hydra"]["sweeper"]
     key = "n_jobs" if "n_jobs" in sweeper else "max_batch_size"
+    runs = sweeper.get("n_trials", runs)
     room = runs_at_once(config["device"], config.get("devices", 1), config["threads"])
     if min(sweeper[key] or runs, runs) <= room:
         return []

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAME = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 log = logging.getLogger("pcg")
 
 
@@ -31,7 +32,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
                 log.info("%s: waiting for %s, which is doing the same run", name, _holder(folder))
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            if error.errno not in _NO_LOCKS:
                 raise
             log.warning("%s: no locks on this file system; do not start the same run twice at once", folder)
         file.seek(0)
@@ -42,11 +43,15 @@ def held(folder: Path, name: str) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who does this run just now, on whichever machine; None if nobody does."""
+    """Who does this run just now, on whichever machine; None if nobody does, or the file system has no locks."""
     try:
         with (folder / NAME).open() as file:
             return None if _taken(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB) else _holder(folder)
     except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
         return None
 
 

@@ -21,7 +21,7 @@ from pcg.runner.validate import metric_nodes, nearest
 _PENALTY = -1000.0  # no figure that one would maximise comes near it
 _GROUPS = ("acceptance", "speed", "distortion", "quality")
 _FIGURE = rf"(?:{'|'.join(_GROUPS)})\.[\w.]+"
-_LIMIT = re.compile(rf"\s*({_FIGURE})\s*(?:-\s*({_FIGURE}))?\s*(<=|>=)\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*")
+_LIMIT = re.compile(rf"\s*({_FIGURE})\s*(?:-\s*({_FIGURE}))?\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*")
 _KNOWN = frozenset(key for key in KEYS if key.split(".")[0] in _GROUPS[:3])
 
 

@@ -141,6 +141,8 @@ def test_what_cannot_be_swept_is_named() -> None:
     assert problems("-m", interval)[0].endswith("an interval needs hydra/sweeper=optuna")
     assert "objective" in problems("-m", interval, "hydra/sweeper=optuna")[0]
     assert "theta=3.0" in problems("-m", "experiment=search", "grouping.theta=interval(0.1, 3)")[0]
+    assert "status=true: a search" in problems("-m", "experiment=search", "status=true")[0]
+    assert "direction=minimize" in problems("-m", "experiment=search", "hydra.sweeper.direction=minimize")[0]
     assert "n_trails" in problems("-m", "experiment=search", "hydra.sweeper.n_trails=3")[0]
 
 
@@ -151,8 +153,11 @@ def test_no_more_runs_at_once_than_there_is_room_for(monkeypatch: pytest.MonkeyP
     line = ["-m", "hydra/launcher=submitit_local", "device=cpu", "threads=2", "seed=1,2,3,4,5"]
     assert "add hydra.sweeper.max_batch_size=4" in problems(*line)[0]
     check_command_line("run", [*line, "hydra.sweeper.max_batch_size=4"])
+    search = ["-m", "experiment=search", "hydra/launcher=submitit_local", "device=cpu"]
+    assert "add hydra.sweeper.n_jobs=8" in problems(*search, "hydra.sweeper.n_jobs=9")[0]
+    assert [launching.gpus_of_run(device, 2) for device in ("cuda", "cpu")] == [2, 0]
 
 
-def test_a_missing_plugin_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_plugin_is_told_with_its_extra() -> None:
     assert launching.missing_extra("hydra/launcher", "joblib") == "; it comes with an extra: pip install -e '.[sweeps]'"
     assert launching.missing_extra("hydra/launcher", "jobli") == ""

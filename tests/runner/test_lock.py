@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -90,6 +91,18 @@ def test_a_result_that_came_while_waiting_is_returned(config: Config, tmp_path: 
 
 def test_nobody_holds_what_is_not_there(tmp_path: Path) -> None:
     assert lock.holder(tmp_path) is None
+
+
+def test_a_file_system_without_locks_is_told_of_and_held_against_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with lock.held(tmp_path, "run"):
+        assert lock.holder(tmp_path) is None
+    assert "no locks on this file system" in caplog.text
 
 
 @pytest.mark.slow

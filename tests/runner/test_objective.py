@@ -47,6 +47,7 @@ def test_mistakes_are_found_before_the_search() -> None:
     assert "holds `maximise`" in problems({"minimise": "speed.rtf"})[0]
     assert "did you mean 'speed.speedup'" in problems({"maximise": "speed.speedp"})[0]
     assert "FIGURE <= NUMBER" in problems({"maximise": "speed.rtf", "subject_to": ["speed.rtf < 2"]})[0]
+    assert "FIGURE <= NUMBER" in problems({"maximise": "speed.rtf", "subject_to": ["speed.rtf <= 1.2.3"]})[0]
     assert "a list of limits" in problems({"maximise": "speed.rtf", "subject_to": "speed.rtf <= 2"})[0]
     assert "not measured with metrics=none" in problems({"maximise": "quality.wer"})[0]
     assert problems({"maximise": "quality.mos"}, {"mos": {"_target_": "pcg.metrics.mos.Mos"}}) == []
