@@ -14,10 +14,21 @@ from pcg.runner.validate import ConfigError
 CONF = Path(cli.CONF)
 DOCS = CONF.parent / "docs"
 COMMAND = re.compile(r"^    python experiments/(run|substitute)\.py (.*?)(?:\s+#.*)?$", re.MULTILINE)
+LAUNCHING = re.compile(r"launcher|max_batch_size|n_jobs|^devices=1$|^status=true$")
 
 
 def commands(page: str) -> list[tuple[str, str]]:
     return COMMAND.findall((DOCS / page).read_text(encoding="utf-8").replace("\\\n", " "))
+
+
+def checked() -> list[tuple[str, str]]:
+    """Every command of the docs once, whatever launches it: ``test_launchers.py`` tries the launchers."""
+    return list(
+        dict.fromkeys(
+            (entry, shlex.join(word for word in shlex.split(line) if not LAUNCHING.search(word)))
+            for entry, line in commands("studies.md") + commands("sweeps.md")
+        )
+    )
 
 
 def test_every_study_is_told_of_with_its_line_for_llasa() -> None:
@@ -28,11 +39,10 @@ def test_every_study_is_told_of_with_its_line_for_llasa() -> None:
     assert llasa == {f"experiment={study}" for study in studies - {"bundled_rules"}}
 
 
-@pytest.mark.parametrize(("entry", "line"), commands("studies.md") + commands("sweeps.md"))
+@pytest.mark.parametrize(("entry", "line"), checked())
 def test_every_command_of_the_docs_is_right(entry: str, line: str) -> None:
-    arguments = [word for word in shlex.split(line) if "launcher" not in word and "max_batch_size" not in word]
     check = {"run": cli.check_run, "substitute": substitute.check}[entry]
-    cli.check_command_line(entry, arguments, check)
+    cli.check_command_line(entry, shlex.split(line), check)
 
 
 def test_substitution_is_told_to_have_a_command_of_its_own() -> None:
