@@ -27,7 +27,8 @@ KEYS: Mapping[str, str] = {
     "device": "name of the device that decoded",
     "devices": "how many of them shared the run when it was finished, each with a process and models of its own",
     "started": "when the run was first started (UTC, ISO 8601)",
-    "wall_seconds": "from each start of the run to its last batch then, summed; model loading is in it, metrics where `when` is inline",
+    "wall_seconds": "from each start of the run to its last batch then, summed; model loading is in it, metrics where "
+    "`when` is inline",
     "failures": "utterances that failed: `utterance` and `reason`; they count nowhere else",
     "groups": "sizes in tokens of the rule's groups: number of groups, mean, median, largest, share of singletons, "
     "bytes of the table, `histogram` (edges 1, 2, 4, ...: groups from each to below the next); null without groups",
