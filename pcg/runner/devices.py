@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -124,15 +123,13 @@ class DeviceWorker:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes begun here ignore Ctrl-C, which reaches all of a terminal: they finish their batch."""
-    if threading.current_thread() is not threading.main_thread():  # where Python lets no handler be set
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Processes begun here never hear Ctrl-C, which reaches all of a terminal: they finish their batch. This one hears
+    it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Pool:
@@ -168,7 +165,7 @@ class OverDevices:
         self._pool, self._size = pool, job.decoding.batch_size
         pool.begin(job)
 
-    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Iterator[Finished]:
+    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
         cut = batches(self.dataset, self._size)
         for done in dispatch(self._pool.workers, pending, stopping, _wait):
             if isinstance(done.reply, WorkerDied):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcg.runner.build import TARGET, constructor, is_built
+from pcg.runner.fingerprint import fingerprints
 from pcg.runner.settings import pick_device
 from pcg.runner.validate import metric_nodes
 
@@ -21,7 +22,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved config that decides the figures.
 
     Keys of ``grouping`` that its rule does not read are left out, and without a draft so are the rule and gamma:
-    a sweep that crosses them with others asks for the same run several times, and gets it once.
+    a sweep that crosses them with others asks for the same run several times, and gets it once. ``fingerprints`` tell
+    what lies at its paths, as weights may change under the same name.
     """
     run = {key: copy.deepcopy(value) for key, value in config.items() if key not in _ASIDE}
     run["device"] = str(pick_device(run["device"]))
@@ -32,6 +34,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         run["draft"] = run["grouping"] = None
         del run["decoding"]["gamma"], run["decoding"]["baseline"]
+    run["fingerprints"] = fingerprints(run)
     return run
 
 

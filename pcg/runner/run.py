@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +142,13 @@ def _decode_all(executor: Executor, records: Records, settings: Settings, name: 
     with LiveView(name, sum(sizes[i] for i in pending), settings.devices) as view, _finish_first() as interrupted:
         for line in good.values():
             view.count(line)
-        for done in executor.decode(pending, stopping):
-            now = time.perf_counter()
-            records.append({"batch": done.index, "at": done.at, "wall": now - began, **done.record})
-            began = now
-            view.add(done.record)
-            failures += _failures(done.record)
+        with closing(executor.decode(pending, stopping)) as decoded:  # whatever happens, nobody is left at work
+            for done in decoded:
+                now = time.perf_counter()
+                records.append({"batch": done.index, "at": done.at, "wall": now - began, **done.record})
+                began = now
+                view.add(done.record)
+                failures += _failures(done.record)
         if failures > settings.max_failures:
             raise RunFailed(_summary(records.lines, settings.max_failures))
         if interrupted.is_set():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +84,7 @@ class Executor(Protocol):
     dataset: Dataset
     metrics: Mapping[str, Metric]
 
-    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Iterator[Finished]:
+    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
         """Batches as they are finished. Once ``stopping`` says so no other is begun; those begun are finished."""
 
     def groups(self) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ class InProcess:
         self._warm = False
         environment.start_memory(self._device)
 
-    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Iterator[Finished]:
+    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
         for index in pending:
             if stopping():
                 return
