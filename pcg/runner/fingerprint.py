@@ -40,7 +40,8 @@ def _content(path: str) -> str | None:
         return None
     digest = hashlib.blake2b(digest_size=5)
     for file in files:
-        digest.update(_sampled(file, file.stat().st_size, file.stat().st_mtime_ns))
+        stat = file.stat()
+        digest.update(_sampled(file, stat.st_size, stat.st_mtime_ns))
     return digest.hexdigest()
 
 

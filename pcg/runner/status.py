@@ -48,7 +48,8 @@ def of(config: Mapping[str, Any]) -> Status:
         ConfigError: the config is wrong.
     """
     settings, run = check(config), canonical(config)
-    name, folder = run_id(run), settings.study_folder / run_id(run)
+    name = run_id(run)
+    folder = settings.study_folder / name
     result = store.read(folder)
     if result is not None:
         good, failed = result.values["counts"]["utterances"], len(result.values["failures"])
