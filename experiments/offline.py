@@ -5,7 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from pcg.runner import cli, offline
+from pcg.command import cli
+from pcg.studies import offline
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="offline")

@@ -7,7 +7,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from pcg.runner import cli, run
+from pcg.command import cli
+from pcg.runner import run
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="relog")

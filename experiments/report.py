@@ -5,7 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from pcg.runner import cli, report
+from pcg.command import cli
+from pcg.report import report
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="report")

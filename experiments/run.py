@@ -5,7 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from pcg.runner import cli
+from pcg.command import cli
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="run")

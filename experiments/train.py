@@ -6,8 +6,8 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from pcg.runner import cli
-from pcg.runner.build import build
+from pcg.command import cli
+from pcg.config.build import build
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")

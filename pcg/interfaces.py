@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pcg.sampling import Randomness
 from pcg.types import Audio, Result, Utterance, Verdict
-
-if TYPE_CHECKING:
-    from pcg.groups.table import GroupTable
-    from pcg.sampling import Randomness
 
 
 @runtime_checkable
@@ -72,11 +69,6 @@ class Rule(Protocol):
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch"]:
         """Probability that one drafted token is accepted, over the draft's own draw."""
-
-
-@runtime_checkable
-class GroupBuilder(Protocol):
-    def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable: ...
 
 
 @runtime_checkable

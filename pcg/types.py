@@ -106,7 +106,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run as written to ``result.json`` (schema in ``pcg.runner.result``), and where it lies."""
+    """A finished run as written to ``result.json`` (schema in ``pcg.results.schema``), and where it lies."""
 
     folder: str
     values: Mapping[str, Any]

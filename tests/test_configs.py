@@ -12,10 +12,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from pcg.command import cli
+from pcg.config import identity
+from pcg.config.build import build, is_built
+from pcg.config.validate import check, problems_of_node
 from pcg.groups.table import GroupTable
-from pcg.runner import cli, identity, parts, substitute
-from pcg.runner.build import build, is_built
-from pcg.runner.validate import check, problems_of_node
+from pcg.runner import parts
+from pcg.studies import substitute
 
 CONF = Path(cli.CONF)
 # Choices that leave a key to the user, and a value that will do.

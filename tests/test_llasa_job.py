@@ -11,8 +11,9 @@ import pytest
 import soundfile
 from hydra import compose, initialize_config_dir
 
-from pcg.runner import cli, parts, rescore, run
-from pcg.runner.validate import ConfigError
+from pcg.command import cli
+from pcg.config.validate import ConfigError
+from pcg.runner import parts, rescore, run
 from tests.shapes import (
     REAL_AUDIO,
     REAL_BASE,

@@ -6,14 +6,11 @@ a few per cent of a rule and far less of a round, and a NaN that slips through w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pcg.groups.table import GroupTable
+from pcg.groups.table import GroupTable
 
 TOLERANCE = 1e-3  # of a row's sum; float32 softmax over 65,536 tokens stays within 1e-4
 

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcg.groups.table import GroupTable
-from pcg.interfaces import GroupBuilder
+from pcg.groups.table import GroupBuilder, GroupTable
 
 log = logging.getLogger(__name__)
 

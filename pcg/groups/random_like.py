@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pcg.groups.similarity import groupable_ids
-from pcg.groups.table import GroupTable
-from pcg.interfaces import GroupBuilder
+from pcg.groups.table import GroupBuilder, GroupTable
 
 
 @dataclass(frozen=True)

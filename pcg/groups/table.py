@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -273,3 +274,10 @@ def _bag(
     columns = inputs.reshape(-1, inputs.shape[-1]).t().clone(memory_format=torch.contiguous_format)
     sums = embedding_bag(values, columns, starts, mode="sum", include_last_offset=True)
     return sums.t().reshape(*inputs.shape[:-1], len(starts) - 1)
+
+
+@runtime_checkable
+class GroupBuilder(Protocol):
+    """What makes a table; one file each in this folder."""
+
+    def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable: ...

@@ -23,13 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.config.settings import Decoding
 from pcg.decoding.rows import Prompt
+from pcg.results.environment import memory_advice
 from pcg.runner.decode import Decoded, decode_alone, decode_speculative
-from pcg.runner.environment import memory_advice
 from pcg.runner.grouped import mean_sizes
 from pcg.runner.parts import Parts
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
-from pcg.runner.settings import Decoding
 from pcg.types import Audio, Generation, Utterance
 
 log = logging.getLogger(__name__)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pcg.config.settings import Decoding
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics
 from pcg.runner.parts import Parts
-from pcg.runner.settings import Decoding
 from pcg.sampling import Randomness, as_keys
 from pcg.types import Generation
 

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.config.build import Kept, build
+from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
 from pcg.interfaces import Codec, Dataset, Metric, Rule, TokenLM
-from pcg.runner.build import Kept, build
-from pcg.runner.validate import ConfigError, nearest
 
 SOURCES = ("target_input", "target_output", "draft_input", "draft_output", "codec")
 _kept = Kept()

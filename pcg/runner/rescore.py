@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
+from pcg.config.settings import Settings, out_of_range
+from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_metrics
 from pcg.interfaces import Metric
-from pcg.runner import environment, parts, store
+from pcg.results import environment, store
+from pcg.results.records import Records, latest, write_atomically
+from pcg.results.schema import Ratios, quality
+from pcg.runner import parts
 from pcg.runner.batch import baseline_wav_name, read_wav, wav_name
-from pcg.runner.records import Records, latest, write_atomically
-from pcg.runner.result import Ratios, quality
 from pcg.runner.scores import ScoreMemo, Scores
-from pcg.runner.settings import Settings, out_of_range
-from pcg.runner.validate import ConfigError, metric_nodes, nearest, problems_of_metrics
 from pcg.types import Utterance
 
 TOGETHER = 32  # utterances scored between two writes

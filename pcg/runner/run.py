@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
-from pcg.runner import devices, environment, lock, parts, rescore, store
-from pcg.runner.build import build, is_built
+from pcg.config.build import build, is_built
+from pcg.config.identity import canonical, label, method, run_id
+from pcg.config.settings import Decoding, Settings
+from pcg.config.validate import check
+from pcg.results import environment, lock, store
+from pcg.results.records import Records, latest, write_atomically
+from pcg.results.schema import SCHEMA, summarise
+from pcg.runner import devices, parts, rescore
 from pcg.runner.devices import OverDevices
-from pcg.runner.identity import canonical, label, method, run_id
 from pcg.runner.progress import LiveView
-from pcg.runner.records import Records, latest, write_atomically
-from pcg.runner.result import SCHEMA, summarise
 from pcg.runner.scores import ScoreMemo
-from pcg.runner.settings import Decoding, Settings
-from pcg.runner.validate import check
 from pcg.runner.work import Executor, InProcess, Job, batches
 from pcg.types import Result
 
@@ -42,7 +43,7 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
     While another process does the same run this one waits, and then returns what came of it.
 
     Args:
-        config: resolved, plain values (``pcg.runner.cli.plain``).
+        config: resolved, plain values (``pcg.command.cli.plain``).
         overrides: what was asked for on the command line, for the record.
 
     Raises:
@@ -69,7 +70,7 @@ def _do(
     settings: Settings, config: Mapping[str, Any], run: dict[str, Any], folder: Path, overrides: list[str]
 ) -> Result:
     """A run that is not finished, noted as failed if it fails."""
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     (folder / store.FAILED).unlink(missing_ok=True)
     with _logged_to(folder / "run.log"):
         try:

@@ -11,14 +11,15 @@ from typing import Any, Protocol
 
 import torch
 
+from pcg.config.settings import Decoding
 from pcg.interfaces import Dataset, Metric
-from pcg.runner import environment, parts
+from pcg.results import environment
+from pcg.runner import parts
 from pcg.runner.batch import BatchRunner
 from pcg.runner.grouped import size_report
 from pcg.runner.parts import Parts
 from pcg.runner.rescore import Line, Scoring
 from pcg.runner.scores import ScoreMemo
-from pcg.runner.settings import Decoding
 from pcg.types import Utterance
 
 log = logging.getLogger("pcg")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pcg.runner import environment
+from pcg.results import environment
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.work import Begun, Work
 

@@ -20,12 +20,22 @@ import numpy as np
 import soundfile
 import soxr
 
-from pcg.training.texts import sentences
+from pcg.data.bundled import Bundled
+from pcg.training.texts import sentences, short_lines
 
 log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 _LEAD, _TRAIL, _SILENCE = 0.08, 0.16, 0.01  # seconds kept before and after speech; its amplitude threshold
+
+
+_TEXTS = {"sentences": sentences, "lines": short_lines}
+
+
+def tested() -> set[str]:
+    """The texts of the bundled test set and of its voice prompts."""
+    data = Bundled()
+    return {text for utterance in data for text in (utterance.text, utterance.prompt_text)}
 
 
 def speaker_name(scale: float) -> str:
@@ -69,10 +79,12 @@ class Corpus:
     """Speak ``utterances`` sentences into ``folder/{heldout,train}-NNNN.parquet``.
 
     The first ``heldout`` sentences of the stream are kept apart and spoken by the training speakers and by
-    ``heldout_scale``, which no training sentence uses. A shard that exists is not spoken again.
+    ``heldout_scale``, which no training sentence uses. A shard that exists is not spoken again. The bundled test
+    set's sentences are never trained on either, so a second corpus may train the same models further.
 
     Args:
         folder: where the shards go.
+        texts: ``sentences``, or ``lines`` of one to four words: models of long sentences alone fall silent at "Yes."
         utterances: training sentences.
         heldout: sentences kept apart.
         scales: pitch and formant scale of each training speaker.
@@ -83,6 +95,7 @@ class Corpus:
     """
 
     folder: str
+    texts: str
     utterances: int
     heldout: int
     scales: list[float]
@@ -91,14 +104,20 @@ class Corpus:
     shard_size: int
     workers: int
 
+    def __post_init__(self) -> None:
+        if self.texts not in _TEXTS:
+            raise ValueError(f"texts={self.texts!r}: one of {', '.join(_TEXTS)}")
+
     def run(self) -> None:
         Path(self.folder).mkdir(parents=True, exist_ok=True)
-        stream = sentences(self.seed)
+        stream = _TEXTS[self.texts](self.seed)
         jobs = [
             ("heldout", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.heldout))
         ]
+        known = {text for _, _, texts in jobs for text in texts} | tested()
+        fresh = (text for text in stream if text not in known)
         jobs += [
-            ("train", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.utterances))
+            ("train", i, list(itertools.islice(fresh, self.shard_size))) for i in range(self._shards(self.utterances))
         ]
         todo = [job for job in jobs if not self._path(*job[:2]).exists()]
         log.info("corpus: %d of %d shards to speak", len(todo), len(jobs))

@@ -67,6 +67,13 @@ perfectly politely proudly secretly sharply softly strangely thoroughly unexpect
 _ABSTRACT = """courage patience justice freedom knowledge silence happiness sorrow pleasure danger wisdom friendship
 beauty weather music science history language education electricity agriculture technology philosophy geography
 religion medicine poverty wealth hunger peace thunder measurement imagination responsibility opportunity"""
+_SAID = """Yes.|No.|Hello.|Good morning.|Good night.|Good evening.|Thank you.|Thanks.|Please.|Why?|Where?|When?|
+Who?|What?|How?|I see.|Of course.|Come here.|Come in.|Go on.|Sit down.|Stop!|Wait.|Look!|Listen.|Hello there.|
+Goodbye.|Sorry.|I know.|Not now.|Where is it?|What is that?|Who are you?|How are you?|Very well.|All right.|
+Never.|Always.|Maybe.|Perhaps.|Not yet.|Really?|Right.|Wrong.|Quite so.|Indeed.|My turn.|Your turn.|Over there.|
+Right here.|So what?|I think so.|I do not know.|It is late.|It is time.|We are here.|He is gone.|She said no.|
+Let us go.|Come back soon.|Try again.|Be quiet.|Be careful.|Good luck.|Well done.|Once more.|Never mind.|
+Excuse me.|No, thank you.|Yes, please."""
 _ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen"""
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
@@ -109,6 +116,7 @@ _LISTS: dict[str, list[str]] = {
     "went": _phrases(_WENT),
     "adverb": _words(_ADVERBS),
     "abstract": _words(_ABSTRACT),
+    "said": _phrases(_SAID),
 }
 
 _TEMPLATES = """{who} {past} {what}.|{who} {past} {what} {where}.|{when:C}, {who} {past} {what}.|
@@ -131,12 +139,20 @@ She could not {verb} {what}.|They {adverb} {past} {what} {where}.|He {went} {adv
 Their {thing} was {adj}, yet our {thing} was {adj}."""
 
 
+_SHORT_TEMPLATES = """{said}|{said} {said}|{thing:C}.|{animal:C}?|{adj:C}.|{name}.|{name}!|{number:C}.|
+{city:C}.|{adverb:C}.|The {thing}.|A {animal}.|My {person}.|{adj:C} {thing}.|{name} {surname}.|
+Doctor {surname}?|{name} {went}.|He {went}.|She {went}.|They {past} it.|I {past} it.|We {verb} it.|{verb:C} it.|
+{verb:C} that {thing}.|Not {adverb}.|{name}, {said}|{when:C}.|{where:C}.|The {adj} {animal}.|
+{number:C} {thing}s.|Very {adj}.|In {city}.|Who {went}?|Your {thing}?|It is {adj}.|He is {adj}.|{abstract:C}.|
+The {animal} {went}.|I see {name}.|Is it {adj}?|Thank you, {name}."""
+
+
 class _Grammar:
     """Expands templates; one instance a stream, all randomness from its own generator."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, templates: str = _TEMPLATES) -> None:
         self._rng = rng
-        self._templates = _phrases(_TEMPLATES)
+        self._templates = _phrases(templates)
         self._makers: dict[str, Callable[[], str]] = {
             "who": self._who,
             "what": self._what,
@@ -196,4 +212,13 @@ def sentences(seed: int) -> Iterator[str]:
         text = verses.pop() if verses and rng.random() < 1 / 3 else grammar.sentence()
         if 4 <= len(text.split()) <= 25 and text not in seen:
             seen.add(text)
+            yield text
+
+
+def short_lines(seed: int) -> Iterator[str]:
+    """Endless lines of 1-4 words: answers, greetings, names, single nouns. The commonest come again and again."""
+    grammar = _Grammar(random.Random(seed), _SHORT_TEMPLATES)
+    while True:
+        text = grammar.sentence()
+        if len(text.split()) <= 4:
             yield text

@@ -38,7 +38,7 @@ class Tokens:
         codec = BundledCodec(self.codec, self.device)
         Path(self.out).mkdir(parents=True, exist_ok=True)
         histogram = torch.zeros(codec.codebook_size, dtype=torch.int64)
-        for shard in [*shards(self.corpus, "heldout"), *shards(self.corpus, "train")]:
+        for shard in [*shards(self.corpus, "train"), *sorted(Path(self.corpus).glob("heldout-*.parquet"))]:
             path = Path(self.out) / shard.name
             if path.exists():
                 continue

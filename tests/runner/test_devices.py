@@ -15,14 +15,17 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from pcg.runner import devices, parts, rescore, run, store, validate, worker
-from pcg.runner.records import Records
+from pcg.config import validate
+from pcg.config.validate import ConfigError, check
+from pcg.results import store
+from pcg.results.records import Records
+from pcg.runner import devices, parts, rescore, run, worker
 from pcg.runner.run import RunFailed, run_once
-from pcg.runner.validate import ConfigError, check
 from pcg.types import Result
-from tests.runner import parts_for_tests, tiny_worker
 from tests.runner.test_run import figures
-from tests.runner.tiny_worker import Ears, Watched, notes
+from tests.tiny import parts as parts_for_tests
+from tests.tiny import worker as tiny_worker
+from tests.tiny.worker import Ears, Watched, notes
 
 Config = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,7 +265,7 @@ def test_more_devices_than_there_are(config: Config, monkeypatch: pytest.MonkeyP
 def begun(config: dict[str, Any], folder: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
     """A run in a process group of its own, and its two workers once both have loaded their models."""
     (folder / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "tests.runner.killed", str(folder / "config.json")]
+    command = [sys.executable, "-m", "tests.tiny.killed", str(folder / "config.json")]
     process = subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

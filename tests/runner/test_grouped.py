@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pcg.groups.table import GroupTable
+from pcg.results.store import read_utterances
 from pcg.runner.grouped import mean_sizes, size_report
 from pcg.runner.run import run_once
-from pcg.runner.store import read_utterances
 
 LATE = ("group_sizes", "target_probs", "draft_probs")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pcg.runner import store
+from pcg.results import store
 from pcg.runner.run import run_once
 from pcg.types import Result
 from tests.runner.test_run import figures
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def started(path: Path) -> subprocess.Popen[str]:
     """The run's process, past its imports, which are most of its life and write nothing."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.runner.killed", str(path)],
+        [sys.executable, "-m", "tests.tiny.killed", str(path)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdout is not None

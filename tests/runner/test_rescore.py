@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pcg.runner import parts, rescore, run, store
-from pcg.runner.validate import ConfigError
-from tests.runner.parts_for_tests import calls
+from pcg.config.validate import ConfigError
+from pcg.results import store
+from pcg.runner import parts, rescore, run
+from tests.tiny.parts import calls
 
 Config = Callable[..., dict[str, Any]]
 

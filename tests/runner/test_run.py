@@ -7,10 +7,10 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
+from pcg.results.records import Records
 from pcg.runner import run as run_module
-from pcg.runner.records import Records
 from pcg.runner.run import RunFailed, log_again, run_once
-from tests.runner.parts_for_tests import Recorder, calls
+from tests.tiny.parts import Recorder, calls
 
 TIMED = {"wall_seconds", "started", "speed", "git"}
 
@@ -160,7 +160,7 @@ def test_a_failing_metric_fails_its_utterances_not_the_run(config, monkeypatch):
             raise FloatingPointError("NaN")
         return [{"errors": 0, "words": 1, "mos": 1.0} for _ in audio]
 
-    monkeypatch.setattr("tests.runner.parts_for_tests.Loudness.score", score)
+    monkeypatch.setattr("tests.tiny.parts.Loudness.score", score)
     assert run_once(config()).values["failures"] == [{"utterance": "u/3", "reason": "FloatingPointError: NaN"}]
 
 
@@ -168,7 +168,7 @@ def test_a_score_that_is_no_number_is_a_failure(config, monkeypatch):
     def score(self, audio, utterances):
         return [{"errors": 0, "words": 1, "mos": float("nan") if said.id == "u/0" else 2.0} for said in utterances]
 
-    monkeypatch.setattr("tests.runner.parts_for_tests.Loudness.score", score)
+    monkeypatch.setattr("tests.tiny.parts.Loudness.score", score)
     result = run_once(config(**{"decoding.batch_size": 1}))
     assert result.values["failures"] == [{"utterance": "u/0", "reason": "ValueError: metric 'loudness' gave mos=nan"}]
 

@@ -34,7 +34,7 @@ LLAMA = {
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    corpus = Corpus(str(folder / "corpus"), 6, 3, [0.82, 1.0], 0.94, seed=0, shard_size=3, workers=1)
+    corpus = Corpus(str(folder / "corpus"), "sentences", 6, 3, [0.82, 1.0], 0.94, seed=0, shard_size=3, workers=1)
     corpus.run()
     return folder
 
@@ -77,7 +77,7 @@ def test_corpus_keeps_texts_and_speakers_apart(work):
 def test_a_finished_shard_is_not_spoken_again(work):
     (first, *_) = shards(str(work / "corpus"), "train")
     before = first.stat().st_mtime_ns
-    Corpus(str(work / "corpus"), 6, 3, [0.82, 1.0], 0.94, seed=0, shard_size=3, workers=1).run()
+    Corpus(str(work / "corpus"), "sentences", 6, 3, [0.82, 1.0], 0.94, seed=0, shard_size=3, workers=1).run()
     assert first.stat().st_mtime_ns == before
 
 

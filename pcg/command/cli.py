@@ -1,0 +1,278 @@
+"""The command line of the entry points: Hydra's, with every mistake named at once and no traceback."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import pcg
+from pcg.command import launching, objective, status
+from pcg.command.launching import missing_extra
+from pcg.command.launching import texts as _texts
+from pcg.config.validate import ConfigError, check, nearest
+from pcg.results.environment import memory_advice
+from pcg.runner.run import run_once
+from pcg.studies import plan
+
+Check = Callable[[Mapping[str, Any]], object]
+T = TypeVar("T")
+_BESIDE = Path(pcg.__file__).resolve().parent
+# In a clone conf/ lies beside the package, in an installed wheel inside it.
+CONF = str(_BESIDE.parent / "conf" if (_BESIDE.parent / "conf" / "run.yaml").exists() else _BESIDE / "conf")
+launching.set_defaults(Path(CONF))
+
+
+def check_run(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists what is wrong with a run, and with what a search wants of it."""
+    if "thetas" in config:
+        raise ConfigError(["experiment: this study has a command of its own: python experiments/substitute.py"])
+    problems = objective.problems(config)
+    try:
+        check(config)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def take_lists(*keys: str) -> None:
+    """Read ``key=A,B`` on this command line as the list that it looks like, and not as a sweep."""
+    for place, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        if key in keys and "," in value and not value.startswith(("[", "'", '"')):
+            sys.argv[place] = f"{key}=[{value}]"
+
+
+@contextmanager
+def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[None]:
+    """Check the command line before Hydra runs it; a mistake ends the program with one message and status 2.
+
+    Args:
+        check: raises a ConfigError for a composed config of this entry point; None if any composed config will do.
+    """
+    sys.argv[1:] = _asked_here(sys.argv[1:])
+    try:
+        check_command_line(config_name, sys.argv[1:], check)
+    except ConfigError as error:
+        print(f"The config has {len(error.problems)} problem(s):\n{error}", file=sys.stderr)
+        sys.exit(2)
+    yield
+
+
+def _asked_here(arguments: Sequence[str]) -> list[str]:
+    """With ``status=true`` the sweep is gone through in this process, whatever launcher would run it."""
+    if not any(argument.lower() == "status=true" for argument in arguments):
+        return list(arguments)
+    kept = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
+    place = [argument.lower() for argument in kept].index("status=true")  # overrides may not stand apart
+    return [*kept[:place], "hydra/launcher=basic", *kept[place:]]
+
+
+def execute(config: DictConfig) -> float | None:
+    """Do one run of a command, or tell how far it is, or print its plan; stopped, a run goes on where it was.
+
+    Returns:
+        What the run is worth to the search that it is part of; None without an ``objective``, or where it failed.
+    """
+    if config.status:
+        return carry_out(lambda: _tell(plain(config)))
+    if config.dry:
+        return carry_out(lambda: plan.show(plain(config)))
+    return carry_out(lambda: _worth(plain(config)), "the same command goes on from here")
+
+
+def _tell(config: dict[str, Any]) -> None:
+    """How far the run is; in a sweep one table comes at the end (``pcg.command.callbacks``)."""
+    status.ask(config)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        status.show_asked()
+
+
+def _worth(config: dict[str, Any]) -> float | None:
+    result = run_once(config, HydraConfig.get().overrides.task)
+    return objective.worth(config["objective"], result.values) if config["objective"] else None
+
+
+def carry_out(work: Callable[[], T], stopped: str = "nothing was written") -> T | None:
+    """Do what a command asks for. In a sweep what fails is noted and the others go on.
+
+    Ends the program with a message, without a traceback (a run's is in its run.log), where it is no sweep.
+
+    Args:
+        stopped: what to say after Ctrl-C.
+    """
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(f"Stopped; {stopped}.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        print(f"The run failed: {type(error).__name__}: {error}{memory_advice(error)}", file=sys.stderr)
+        if not sweep:
+            sys.exit(1)
+        return None
+
+
+def check_command_line(config_name: str, arguments: Sequence[str], check: Check | None = check_run) -> None:
+    """Raise a ConfigError that lists what is wrong with the overrides, in any run of the sweep that they ask for."""
+    args = get_args_parser().parse_args(list(arguments))
+    if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
+        return
+    with _composing(args.config_dir) as loader:
+        problems, overrides = _parse(loader, args.overrides)
+        if not problems:
+            started = []
+            if args.multirun and (sweep := _composed_sweep(loader, config_name, args.overrides)) is not None:
+                overrides = _sweep_of(loader, sweep) + overrides
+                started = launching.problems(sweep, overrides)
+            problems = started + _problems(loader, config_name, overrides, args.multirun, check)
+    if problems:
+        raise ConfigError(problems)
+
+
+@contextmanager
+def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """A loader of conf/ and of the folder given by ``--config-dir``, set up as Hydra will set it up."""
+    search_path = create_config_search_path(CONF)
+    if config_dir is not None:
+        place = f"file://{Path(config_dir).resolve()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    try:
+        yield Hydra.create_main_hydra2("check", search_path).config_loader
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _parse(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[str], list[Override]]:
+    problems, overrides = [], []
+    parser = OverridesParser.create(config_loader=loader)
+    for text in texts:
+        try:
+            overrides += parser.parse_overrides([text])
+        except HydraException as error:
+            problems.append(f"{text!r} is no override (key=value): {str(error).splitlines()[0]}")
+    return problems, overrides
+
+
+def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """The config of a sweep as a whole, with its ``hydra`` node; None where it does not compose."""
+    try:
+        return loader.load_configuration(config_name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
+    except (HydraException, OmegaConfBaseException):
+        return None  # what is wrong is found and named run by run
+
+
+def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
+    """What an experiment's ``hydra.sweeper.params`` asks for; the command line comes after it and wins."""
+    parameters = config.hydra.sweeper.get("params") or {}
+    problems, overrides = _parse(loader, [f"{key}={value}" for key, value in parameters.items()])
+    if problems:
+        raise ConfigError(f"hydra.sweeper.params: {problem}" for problem in problems)
+    return overrides
+
+
+def _problems(
+    loader: ConfigLoader, name: str, overrides: list[Override], multirun: bool, check: Check | None
+) -> list[str]:
+    if not multirun and (swept := [item.input_line for item in overrides if item.is_sweep_override()]):
+        return [f"{line}: several values make a sweep; add -m" for line in swept]
+    latest = {override.get_key_element(): override for override in overrides}
+    groups = {key: item for key, item in latest.items() if _choices(loader, item.key_or_group)}
+    problems = [
+        f"{item.key_or_group}={value}: there is no such choice"
+        f"{missing_extra(item.key_or_group, value) or nearest(value, _choices(loader, item.key_or_group))}"
+        for item in groups.values()
+        for value in _texts(item)
+        if value != "null" and value not in _choices(loader, item.key_or_group)
+    ]
+    # What is said of a group of which a wrong choice was made cannot be judged; the rest can.
+    wrong = {item.key_or_group for item in groups.values() if any(p.startswith(item.key_or_group) for p in problems)}
+    latest = {key: item for key, item in latest.items() if item.key_or_group.split(".")[0] not in wrong}
+    groups = {key: item for key, item in groups.items() if key in latest}
+    values = {key: item for key, item in latest.items() if key not in groups}
+    for chosen in itertools.product(*([f"{key}={value}" for value in _texts(item)] for key, item in groups.items())):
+        unknown = _unknown_keys(loader, name, list(chosen), values)
+        known = {key: item for key, item in values.items() if key not in unknown}
+        problems += [*unknown.values(), *_wrong_values(name, list(chosen), known, check)]
+    # the same mistake in several runs of a sweep, where other keys may be allowed, is one mistake
+    return list({problem.partition(" allowed: ")[0]: problem for problem in reversed(problems)}.values())[::-1]
+
+
+def _choices(loader: ConfigLoader, group: str) -> list[str]:
+    return loader.get_group_options(group)
+
+
+def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:
+    """By override, what is wrong with its key."""
+    try:
+        config = loader.load_configuration(name, chosen, RunMode.RUN)
+    except (HydraException, OmegaConfBaseException):
+        return {}  # composing again, with the values, names it
+    known = set(_keys(OmegaConf.to_container(config, resolve=False)))
+    offered = {key for key in known if key.partition(".")[0] != "hydra"} | set(loader.list_groups("")) - {"hydra"}
+    return {
+        key: f"{item.key_or_group}: unknown key{nearest(item.key_or_group, offered)}"
+        for key, item in values.items()
+        if not (item.is_add() or item.is_force_add() or item.is_delete())
+        and item.key_or_group not in known
+        and not item.key_or_group.startswith("hydra.")
+    }
+
+
+def _keys(node: Any, path: str = "") -> Iterator[str]:
+    """Every key of nested dictionaries, dotted."""
+    for key, inner in node.items():
+        yield f"{path}{key}"
+        if isinstance(inner, dict):
+            yield from _keys(inner, f"{path}{key}.")
+
+
+def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], check: Check | None) -> list[str]:
+    """Compose and check with every value of every swept key at least once."""
+    problems = []
+    columns = [[f"{key}={text}" for text in _texts(item)] for key, item in values.items()]
+    for index in range(max([len(column) for column in columns], default=1)):
+        one_each = [column[min(index, len(column) - 1)] for column in columns]
+        try:
+            config = plain(compose(name, chosen + one_each))
+            if check is not None:
+                check(config)
+        except ConfigError as error:
+            problems += error.problems
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_reason(error))
+    return problems
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain values, interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
+
+
+def _reason(error: Exception) -> str:
+    """Hydra's own words, on one line, with the cause that it often keeps below."""
+    words = " ".join(str(error).split())
+    cause = " ".join(str(error.__cause__).split()) if error.__cause__ else ""
+    return f"{words} ({cause})" if cause and cause not in words else words

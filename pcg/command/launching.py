@@ -1,0 +1,134 @@
+"""What a sweep needs besides its runs: a launcher and a sweeper that are there, and no more runs at once than cores."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
+from pcg.config.settings import pick_device
+
+# Choice -> the extra in pyproject.toml that brings its plugin.
+_EXTRAS = {
+    "hydra/launcher": {"joblib": "sweeps", "submitit_local": "sweeps", "submitit_slurm": "sweeps", "ray": "ray"},
+    "hydra/sweeper": {"optuna": "sweeps"},
+}
+
+
+def runs_at_once(device: str, devices: int, threads: int) -> int:
+    """How many runs this machine has room for: on a GPU one, as all would take the same; else as its cores allow."""
+    if pick_device(device).type == "cuda":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // cores_of_run(devices, threads))
+
+
+def cores_of_run(devices: int, threads: int) -> int:
+    """A run has a process a device."""
+    return int(devices) * int(threads)
+
+
+def gpus_of_run(device: str, devices: int) -> int:
+    """How many GPUs a scheduler that hides the others must give a run; ``auto`` is what this machine has."""
+    wanted = str(device).startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return int(devices) if wanted else 0
+
+
+def set_defaults(conf: Path) -> None:
+    """Lay ``conf/hydra/*_settings/`` over the plugins' own defaults, whose types go on being checked.
+
+    YAMLs of the plugins' names in ``conf/hydra/launcher`` would read better; Hydra refuses them beside such types.
+    """
+    for resolver in (runs_at_once, cores_of_run, gpus_of_run):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    Plugins.instance()  # imports the plugins, which put their defaults into the store
+    for group, names in _EXTRAS.items():
+        for name in names:
+            _lay_over(group, name, OmegaConf.load(conf / f"{group}_settings" / f"{name}.yaml"))
+    for sampler in ("tpe", "random", "cmaes", "nsgaii", "motpe"):
+        _lay_over("hydra/sweeper/sampler", sampler, OmegaConf.create({"seed": "${seed}"}))
+
+
+def _lay_over(group: str, name: str, settings: Any) -> None:
+    """Merge settings into what a plugin has stored; nothing where the plugin is not installed."""
+    store = ConfigStore.instance()
+    if store.get_type(f"{group}/{name}.yaml") == ObjectType.CONFIG:
+        own = store.load(f"{group}/{name}.yaml")
+        store.store(name, OmegaConf.merge(own.node, settings), group=group, provider="pcg")
+
+
+def missing_extra(group: str, choice: str) -> str:
+    """``; pip install ...`` where a choice is missing only because its plugin is not installed; else nothing."""
+    extra = _EXTRAS.get(group, {}).get(choice)
+    return f"; it comes with an extra: pip install -e '.[{extra}]'" if extra else ""
+
+
+def texts(override: Override) -> list[str]:
+    """The values of an override, written as they would be on the command line; of an interval, its ends."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [str(value.start), str(value.end)]
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
+def problems(config: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
+    """What is wrong with how a sweep is started.
+
+    Args:
+        config: composed for a multirun, with its ``hydra`` node.
+        overrides: of the sweep; the last one of a key counts.
+    """
+    hydra = config["hydra"]
+    launcher, sweeper = hydra["launcher"]["_target_"], hydra["sweeper"]["_target_"]
+    optuna = "optuna" in sweeper
+    found = _problems_of_search(config) if optuna else []
+    latest = {override.get_key_element(): override for override in overrides}
+    found += [
+        f"{item.input_line}: an interval needs hydra/sweeper=optuna"
+        for item in latest.values()
+        if not optuna and item.is_sweep_override() and item.is_interval_sweep()
+    ]
+    if launcher.endswith(".LocalLauncher"):
+        found += _too_many(config, math.prod(len(texts(item)) for item in latest.values()))
+    return found
+
+
+def _problems_of_search(config: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"{key}=true: a search decides on each run by those before it, and has none to tell of beforehand"
+        for key in ("status", "dry")
+        if config.get(key)
+    ]
+    if config.get("objective") is None:
+        found.append("objective: hydra/sweeper=optuna needs one, e.g. 'objective={maximise: speed.speedup}'")
+    direction = config["hydra"]["sweeper"]["direction"]
+    if direction != "maximize":  # the best would be what breaks the limits
+        found.append(f"hydra.sweeper.direction={direction}: an objective is maximised, leave it at maximize")
+    return found
+
+
+def _too_many(config: Mapping[str, Any], runs: int) -> list[str]:
+    """submitit starts every run that it is given at once; how many it is given is the sweeper's to say.
+
+    Args:
+        runs: how many points a grid has; a search proposes ``n_trials`` of them instead.
+    """
+    sweeper = config["hydra"]["sweeper"]
+    key = "n_jobs" if "n_jobs" in sweeper else "max_batch_size"
+    runs = sweeper.get("n_trials", runs)
+    room = runs_at_once(config["device"], config.get("devices", 1), config["threads"])
+    if min(sweeper[key] or runs, runs) <= room:
+        return []
+    return [f"hydra/launcher=submitit_local: starts all runs at once, and this machine has room for {room}: "
+            f"add hydra.sweeper.{key}={room}"]  # fmt: skip

@@ -1,0 +1,93 @@
+"""How far a sweep is: ``status=true`` asks every run of it and starts none.
+
+python experiments/run.py -m experiment=paper_table status=true
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pcg.config.identity import canonical, label, run_id
+from pcg.config.validate import check
+from pcg.results import lock, store
+from pcg.results.records import newest, peek
+from pcg.runner import parts
+
+STATES = ("done", "running", "failed", "partial", "missing")
+_asked: dict[str, Status] = {}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far one run is.
+
+    Attributes:
+        state: ``done``; ``running`` (a process holds its lock); ``failed`` (it was given up); ``partial`` (it was
+            stopped, and goes on where it was); ``missing`` (it was never begun).
+        done: utterances decoded without an error, of ``total``.
+        reason: why it failed.
+    """
+
+    label: str
+    run_id: str
+    state: str
+    done: int
+    total: int
+    reason: str = ""
+
+
+def of(config: Mapping[str, Any]) -> Status:
+    """How far the run is that a config asks for. Opens its dataset, to count it, and nothing else.
+
+    Raises:
+        ConfigError: the config is wrong.
+    """
+    settings, run = check(config), canonical(config)
+    name = run_id(run)
+    folder = settings.study_folder / name
+    result = store.read(folder)
+    if result is not None:
+        good, failed = result.values["counts"]["utterances"], len(result.values["failures"])
+        return Status(label(run), name, "done", good, good + failed)
+    batches = newest(peek(folder / "batches.jsonl"))
+    done = sum(row["error"] is None for batch in batches for row in batch["rows"])
+    reason, state = "", "partial" if batches else "missing"
+    if (folder / store.FAILED).exists():
+        state, reason = "failed", (folder / store.FAILED).read_text(encoding="utf-8")
+    if holder := lock.holder(folder):
+        state, reason = "running", holder
+    reason = " ".join(reason.removeprefix(f"{label(run)}: ").split())
+    return Status(label(run), name, state, done, len(parts.load_dataset(run["dataset"])), reason)
+
+
+def ask(config: Mapping[str, Any]) -> None:
+    """Take a run of a sweep into the table that ``show_asked`` prints; one that was asked for before counts once."""
+    found = of(config)
+    _asked[f"{config['study']}/{found.run_id}"] = found
+
+
+def show_asked() -> None:
+    """Print the table of all runs that were asked for, and forget them."""
+    show(list(_asked.values()))
+    _asked.clear()
+
+
+def show(runs: Sequence[Status]) -> None:
+    """One line a run, and totals."""
+    table = Table()
+    for column in ("run", "run_id", "state", "utterances", "reason"):
+        table.add_column(column, justify="right" if column == "utterances" else "left", overflow="fold")
+    for run in runs:
+        table.add_row(run.label, run.run_id, run.state, f"{run.done} of {run.total}", run.reason)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    states = Counter(run.state for run in runs)
+    counted = ", ".join(f"{states[state]} {state}" for state in STATES)
+    done, total = sum(run.done for run in runs), sum(run.total for run in runs)
+    console.print(f"{len(runs)} run(s): {counted}; {done} of {total} utterances", highlight=False)

@@ -1,0 +1,80 @@
+"""Which run a config asks for. Two configs that must give the same figures have the same ``run_id``."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pcg.config.build import TARGET, constructor, is_built
+from pcg.config.fingerprint import fingerprints
+from pcg.config.settings import pick_device
+from pcg.config.validate import metric_nodes
+
+# Where results go, who is told, how many share the work: no part of what is measured.
+_ASIDE = ("paths", "logger", "study", "devices", "max_failures", "dry", "status", "plan", "objective")
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that decides the figures.
+
+    Keys of ``grouping`` that its rule does not read are left out, and without a draft so are the rule and gamma:
+    a sweep that crosses them with others asks for the same run several times, and gets it once. ``fingerprints`` tell
+    what lies at its paths, as weights may change under the same name.
+    """
+    run = {key: copy.deepcopy(value) for key, value in config.items() if key not in _ASIDE}
+    run["device"] = str(pick_device(run["device"]))
+    run["metrics"] = metric_nodes(run["metrics"])
+    if is_built(run["draft"]):
+        asked = inspect.signature(constructor(run["grouping"][TARGET])).parameters
+        run["grouping"] = {key: value for key, value in run["grouping"].items() if key in asked or key == TARGET}
+    else:
+        run["draft"] = run["grouping"] = None
+        del run["decoding"]["gamma"], run["decoding"]["baseline"]
+    run["fingerprints"] = fingerprints(run)
+    return run
+
+
+def run_id(run: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits of a canonical config's hash."""
+    return hashlib.blake2b(json.dumps(run, sort_keys=True).encode(), digest_size=5).hexdigest()
+
+
+def method(run: Mapping[str, Any]) -> str:
+    """What a person calls the run's method: ``target alone``, ``exact``, ``pcg``, ..."""
+    return "target alone" if run["grouping"] is None else name_of(run["grouping"])
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """The module of a ``_target_``, which is what its YAML is called: ``pcg.groups.knn.KNN`` is ``knn``."""
+    return str(node[TARGET]).split(".")[-2]
+
+
+def theta(run: Mapping[str, Any]) -> float | None:
+    """The similarity threshold of the run's groups, or of those whose sizes random groups have; four digits of it."""
+    groups = (run["grouping"] or {}).get("groups") or {}
+    found = groups.get("theta", groups.get("like", {}).get("theta"))
+    return None if found is None else round(found, 4)
+
+
+def label(run: Mapping[str, Any]) -> str:
+    """The method with the settings of its rule: ``pcg theta=0.4``, ``ssd beta=0.4``, ``pcg groups=knn``.
+
+    Numbers are always told, other settings where they differ from the rule's own default.
+    """
+    grouping = run["grouping"] or {}
+    asked = inspect.signature(constructor(grouping[TARGET])).parameters if grouping else {}
+    settings = {
+        key: value
+        for key, value in grouping.items()
+        if key in asked and not isinstance(value, Mapping)
+        and (isinstance(value, int | float) or value != asked[key].default)
+    }  # fmt: skip
+    if is_built(grouping.get("groups")) and name_of(grouping["groups"]) != "cosine":
+        settings = {"groups": name_of(grouping["groups"]), **settings}
+    if theta(run) is not None:
+        settings = {"theta": theta(run), **settings}
+    return " ".join([method(run), *(f"{key}={value}" for key, value in settings.items())])

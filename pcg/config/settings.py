@@ -1,0 +1,145 @@
+"""The keys of ``conf/run.yaml`` that the runner reads itself, with their types and ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from pcg.sampling import Sampling
+
+# Key -> (what a value of the right type must satisfy, in words).
+Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]
+_FROM_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "1 or more")
+_FROM_0: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0 or more")
+
+
+def out_of_range(values: Mapping[str, Any], ranges: Ranges) -> list[str]:
+    """``key=value: what is allowed`` for every value that is there and does not fit."""
+    return [
+        f"{key}={values[key]!r}: {words}"
+        for key, (fits, words) in ranges.items()
+        if key in values and not fits(values[key])
+    ]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The ``decoding`` group. How values are checked: ``RANGES`` here, and those of ``Sampling``."""
+
+    gamma: int
+    batch_size: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float
+    repetition_penalty: float
+    baseline: bool
+
+    RANGES: ClassVar[Ranges] = {"gamma": _FROM_1, "batch_size": _FROM_1, "max_tokens": _FROM_1}
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """As its maker states it: bytes, bytes a second, dense bfloat16 operations a second."""
+
+    memory: int
+    bandwidth: float
+    operations: float
+
+
+GPUS = {
+    "h200": Gpu(141_000_000_000, 4.8e12, 989e12),
+    "h100": Gpu(80_000_000_000, 3.35e12, 989e12),  # SXM
+    "a100": Gpu(80_000_000_000, 2.039e12, 312e12),  # SXM, 80 GB
+    "l40s": Gpu(48_000_000_000, 0.864e12, 362e12),
+    "rtx4090": Gpu(24_000_000_000, 1.008e12, 165e12),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ``plan`` group, read where ``dry`` is true (``pcg.studies.plan``)."""
+
+    gpu: str = "h100"
+    alpha: float = 0.6
+    group_size: int = 141
+    prompt_tokens: int = 500
+
+    RANGES: ClassVar[Ranges] = {
+        "gpu": (lambda value: value in GPUS, f"one of {', '.join(GPUS)}"),
+        "alpha": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+        "group_size": _FROM_1,
+        "prompt_tokens": _FROM_0,
+    }
+
+
+@dataclass(frozen=True)
+class Paths:
+    outputs: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run: the whole config, with the parts still as plain dictionaries."""
+
+    study: str
+    seed: int
+    device: str
+    threads: int
+    max_failures: int
+    paths: dict[str, Any]
+    target: dict[str, Any]
+    draft: dict[str, Any] | None
+    codec: dict[str, Any]
+    dataset: dict[str, Any]
+    grouping: dict[str, Any]
+    decoding: dict[str, Any]
+    metrics: dict[str, Any] | None
+    logger: dict[str, Any] | None
+    devices: int = 1
+    dry: bool = False
+    status: bool = False
+    objective: dict[str, Any] | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+
+    RANGES: ClassVar[Ranges] = {
+        "study": (
+            lambda value: re.fullmatch(r"[\w+-][\w.+-]*", str(value)) is not None,
+            "a folder name of letters, digits, _ + - and dots",
+        ),
+        "seed": _FROM_0,
+        "devices": _FROM_1,
+        "threads": _FROM_1,
+        "max_failures": _FROM_0,
+        "device": (
+            lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)) is not None,
+            "auto, cpu, cuda or cuda:N",
+        ),
+    }
+
+    @property
+    def study_folder(self) -> Path:
+        return Path(self.paths["outputs"]) / self.study
+
+
+def pick_device(name: str) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        ValueError: a CUDA device is asked for and is not there; never a silent CPU run.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device={name!r}: this machine offers {torch.cuda.device_count()} CUDA device(s) to torch")
+    return device

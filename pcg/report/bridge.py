@@ -1,0 +1,120 @@
+"""Predictions of the offline study beside what runs of the same study measured.
+
+A run and an offline point belong together when target, draft, codec, rule, groups and sampling are the same. Both
+are compared on the utterances that they share, pair by pair. docs/studies.md says where and why they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcg.metrics.aggregate import Estimate, estimate, paired_difference, ratio
+from pcg.results import predictions, store
+from pcg.types import Result
+
+_PARTS = ("target", "draft", "codec")
+_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+_FIGURES = ("alpha", "tau", "speed-up")
+Row = Mapping[str, Any]
+_Timed = tuple[float, int]  # decode seconds, tokens
+
+
+def table(study_folder: Path, labels: Sequence[str], results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, one row a run that has a prediction; without an offline study there are none.
+
+    Raises:
+        ValueError: the offline study was written by another version of its schema.
+    """
+    header = ["method", *(f"{name}{column}" for name in _FIGURES for column in (" offline", "", " difference"))]
+    found = predictions.read(study_folder)
+    if found is None:
+        return header, []
+    study, predicted = found
+    rows = []
+    for label, result in zip(labels, results, strict=True):
+        point, gamma = _point_of(study, result), result.values["config"]["decoding"].get("gamma", 0)
+        if point is not None and gamma <= len(point["tau"]):
+            by_id = {row["utterance"]: row for row in predicted if row["point"] == point["name"]}
+            rows.append([label, *_cells(result, by_id, gamma)])
+    return header, rows
+
+
+def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | None:
+    run = result.values["config"]
+    same = all(study["config"][part] == run[part] for part in _PARTS)
+    same &= all(study["config"]["decoding"][key] == run["decoding"][key] for key in _SAMPLING)
+    return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)
+
+
+def _cells(result: Result, predicted: Mapping[str, Row], gamma: int) -> list[str]:
+    """Prediction, measurement and difference of each figure."""
+    measured = [
+        row
+        for row in store.read_utterances(Path(result.folder))
+        if row["error"] is None and row["utterance"] in predicted
+    ]
+    if not measured:
+        return ["-"] * 3 * len(_FIGURES)
+    twins = [predicted[row["utterance"]] for row in measured]
+    cells: list[str] = []
+    for top, bottom, twin_top, twin_bottom in (
+        ("accepted", "tested", f"accepted_{gamma}", f"tested_{gamma}"),
+        ("emitted", "target_passes", "positions", f"rounds_{gamma}"),
+    ):
+        ours = [row[top] for row in measured], [row[bottom] for row in measured]
+        theirs = [row[twin_top] for row in twins], [row[twin_bottom] for row in twins]
+        cells += [_text(ratio(*theirs).value), _text(ratio(*ours).value), _signed(paired_difference(ours, theirs))]
+    return cells + _speed_cells(result, measured, twins, gamma)
+
+
+def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], gamma: int) -> list[str]:
+    """The predicted tau at the measured pass times with a free rule and a free loop, beside the measured speed-up.
+
+    The interval covers the utterances, not the noise of the pass times, which both sides share.
+    """
+    speed, tau = result.values["speed"], result.values["acceptance"]["tau"]
+    seconds = seconds_by_batch(Path(result.folder))
+    if not speed["ideal_speedup"] or any(row["batch"] not in seconds for row in measured):
+        return ["-", _text(speed["speedup"]), "-"]
+    gain = speed["ideal_speedup"] / tau  # t_target(1) / (gamma t_draft(1) + t_target(gamma + 1))
+    batches = sorted({row["batch"] for row in measured})
+    own, alone = zip(*(seconds[batch] for batch in batches), strict=True)
+    positions, rounds = (
+        [
+            sum(twin[key] for row, twin in zip(measured, twins, strict=True) if row["batch"] == batch)
+            for batch in batches
+        ]
+        for key in ("positions", f"rounds_{gamma}")
+    )
+    columns = [*zip(*alone, strict=True), *zip(*own, strict=True), positions, rounds]
+    difference = estimate(columns, lambda at, an, t, n, p, r: (at / an) / (t / n) - gain * p / r)
+    return [_text(gain * sum(positions) / sum(rounds)), _text(speed["speedup"]), _signed(difference)]
+
+
+def seconds_by_batch(folder: Path) -> dict[int, tuple[_Timed, _Timed]]:
+    """The rule and the target alone, by batch; only batches in which both were timed."""
+    path = folder / "batches.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return {
+        record["batch"]: (_timed(record, ""), _timed(record, "baseline_"))
+        for record in records
+        if record["seconds"] and record["baseline_seconds"]
+    }
+
+
+def _timed(record: Mapping[str, Any], side: str) -> _Timed:
+    return sum(spent for part, spent in record[f"{side}seconds"].items() if part != "prefill"), record[f"{side}tokens"]
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _signed(found: Estimate) -> str:
+    if found.value is None:
+        return "-"
+    interval = "" if found.ci95 is None else f" [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
+    return f"{found.value:+.3f}{interval}"

@@ -1,0 +1,170 @@
+"""A study's listening page: one static file that needs no server, beside the runs whose audio it plays.
+
+``listening/`` holds the page without data: its style, script and data are put into the one file. Audio is referred to
+by relative paths, so a study's folder may be moved as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcg.results import store
+from pcg.results.records import write_atomically
+from pcg.runner.batch import read_wav
+from pcg.types import Audio, Result
+
+SHOWN = 50  # utterances on the page, the first of the study; it says of how many
+_CLIPS = 800  # clips on the page: of many methods, fewer utterances
+_PEAKS = 300  # points of a waveform
+_PARTS = Path(__file__).with_name("listening")
+
+
+def write(results: Sequence[Result], labels: Sequence[str], folder: Path) -> Path:
+    """Write ``index.html`` into the study's report folder.
+
+    Args:
+        labels: what each run is called.
+    """
+    text = json.dumps(content(results, labels, folder), ensure_ascii=False, separators=(",", ":"))
+    page = _part("page.html").replace("/*STYLE*/\n", _part("page.css")).replace("/*SCRIPT*/\n", _part("page.js"))
+    page = page.replace("/*DATA*/", text.replace("<", "\\u003c"))
+    write_atomically(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def _part(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One method's reading of all utterances: its name and main figures, its rows, the run that they are from."""
+
+    figures: dict[str, Any]
+    rows: list[dict[str, Any]]
+    run: Path
+
+
+def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> dict[str, Any]:
+    """What the page shows: utterances in the dataset's order, each with one clip a run, in the table's order.
+
+    Where no run is the target alone, but it was decoded beside the first run, it comes first.
+    """
+    readings = [
+        _Reading(_figures(result.values, label), store.read_utterances(Path(result.folder)), Path(result.folder))
+        for result, label in zip(results, labels, strict=True)
+    ]
+    if all(result.values["method"] != "target alone" for result in results):
+        readings = [*_target_alone(results[0], readings[0]), *readings]
+    known = {row["utterance"]: row for reading in readings for row in reading.rows}
+    shown: dict[str, dict[str, Any]] = {
+        name: {"id": name, "text": known[name]["text"], "speaker": known[name]["speaker"], "clips": []}
+        for name in list(known)[: max(1, min(SHOWN, _CLIPS // len(readings)))]
+    }
+    for method, reading in enumerate(readings):
+        for row in reading.rows:
+            if row["utterance"] in shown:
+                shown[row["utterance"]]["clips"].append(_clip(method, row, reading.run, folder))
+    return {
+        "study": ", ".join(dict.fromkeys(result.values["study"] for result in results)),
+        "methods": [reading.figures for reading in readings],
+        "total": len(known),
+        "utterances": list(shown.values()),
+    }
+
+
+def _figures(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A run's name and main figures; None where not measured."""
+    quality = values["quality"]
+    return {
+        "name": label,
+        "alpha": values["acceptance"]["alpha"],
+        "speedup": values["speed"]["speedup"],
+        "wer": quality.get("wer"),
+        "mos": quality.get("mos"),
+    }
+
+
+def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
+    """The target alone as it was decoded beside a run, whose tokens are not kept; nothing where it was not decoded."""
+    if not (beside.run / "baseline_audio").exists():
+        return []
+    quality = result.values["quality"]
+    figures = dict.fromkeys(beside.figures) | {
+        "name": "target alone",
+        "beside": beside.figures["name"],
+        "speedup": 1.0,
+        "wer": quality.get("baseline_wer"),
+        "mos": quality.get("baseline_mos"),
+    }
+    own = ("utterance", "text", "speaker", "error")
+    rows = [
+        {key: row[key] for key in own}
+        | {key.removeprefix("baseline_"): value for key, value in row.items() if key.startswith("baseline_")}
+        | {"audio": f"baseline_{row['audio']}", "tokens": [], "kinds": []}
+        for row in beside.rows
+    ]
+    return [_Reading(figures, rows, beside.run)]
+
+
+def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str, Any]:
+    """One method's reading of an utterance; of one that failed, the reason."""
+    if row["error"] is not None:
+        return {"method": method, "error": row["error"]}
+    transcript, audio = row.get("transcript"), read_wav(run / row["audio"])
+    return {
+        "method": method,
+        "src": Path(os.path.relpath(run / row["audio"], folder)).as_posix(),
+        "seconds": audio.seconds,
+        "peaks": _peaks(audio),
+        "tokens": row["tokens"],
+        "kinds": "".join(kind[0] for kind in row["kinds"]),  # exact, group, recovered, bonus, plain
+        # an item a token, or none: rows of earlier versions have not got them
+        "target": [_short(probability) for probability in row.get("target_probs") or []],
+        "draft": [_short(probability) for probability in row.get("draft_probs") or []],
+        "sizes": row.get("group_sizes") or [],
+        "wer": row["word_errors"] / row["words"] if row.get("words") and "word_errors" in row else None,
+        "words": None if transcript is None else aligned(row["text"], transcript),
+    }
+
+
+def _short(probability: float | None) -> float | None:
+    return None if probability is None else float(f"{probability:.3g}")
+
+
+def _peaks(audio: Audio) -> list[int]:
+    """The loudest sample of each of up to 300 stretches, 0 to 99."""
+    samples = np.abs(audio.samples)
+    if not len(samples):
+        return []
+    stretches = np.array_split(samples, min(_PEAKS, len(samples)))
+    return [min(99, int(100 * stretch.max())) for stretch in stretches]
+
+
+def aligned(text: str, transcript: str) -> list[list[str]]:
+    """[operation, said, heard] by stretches of words, normalised as for the WER.
+
+    Operations are jiwer's: equal, substitute, delete (not heard), insert (heard, not said).
+    """
+    import jiwer
+
+    from pcg.metrics.asr import normalise
+
+    said, heard = normalise(text).split(), normalise(transcript).split()
+    if not said:
+        return [["insert", "", " ".join(heard)]] if heard else []
+    return [
+        [
+            part.type,
+            " ".join(said[part.ref_start_idx : part.ref_end_idx]),
+            " ".join(heard[part.hyp_start_idx : part.hyp_end_idx]),
+        ]
+        for part in jiwer.process_words(" ".join(said), " ".join(heard)).alignments[0]
+    ]

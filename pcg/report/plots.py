@@ -1,0 +1,244 @@
+"""The plots of a study, each as PNG and SVG. A plot without two points to show is left out.
+
+One colour a method (Okabe and Ito's palette, safe for the colour-blind), one marker a run of the same method, so that
+nothing rests on colour alone. Sizes are those of a column of a paper.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pcg.config.identity import theta
+from pcg.types import Result
+
+Run = tuple[str, Result]  # what it is called, and its figures
+Style = Mapping[str, Any]  # colour and marker
+_COLORS = {"target": "#000000", "exact": "#0072B2", "pcg": "#D55E00", "ssd": "#009E73"}
+_OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999")
+_MARKERS = "osD^vPX*<>"
+_WIDTH = 4.8  # inches
+# Figure of result.json's quality -> (axis, factor, whether higher is better).
+_QUALITY = {
+    "wer": ("WER, %", 100, False),
+    "speaker_similarity": ("similarity", 1, True),
+    "mos": ("MOS", 1, True),
+}
+
+
+def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
+    """Alpha and speed-up against theta, quality against speed-up, acceptance by position, where the time goes, and the
+    measured against the ideal speed-up by tau. Returns the PNG files.
+
+    Args:
+        labels: what each run is called.
+    """
+    runs = list(zip(labels, results, strict=True))
+    drawn = [
+        ("alpha_theta", _against_theta(runs, "acceptance", "alpha", "alpha (share of tested tokens kept)")),
+        ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),
+        ("quality_speedup", _quality_against_speed(runs)),
+        ("accepted_position", _accepted_by_position(runs)),
+        ("time_parts", _where_time_goes(runs)),
+        ("tau_ideal", _tau_against_ideal(runs)),
+    ]
+    return [save(figure, folder / name) for name, figure in drawn if figure is not None]
+
+
+def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figure | None:
+    """A line for runs that differ in theta alone, a level for each that has none."""
+    shown = [(name, run) for name, run in runs if run.values[group][key] is not None]
+    lines: dict[str, list[Result]] = {}
+    for name, run in shown:
+        at = theta(run.values["config"])
+        if at is not None:
+            lines.setdefault(name.replace(f" theta={at}", ""), []).append(run)
+    if max(map(len, lines.values()), default=0) < 2:
+        return None
+    levels = [
+        (name, run)
+        for name, run in shown
+        if theta(run.values["config"]) is None and run.values["method"] != "target alone"
+    ]
+    styles = _styles([*lines, *(name for name, _ in levels)])
+    figure, axes = axes_of("theta (cosine above which tokens share a group)", axis)
+    for name, members in lines.items():
+        members.sort(key=lambda run: theta(run.values["config"]) or 0.0)
+        places = [theta(run.values["config"]) for run in members]
+        _error_bars(axes, places, members, group, key, label=name, **styles[name])
+    for (name, run), dashes in zip(levels, _dashes(len(levels)), strict=True):
+        axes.axhline(run.values[group][key], linestyle=dashes, label=name, color=styles[name]["color"])
+    if key == "speedup":
+        axes.axhline(1.0, color="black", linewidth=0.8, label="target alone")
+    _legend(figure)
+    return figure
+
+
+def _dashes(count: int) -> list[Any]:
+    return [(0, (4 + 3 * (index % 4), 2)) for index in range(count)]
+
+
+def _quality_against_speed(runs: Sequence[Run]) -> Figure | None:
+    """A panel a figure of quality; what no run beats in both is joined (the Pareto front)."""
+    timed = [(name, run) for name, run in runs if run.values["speed"]["speedup"]]
+    panels = [
+        (key, points)
+        for key in _QUALITY
+        if len(points := [(name, run) for name, run in timed if run.values["quality"].get(key) is not None]) > 1
+    ]
+    if not panels:
+        return None
+    figure, grid = pyplot.subplots(
+        len(panels), 1, sharex=True, squeeze=False, layout="constrained", figsize=(_WIDTH, 0.5 + 2.1 * len(panels))
+    )
+    styles = _styles([name for name, _ in timed])
+    for axes, (key, points) in zip(grid[:, 0], panels, strict=True):
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+        _quality_panel(axes, key, points, styles)
+    grid[-1, 0].set_xlabel("speed-up over the target alone", fontsize=9)
+    _legend(figure)
+    return figure
+
+
+def _quality_panel(axes: Axes, key: str, points: Sequence[Run], styles: Mapping[str, Style]) -> None:
+    axis, scale, higher_is_better = _QUALITY[key]
+    axes.set_ylabel(f"{axis} ({'higher' if higher_is_better else 'lower'} is better)", fontsize=9)
+    places = []
+    for name, run in points:
+        speed, quality = run.values["speed"], run.values["quality"]
+        x, y = speed["speedup"], quality[key] * scale
+        axes.errorbar(
+            x, y, _around(y, quality[f"{key}_ci95"], scale), _around(x, speed["speedup_ci95"]),
+            elinewidth=0.6, linestyle="none", label=name, **styles[name],
+        )  # fmt: skip
+        places.append((x, y))
+    front = pareto_front(places, higher_is_better)
+    axes.plot(*zip(*front, strict=True), color="black", linewidth=0.8, linestyle=":", label="Pareto front", zorder=1)
+
+
+def pareto_front(places: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
+    """Of (speed-up, quality), those that no other beats in both, by speed-up."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(places, key=lambda place: (-place[0], -place[1] if higher_is_better else place[1])):
+        if not front or (y > front[-1][1] if higher_is_better else y < front[-1][1]):
+            front.append((x, y))
+    return front[::-1]
+
+
+def _accepted_by_position(runs: Sequence[Run]) -> Figure | None:
+    """The share of rounds in which the draft was kept up to each position of the block."""
+    shown = [(name, run.values["counts"]) for name, run in runs if run.values["counts"]["accepted_by_position"]]
+    if not shown:
+        return None
+    figure, axes = axes_of("position in the block", "share of rounds that keep it")
+    styles = _styles([name for name, _ in shown])
+    for name, counts in shown:
+        kept = [accepted / counts["rounds"] for accepted in counts["accepted_by_position"]]
+        axes.plot(range(1, len(kept) + 1), kept, label=name, **styles[name])
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure)
+    return figure
+
+
+def _where_time_goes(runs: Sequence[Run]) -> Figure | None:
+    """Milliseconds an emitted token, by part of the loop; prefill is apart, as in the speed-up."""
+    shown = [(name, run.values) for name, run in runs if run.values["counts"]["emitted"]]
+    if not shown:
+        return None
+    figure, axes = axes_of("milliseconds an emitted token", "")
+    figure.set_figheight(1.3 + 0.26 * len(shown))
+    names, left = [name for name, _ in shown], [0.0] * len(shown)
+    for part, color, hatch in (
+        ("draft", "#56B4E9", ""), ("target", "#0072B2", ""), ("rule", "#D55E00", "///"), ("other", "#BBBBBB", "..."),
+    ):  # fmt: skip
+        widths = [1000 * run["speed"]["seconds"][part] / run["counts"]["emitted"] for _, run in shown]
+        axes.barh(range(len(shown)), widths, left=left, color=color, hatch=hatch, edgecolor="white", label=part)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(shown)), [textwrap.fill(name, 28) for name in names], fontsize=8)
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
+def _tau_against_ideal(runs: Sequence[Run]) -> Figure | None:
+    """Measured speed-up by tau, joined to what tau and the pass times would allow with a free rule and a free loop."""
+    shown = [(name, run.values) for name, run in runs if run.values["speed"]["ideal_speedup"] is not None]
+    if not shown:
+        return None
+    figure, axes = axes_of("tau (tokens a target pass)", "speed-up over the target alone")
+    styles = _styles([name for name, _ in shown])
+    for name, run in shown:
+        tau, speed, style = run["acceptance"]["tau"], run["speed"], styles[name]
+        axes.plot([tau, tau], [speed["speedup"], speed["ideal_speedup"]], color=style["color"], linewidth=0.8)
+        axes.plot(tau, speed["speedup"], linestyle="none", label=name, **style)
+        axes.plot(tau, speed["ideal_speedup"], **style, markerfacecolor="white")
+    axes.plot([], [], "o", color="black", markerfacecolor="white", label="ideal (free rule and loop)")
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    _legend(figure)
+    return figure
+
+
+def _error_bars(axes: Axes, places: Sequence[Any], runs: Sequence[Result], group: str, key: str, **style: Any) -> None:
+    heights = [run.values[group][key] for run in runs]
+    spans = [_around(y, run.values[group][f"{key}_ci95"]) or [[0], [0]] for y, run in zip(heights, runs, strict=True)]
+    below, above = zip(*((span[0][0], span[1][0]) for span in spans), strict=True)
+    axes.errorbar(places, heights, [below, above], capsize=3, **style)
+
+
+def _around(value: float, interval: Sequence[float] | None, scale: float = 1) -> list[list[float]] | None:
+    """An interval as matplotlib wants it: distances below and above the value."""
+    if interval is None:
+        return None
+    return [[max(0.0, value - interval[0] * scale)], [max(0.0, interval[1] * scale - value)]]
+
+
+def axes_of(x: str, y: str) -> tuple[Figure, Axes]:
+    figure, axes = pyplot.subplots(figsize=(_WIDTH, 3.2), layout="constrained")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _styles(names: Sequence[str]) -> dict[str, Style]:
+    """By name: the method's colour, and the first marker that no other run of that colour has."""
+    others: dict[str, str] = {}
+    used: dict[str, int] = {}
+    styles: dict[str, Style] = {}
+    for name in names:
+        method = name.split()[0]
+        color = _COLORS.get(method) or others.setdefault(method, _OTHERS[len(others) % len(_OTHERS)])
+        styles[name] = {"color": color, "marker": _MARKERS[used.get(color, 0) % len(_MARKERS)], "markersize": 5}
+        used[color] = used.get(color, 0) + 1
+    return styles
+
+
+def _legend(figure: Figure) -> None:
+    """Below the axes, where it hides nothing, with height of its own; each name once."""
+    found = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    columns = 3 if max(map(len, found)) < 16 else 2 if max(map(len, found)) < 30 else 1
+    names = [textwrap.fill(name, 60) for name in found]
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-sum(1 + name.count("\n") for name in names) // columns))
+    figure.legend(found.values(), names, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    for kind in ("svg", "png"):
+        figure.savefig(path.with_suffix(f".{kind}"), dpi=200)
+    pyplot.close(figure)
+    return path.with_suffix(".png")

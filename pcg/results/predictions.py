@@ -1,0 +1,51 @@
+"""What the offline study leaves under ``outputs/<study>/offline/``: figures a point, and sums an utterance and point.
+
+``offline.json`` holds ``config`` (the pair, codec, dataset and sampling) and ``points``, each with::
+
+    curve, name, grouping     the rule's name in conf/offline.yaml, with the values of its grid; its config
+    groups                    size report of its groups; null without groups
+    alpha, tv, kl             mean over recorded positions, with _ci95 (tv and kl null for a rule without a law)
+    tau, alpha_tested         for gamma = 1, 2, ...: positions / rounds, accepted / tested (``pcg.studies.renewal``)
+
+``offline.parquet`` holds what these are ratios of: ``positions``, ``sum_alpha``, ``sum_tv``, ``sum_kl``, ``rounds_1``,
+``tested_1``, ``accepted_1``, ``rounds_2``, ... a row for each utterance and point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from pcg.results.records import write_atomically
+
+SCHEMA = 1
+FOLDER, NAME, ROWS = "offline", "offline.json", "offline.parquet"
+
+
+def write(study_folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Returns the two files."""
+    folder = study_folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / ROWS)
+    write_atomically(folder / NAME, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+    return [folder / NAME, folder / ROWS]
+
+
+def read(study_folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """What ``write`` was given; None where the study has not been scored offline.
+
+    Raises:
+        ValueError: it was written by another version of the schema.
+    """
+    path = study_folder / FOLDER / NAME
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}: make it anew")
+    return values, pyarrow.parquet.read_table(path.with_name(ROWS)).to_pylist()

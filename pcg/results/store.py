@@ -1,0 +1,99 @@
+"""Where a finished run lies: ``result.json``, written last and whole, and ``utterances.parquet``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from pcg.results.records import sync_folder, write_atomically
+from pcg.results.schema import SCHEMA
+from pcg.types import Result
+
+NAME = "result.json"
+FAILED = "failed.txt"  # why a run was given up; gone when it is started again
+
+
+def read(folder: Path) -> Result | None:
+    """The result in a run's folder; None where the run is not finished.
+
+    Raises:
+        ValueError: the result was written by another version of the schema.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}: move it away")
+    return Result(str(folder), values)
+
+
+def read_study(folder: Path) -> list[Result]:
+    """All finished runs of a study, by the folder's name."""
+    found = (read(path.parent) for path in sorted(folder.glob(f"*/{NAME}")))
+    return [result for result in found if result is not None]
+
+
+def write(folder: Path, values: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Result:
+    """Write the table of utterances, then the result. A crash between the two leaves the run unfinished."""
+    partial = folder / "utterances.parquet.partial"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(utterance_rows(records)), partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(folder / "utterances.parquet")
+    sync_folder(folder)
+    write_atomically(folder / NAME, json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return Result(str(folder), json.loads(json.dumps(values)))
+
+
+def read_utterances(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``utterances.parquet``."""
+    return pyarrow.parquet.read_table(folder / "utterances.parquet").to_pylist()
+
+
+def utterance_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One flat row an utterance: what was said, counts, sums, scores (``baseline_*``: the target alone).
+
+    ``batch_seconds`` is the decode time of the whole batch, which its utterances share. All rows have the same
+    keys; what an utterance has not (it failed, or the target was not decoded alone) is None.
+    """
+    rows = [_flat(row, record) for record in records for row in record["rows"]]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key) for key in keys} for row in rows]
+
+
+def _flat(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    nested = ("counts", "sums", "scores", "baseline_scores")
+    seconds = record["seconds"] and sum(spent for part, spent in record["seconds"].items() if part != "prefill")
+    return {
+        **{key: value for key, value in row.items() if key not in nested},
+        "batch": record["batch"],
+        "batch_seconds": seconds,
+        **row.get("counts", {}),
+        **{f"sum_{key}": value for key, value in row.get("sums", {}).items()},
+        **row.get("scores", {}),
+        **{f"baseline_{key}": value for key, value in row.get("baseline_scores", {}).items()},
+    }
+
+
+def one_line(result: Result) -> str:
+    """A run's figures as a person reads them while a sweep goes on."""
+    values = result.values
+    acceptance, speed, quality = values["acceptance"], values["speed"], values["quality"]
+    shown = [
+        ("alpha {:.3f}", acceptance["alpha"]),
+        ("tau {:.2f}", acceptance["tau"]),
+        ("{:.0f} tokens/s", speed["tokens_per_second"]),
+        ("{:.2f}x", speed["speedup"]),
+        ("WER {:.1%}", quality.get("wer")),
+        ("MOS {:.2f}", quality.get("mos")),
+        ("{} failed", len(values["failures"]) or None),
+    ]
+    figures = "  ".join(form.format(value) for form, value in shown if value is not None)
+    return f"{values['label']}: {figures} -> {result.folder}"

@@ -1,0 +1,286 @@
+"""Every rule scored at once from one teacher-forced pass of target and draft over recorded speech.
+
+Per utterance the two models read the voice prompt as in decoding, then the codec's tokens of the reference recording.
+At each position, end-of-speech included, each rule's ``expected_acceptance`` and ``law`` are evaluated in closed form.
+Only sums of an utterance are kept, so memory is that of a chunk of positions whatever the dataset.
+docs/studies.md says what the figures assume.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pcg.config.build import is_built
+from pcg.config.settings import Decoding, Ranges, Settings, out_of_range
+from pcg.config.validate import ConfigError
+from pcg.decoding.statistics import kl, total_variation
+from pcg.interfaces import Codec, Rule, TokenLM
+from pcg.metrics.aggregate import Estimate, ratio
+from pcg.report import report
+from pcg.results import environment, predictions
+from pcg.results.records import write_atomically
+from pcg.runner import parts
+from pcg.sampling import Sampling
+from pcg.studies import offline_plots
+from pcg.studies.points import Point, rules_of, settings_and_points
+from pcg.studies.renewal import rounds_along
+from pcg.types import Utterance
+
+_RANGES: Ranges = {
+    key: (lambda value: isinstance(value, int) and value >= 1, "1 or more") for key in ("chunk", "gammas")
+}
+log = logging.getLogger(__name__)
+
+
+def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
+    """Settings and points of conf/offline.yaml.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    problems = out_of_range(config, _RANGES)
+    if not is_built(config["draft"]):
+        problems.append("draft: there must be one to score rules with")
+    try:
+        settings, points = settings_and_points(config)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return settings, points
+
+
+def study(config: Mapping[str, Any]) -> Path:
+    """Score, write ``outputs/<study>/offline/`` and show the table; returns that folder.
+
+    Raises:
+        ConfigError: the config cannot run.
+        ValueError: an utterance has no reference recording.
+    """
+    began = time.perf_counter()
+    settings, points = check(config)
+    torch.set_num_threads(settings.threads)
+    decoding = Decoding(**settings.decoding)
+    composed = parts.load(points[0].run)
+    assert composed.draft is not None
+    scorers = [Scorer(rule) for rule in rules_of(points)]
+    rows: list[dict[str, Any]] = []
+    console = Console(stderr=True)
+    dataset = track(
+        composed.dataset, "offline", len(composed.dataset), console=console, transient=True,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    for utterance in dataset:
+        for draft_probs, target_probs in teacher_forced(
+            utterance, composed.target, composed.draft, composed.codec, decoding.sampling, config["chunk"]
+        ):
+            for scorer in scorers:
+                scorer.see(draft_probs, target_probs)
+        rows += _rows(utterance, points, scorers, config["gammas"])
+    values = {
+        "study": settings.study,
+        "config": {key: points[0].run[key] for key in ("target", "draft", "codec", "dataset", "decoding")},
+        "git": environment.git(),
+        "versions": environment.versions(),
+        "device": environment.device_name(composed.device),
+        "utterances": len(composed.dataset),
+        "points": _summary(points, scorers, rows, config["gammas"]),
+        "wall_seconds": time.perf_counter() - began,
+    }
+    files = predictions.write(settings.study_folder, values, rows)
+    return _show(values, files, decoding.gamma)
+
+
+@torch.inference_mode()
+def teacher_forced(
+    utterance: Utterance, target: TokenLM, draft: TokenLM, codec: Codec, sampling: Sampling, chunk: int
+) -> Iterator[tuple[Float[Tensor, "positions vocab"], Float[Tensor, "positions vocab"]]]:
+    """Draft and target distributions at each position of an utterance's recording, up to ``chunk`` at a time.
+
+    Position i is conditioned on text, voice prompt and the first i recorded tokens; the last is end-of-speech.
+
+    Raises:
+        ValueError: there is no recording.
+    """
+    if utterance.load_reference is None:
+        raise ValueError(f"utterance {utterance.id!r} has no reference recording to read: choose another dataset")
+    prompt = codec.encode([utterance.load_prompt()])[0] if utterance.load_prompt else None
+    speech = codec.encode([utterance.load_reference()])[0].to(target.device)
+    models = []
+    for model in (draft, target):
+        ids = model.prompt(utterance, prompt)
+        cache = model.prefill([ids], capacity=len(ids) + len(speech))
+        models.append((model, torch.cat([ids[-1:], model.token_ids(speech)]), cache))
+    seen = _Seen(target.vocab_size, prompt, speech) if sampling.repetition_penalty != 1 else None
+    for start in range(0, len(speech) + 1, chunk):
+        history = None if seen is None else seen.before(start, min(start + chunk, len(speech) + 1))
+        draft_probs, target_probs = (
+            sampling.probabilities(model.step(ids[None, start : start + chunk], cache)[0], history)
+            for model, ids, cache in models
+        )
+        yield draft_probs, target_probs
+
+
+class _Seen:
+    """The tokens that the repetition penalty applies to at each position: the voice prompt's and those before it."""
+
+    def __init__(self, vocab_size: int, prompt: Int[Tensor, "length"] | None, speech: Int[Tensor, "length"]) -> None:
+        self._speech = speech
+        self._so_far = torch.zeros(vocab_size, dtype=torch.bool, device=speech.device)
+        if prompt is not None:
+            self._so_far[prompt.to(speech.device)] = True
+
+    def before(self, start: int, end: int) -> Bool[Tensor, "positions vocab"]:
+        """Of the positions ``start`` to ``end``, asked for in order."""
+        seen = torch.zeros(end - start, len(self._so_far), dtype=torch.int32, device=self._speech.device)
+        seen[0] = self._so_far
+        if start > 0:
+            seen[0, self._speech[start - 1]] = 1
+        seen[1:].scatter_(1, self._speech[start : end - 1, None], 1)
+        marked = seen.cumsum(0) > 0
+        self._so_far = marked[-1]
+        return marked
+
+
+@dataclass
+class Scorer:
+    """A rule, and what it has given at each position of the utterance at hand."""
+
+    rule: Rule
+    alphas: list[Tensor] = field(default_factory=list)
+    sums: dict[str, float | None] = field(default_factory=dict)
+
+    def see(
+        self, draft_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
+    ) -> None:
+        acceptance = self.rule.expected_acceptance(draft_probs, target_probs)
+        self.alphas.append(acceptance.clamp(0, 1).double().cpu())  # float32 sums stray beyond by 1e-7
+        law = getattr(self.rule, "law", None)
+        if law is None:
+            self.sums = {"tv": None, "kl": None}
+            return
+        emitted = law(draft_probs, target_probs)
+        for name, distance in (("tv", total_variation), ("kl", kl)):
+            self.sums[name] = (self.sums.get(name) or 0.0) + distance(emitted, target_probs).double().sum().item()
+
+    def take(self) -> tuple[Float[Tensor, "positions"], dict[str, float | None]]:
+        """What was seen since the last time."""
+        taken = torch.cat(self.alphas), self.sums
+        self.alphas, self.sums = [], {}
+        return taken
+
+
+def _rows(
+    utterance: Utterance, points: Sequence[Point], scorers: Sequence[Scorer], gammas: int
+) -> list[dict[str, Any]]:
+    """One row a point: sums over the utterance's positions, and expected counts for each gamma."""
+    taken = [scorer.take() for scorer in scorers]
+    alphas = torch.stack([alpha for alpha, _ in taken])
+    counted = {gamma: rounds_along(alphas, gamma) for gamma in range(1, gammas + 1)}
+    return [
+        {
+            "utterance": utterance.id,
+            "speaker": utterance.speaker,
+            "point": point.name,
+            "positions": alphas.shape[1],
+            "sum_alpha": alphas[index].sum().item(),
+            "sum_tv": sums["tv"],
+            "sum_kl": sums["kl"],
+            **{
+                f"{name}_{gamma}": getattr(counts, name)[index].item()
+                for gamma, counts in counted.items()
+                for name in ("rounds", "tested", "accepted")
+            },
+        }
+        for index, (point, (_, sums)) in enumerate(zip(points, taken, strict=True))
+    ]
+
+
+def _summary(
+    points: Sequence[Point], scorers: Sequence[Scorer], rows: Sequence[Mapping[str, Any]], gammas: int
+) -> list[dict[str, Any]]:
+    """Figures of each point over all utterances; intervals are bootstraps over utterances."""
+    by_point: dict[str, list[Mapping[str, Any]]] = {point.name: [] for point in points}
+    for row in rows:
+        by_point[row["point"]].append(row)
+    return [
+        {
+            "curve": point.curve,
+            "name": point.name,
+            "grouping": point.run["grouping"],
+            "groups": _group_report(scorer.rule),
+            **_figures(by_point[point.name], gammas),
+        }
+        for point, scorer in zip(points, scorers, strict=True)
+    ]
+
+
+def _group_report(rule: Rule) -> dict[str, float] | None:
+    groups = getattr(rule, "groups", None)
+    return None if groups is None else groups.report()
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], gammas: int) -> dict[str, Any]:
+    def per(top: str, bottom: str) -> Estimate:
+        if any(row[top] is None for row in rows):
+            return Estimate(None, None)
+        return ratio([row[top] for row in rows], [row[bottom] for row in rows])
+
+    figures: dict[str, Any] = {}
+    for name in ("alpha", "tv", "kl"):
+        found = per(f"sum_{name}", "positions")
+        figures |= {name: found.value, f"{name}_ci95": found.ci95}
+    taus = [per("positions", f"rounds_{gamma}") for gamma in range(1, gammas + 1)]
+    tested = [per(f"accepted_{gamma}", f"tested_{gamma}") for gamma in range(1, gammas + 1)]
+    return figures | {
+        "tau": [tau.value for tau in taus],
+        "tau_ci95": [tau.ci95 for tau in taus],
+        "alpha_tested": [alpha.value for alpha in tested],
+    }
+
+
+def _show(values: Mapping[str, Any], files: Sequence[Path], gamma: int) -> Path:
+    """Table and plots, on disk and on the screen; returns the folder."""
+    folder, points = files[0].parent, values["points"]
+    header, rows = _table(points, min(gamma, len(points[0]["tau"])))
+    write_atomically(folder / "table.md", report.markdown(header, rows))
+    plots = offline_plots.draw(points, folder)
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(report.rich_table(f"{values['study']}, offline", header, rows))
+    for path in (*files, folder / "table.md", *plots):
+        console.print(str(path), soft_wrap=True)
+    log.info("%d points, %d utterances, %.0f s", len(points), values["utterances"], values["wall_seconds"])
+    return folder
+
+
+def _table(points: Sequence[Mapping[str, Any]], gamma: int) -> tuple[list[str], list[list[str]]]:
+    header = ["method", "alpha", f"tau({gamma})", "TV", "KL", "mean group"]
+    rows = [
+        [
+            point["name"],
+            _interval("{:.3f}", point["alpha"], point["alpha_ci95"]),
+            _interval("{:.2f}", point["tau"][gamma - 1], point["tau_ci95"][gamma - 1]),
+            "-" if point["tv"] is None else f"{point['tv']:.3f}",
+            "-" if point["kl"] is None else f"{point['kl']:.3f}",
+            "-" if point["groups"] is None else f"{point['groups']['mean_size']:.1f}",
+        ]
+        for point in points
+    ]
+    return header, rows
+
+
+def _interval(form: str, value: float, ci95: Sequence[float] | None) -> str:
+    if ci95 is None:
+        return form.format(value)
+    return f"{form.format(value)} [{', '.join(form.format(end) for end in ci95)}]"

@@ -1,0 +1,144 @@
+"""What a run will need and what it can gain, from the shapes alone: no weights, no data, no GPU.
+
+    python experiments/run.py target=llasa_8b draft=llasa_1b codec=xcodec2 dry=true plan.gpu=h100
+
+A pass is taken to be as fast as the slower of two: reading every weight that it uses and the cache of every row
+once, at the GPU's bandwidth, or its multiplications at the GPU's peak (Williams et al. 2009, the roofline). What a
+GPU reaches is less, so times are lower bounds. The codec and metrics are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pcg.config.build import TARGET, constructor, is_built
+from pcg.config.settings import GPUS, Decoding, Plan
+from pcg.config.validate import ConfigError, check
+
+LLASA_ROWS = 65_537  # audio tokens of X-codec2, and end-of-speech
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the plan; a draft without weights has none of it.
+
+    Attributes:
+        cache: bytes, at the longest.
+        pass_one, pass_block: seconds of a pass over one token a row, and over gamma + 1.
+    """
+
+    parameters: int
+    weights: int
+    cache: int
+    pass_one: float
+    pass_block: float
+    published: bool
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The whole plan; bytes are of one device.
+
+    Attributes:
+        working: probabilities of one round over the speech vocabulary, float32, of both models.
+        tau: tokens a round if each drafted token were accepted with probability alpha, independently.
+    """
+
+    models: Mapping[str, Model]
+    groups: int
+    working: int
+    available: int
+    tau: float
+    speedup: float | None
+
+    @property
+    def total(self) -> int:
+        return self.groups + self.working + sum(model.weights + model.cache for model in self.models.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.available
+
+
+def needs(config: Mapping[str, Any]) -> Needs:
+    """The plan of a run's config.
+
+    Raises:
+        ConfigError: the config is wrong, or a model's shape is not to be had.
+    """
+    settings = check(config)
+    decoding, plan = Decoding(**settings.decoding), Plan(**settings.plan)
+    models = {
+        role: _model(role, config[role], decoding, plan) for role in ("target", "draft") if is_built(config[role])
+    }
+    rows = decoding.batch_size * LLASA_ROWS * 4
+    target, draft = models["target"], models.get("draft")
+    grouped = draft is not None and "groups" in config["grouping"]
+    alpha, gamma = plan.alpha, decoding.gamma
+    tau = gamma + 1.0 if alpha == 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
+    return Needs(
+        models=models,
+        groups=LLASA_ROWS * (4 * plan.group_size + 52) if grouped else 0,  # members; starts, sizes, weights, spans
+        working=rows * (2 * gamma + 1 if draft else 1),
+        available=GPUS[plan.gpu].memory,
+        tau=tau,
+        speedup=None if draft is None else tau * target.pass_one / (gamma * draft.pass_one + target.pass_block),
+    )
+
+
+def _model(role: str, node: Mapping[str, Any], decoding: Decoding, plan: Plan) -> Model:
+    make = constructor(node[TARGET])
+    if not hasattr(make, "footprint"):  # made of no weights
+        return Model(0, 0, 0, 0.0, 0.0, False)
+    try:
+        size = make.footprint(node["path"], node["dtype"], node.get("head", "full"), LLASA_ROWS)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError([f"{role}.path: {error}"]) from error
+    gpu, batch = GPUS[plan.gpu], decoding.batch_size
+    cached = size.cache * batch * (plan.prompt_tokens + decoding.max_tokens // 2)  # on average
+
+    def seconds(tokens: int) -> float:
+        return max((size.read + cached) / gpu.bandwidth, 2 * size.multiplied * batch * tokens / gpu.operations)
+
+    return Model(
+        parameters=size.parameters,
+        weights=size.weights,
+        cache=size.cache * batch * (plan.prompt_tokens + decoding.max_tokens + decoding.gamma),
+        pass_one=seconds(1),
+        pass_block=seconds(decoding.gamma + 1),
+        published=size.published,
+    )
+
+
+def show(config: Mapping[str, Any]) -> None:
+    """Print the plan."""
+    found, plan, decoding = needs(config), Plan(**config.get("plan", {})), Decoding(**config["decoding"])
+    table = Table(title=f"{plan.gpu}, batch {decoding.batch_size}, {plan.prompt_tokens} + {decoding.max_tokens} tokens")
+    for column in ("", "parameters", "weights", "cache", "a pass of 1", f"of {decoding.gamma + 1}"):
+        table.add_column(column, justify="right" if column else "left")
+    for role, model in found.models.items():
+        sizes = (f"{model.parameters:,}", _gb(model.weights), _gb(model.cache))
+        table.add_row(role, *sizes, *(f"{1000 * s:.2f} ms" for s in (model.pass_one, model.pass_block)))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"groups {_gb(found.groups)}, probabilities {_gb(found.working)}; codec and metrics not counted")
+    verdict = "fits" if found.fits else "DOES NOT FIT: lower decoding.batch_size or decoding.max_tokens"
+    console.print(f"in all {_gb(found.total)} of {_gb(found.available)}: {verdict}")
+    alone = decoding.batch_size / found.models["target"].pass_one
+    console.print(f"target alone: at most {alone:.0f} tokens/s")
+    if found.speedup is not None:
+        console.print(
+            f"alpha {plan.alpha:g}, gamma {decoding.gamma}: tau {found.tau:.2f}, ideal speed-up {found.speedup:.2f}, "
+            f"at most {alone * found.speedup:.0f} tokens/s"
+        )
+    if any(model.published for model in found.models.values()):
+        console.print("shapes as published: no config.json at hand")
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,117 @@
+"""What the studies score: each rule of a config with each combination of the values in its grid.
+
+A point is told as the run that would measure it online, so that rules and groups are validated, built and named by
+what ``experiments/run.py`` uses, and a prediction finds its measurement (``pcg.report.bridge``).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pcg.config import validate
+from pcg.config.identity import canonical
+from pcg.config.settings import Settings
+from pcg.config.validate import ConfigError, nearest
+from pcg.interfaces import Rule
+from pcg.runner import parts
+
+_OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rule with one set of values.
+
+    Attributes:
+        curve: the rule's name in the config; points of one curve differ in their settings alone.
+        name: the curve, with the values of its grid.
+        run: the canonical config of the run that measures it online.
+    """
+
+    curve: str
+    name: str
+    run: Mapping[str, Any]
+
+
+def settings_and_points(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
+    """What a study's resolved config asks for.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    rules, grids, only = config["rules"], config["grids"], config["only"]
+    problems = [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
+    settings: Settings | None = None
+    points = []
+    for curve in [name for name in rules if only is None or name in only]:
+        for changes in _combinations(grids.get(curve, {})):
+            run = {key: config[key] for key in _OF_A_RUN}
+            run |= {"grouping": _changed(rules[curve], changes), "metrics": config.get("metrics", {})}
+            run |= {"logger": None, "max_failures": 0}
+            try:
+                settings = validate.check(run)
+            except ConfigError as error:
+                problems += [_renamed(problem, curve) for problem in error.problems]
+                continue
+            values = (f"{path[-1]}={value}" for path, value in changes.items())
+            points.append(Point(curve, " ".join([curve, *values]), canonical(run)))
+    if not points and not problems:
+        problems.append("rules: there is none to score")
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings, points
+
+
+def rules_of(points: list[Point]) -> list[Rule]:
+    """The rule of each point. Points that ask for the same groups share one table."""
+    built: dict[int, Rule] = {}
+    # the runner keeps one table at a time: those who share it come one after another
+    for index in sorted(range(len(points)), key=lambda index: _groups_key(points[index])):
+        rule = parts.load(points[index].run).rule
+        assert rule is not None
+        built[index] = rule
+    return [built[index] for index in range(len(points))]
+
+
+def _groups_key(point: Point) -> str:
+    return json.dumps(point.run["grouping"].get("groups"), sort_keys=True)
+
+
+def _strangers(rules: Mapping[str, Any], grids: Mapping[str, Any], only: list[str] | None) -> list[tuple[str, str]]:
+    named = [("grids", name) for name in grids] + [("only", name) for name in only or ()]
+    return [(key, name) for key, name in named if name not in rules]
+
+
+def _combinations(grid: Mapping[str, Any]) -> Iterator[dict[tuple[str, ...], Any]]:
+    """Every combination of the values in a nested grid, as path -> value."""
+    axes = dict(_leaves(grid))
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _leaves(grid: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    for key, value in grid.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value if isinstance(value, list) else [value]
+
+
+def _changed(node: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(dict(node))
+    for (*groups, leaf), value in changes.items():
+        inner = changed
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = value
+    return changed
+
+
+def _renamed(problem: str, curve: str) -> str:
+    """A run's ``grouping`` is the study's ``rules.NAME``."""
+    return f"rules.{curve}{problem.removeprefix('grouping')}" if problem.startswith("grouping") else problem

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from pcg.command import cli
+from pcg.config.validate import ConfigError
+from pcg.report import plots, report
+from pcg.results.store import read_study
+from pcg.runner.run import run_once
+
+
+def pcg_at(theta: float) -> dict:
+    groups = {"_target_": "pcg.groups.cosine.Cosine", "theta": theta, "source": "target_input"}
+    return {"_target_": "pcg.acceptance.pcg.PCG", "groups": groups}
+
+
+@pytest.fixture
+def study(config, tmp_path: Path) -> Path:
+    run_once(config(grouping=pcg_at(0.5)))
+    run_once(config(grouping=pcg_at(0.0)))
+    run_once(config())
+    run_once(config(draft={}))
+    return tmp_path / "outputs" / "tiny"
+
+
+def test_table_plots_and_paths(study: Path, capsys) -> None:
+    folder = report.show(study)
+    shown = capsys.readouterr().out
+    lines = (folder / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == [
+        "target alone", "exact", "pcg theta=0.0", "pcg theta=0.5",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
+        "method", "alpha", "tau", "tokens/s", "speed-up", "ideal", "RTF", "WER %", "MOS",
+    ]  # fmt: skip
+    for plot in ("alpha_theta", "speedup_theta", "quality_speedup", "accepted_position", "time_parts", "tau_ideal"):
+        assert (folder / f"{plot}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (folder / f"{plot}.svg").read_text()
+        assert f"{plot}.png" in shown
+    for result in read_study(study):
+        assert f"{result.folder}/result.json" in shown
+        assert f"{result.folder}/audio/*.wav" in shown
+
+
+def test_csv_holds_the_figures_of_result_json(study: Path) -> None:
+    folder = report.show(study)
+    rows = {row["run_id"]: row for row in csv.DictReader((folder / "table.csv").read_text().splitlines())}
+    for result in read_study(study):
+        row, values = rows[result.values["run_id"]], result.values
+        assert float(row["acceptance.tau"]) == values["acceptance"]["tau"]
+        assert float(row["quality.wer_ci95.high"]) == values["quality"]["wer_ci95"][1]
+        assert row["acceptance.alpha"] == (
+            "" if values["acceptance"]["alpha"] is None else str(values["acceptance"]["alpha"])
+        )
+
+
+def test_runs_that_differ_elsewhere_are_told_apart(config, tmp_path: Path) -> None:
+    run_once(config(**{"decoding.gamma": 2}))
+    run_once(config())
+    run_once(config(draft={}))
+    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    assert sorted(names) == ["exact gamma=2", "exact gamma=3", "target alone"]
+
+
+def test_a_study_without_runs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        report.show(tmp_path / "nothing")
+
+
+def test_two_studies_side_by_side(config, study: Path, capsys) -> None:
+    run_once(config(study="other", grouping=pcg_at(0.5)))
+    run_once(config(study="other", grouping=pcg_at(0.3)))
+    outputs = {"paths": {"outputs": str(study.parent)}}
+    folder = report.show_studies({**outputs, "study": ["tiny", "other"]})
+    assert folder == study.parent / "report-tiny-other"
+    lines = [line.split(" | ") for line in (folder / "table.md").read_text().splitlines()]
+    assert [cell.strip("| ") for cell in lines[0][:3]] == ["method", "study", "alpha"]
+    assert [(line[0].strip("| "), line[1]) for line in lines[2:8]] == [
+        ("target alone", "tiny"), ("exact", "tiny"), ("pcg theta=0.0", "tiny"), ("pcg theta=0.5", "tiny"),
+        ("pcg theta=0.3", "other"), ("pcg theta=0.5", "other"),
+    ]  # fmt: skip
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [row["study"] for row in rows] == ["tiny"] * 4 + ["other"] * 2
+    assert rows[4]["method"] == "pcg theta=0.3 (other)"
+    assert rows[4]["against_exact.alpha"]  # its exact twin is in the other study
+    assert (folder / "index.html").exists()
+    assert (folder / "alpha_theta.svg").exists()
+    assert report.show_studies({**outputs, "study": "tiny"}) == study / "report"
+
+
+def test_studies_that_are_not_there_are_named_with_those_that_are(study: Path) -> None:
+    (study.parent / "empty").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        report.check({"paths": {"outputs": str(study.parent)}, "study": ["tny", "tiny", "empty"]})
+    assert [problem.partition(";")[0] for problem in caught.value.problems] == [
+        f"study={name}: no finished run at {study.parent / name}/<run_id>/result.json" for name in ("tny", "empty")
+    ]
+    assert caught.value.problems[0].endswith("; did you mean 'tiny'? allowed: tiny")
+
+
+def test_a_comma_makes_a_list_of_studies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["report.py", "study=a,b", "paths.outputs=c,d", "study=[e,f]"])
+    cli.take_lists("study")
+    assert sys.argv[1:] == ["study=[a,b]", "paths.outputs=c,d", "study=[e,f]"]
+
+
+@pytest.mark.parametrize(
+    ("places", "higher", "front"),
+    [
+        ([(1.0, 5.0), (1.5, 4.0), (1.2, 3.0), (0.9, 6.0)], True, [(0.9, 6.0), (1.0, 5.0), (1.5, 4.0)]),
+        ([(1.0, 5.0), (1.5, 4.0), (1.2, 3.0), (0.9, 6.0)], False, [(1.2, 3.0), (1.5, 4.0)]),
+        ([(1.0, 5.0), (1.0, 6.0)], True, [(1.0, 6.0)]),
+    ],
+)
+def test_the_pareto_front_by_hand(places, higher: bool, front) -> None:
+    assert plots.pareto_front(places, higher) == front
+
+
+def test_no_two_runs_look_the_same() -> None:
+    names = [
+        "target alone",
+        "exact",
+        *(f"pcg theta=0.{at}" for at in range(6)),
+        "pcg_block",
+        "vadusa",
+        "typical",
+        "topk",
+    ]
+    looks = [(style["color"], style["marker"]) for style in plots._styles(names).values()]
+    assert len(set(looks)) == len(names)
+    assert looks[2][0] == looks[3][0] != looks[-4][0]  # pcg_block is no pcg
+
+
+def test_parts_are_told_by_their_names(config, tmp_path: Path) -> None:
+    run_once(config())
+    run_once(config(draft={"_target_": "pcg.models.ngram.NGram", "order": 2}))
+    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    assert sorted(names) == ["exact draft=ngram", "exact draft=tiny"]
+
+
+def test_runs_stand_in_the_order_of_what_was_swept(config, tmp_path: Path) -> None:
+    for gamma in (10, 2):
+        for theta in (0.5, 0.123456):
+            run_once(config(grouping=pcg_at(theta), **{"decoding.gamma": gamma}))
+    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    assert names == [f"pcg theta={theta} gamma={gamma}" for theta in (0.1235, 0.5) for gamma in (2, 10)]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcg.decoding.statistics import COUNTS
+from pcg.results.schema import KEYS, documentation, summarise
+from pcg.runner.run import run_once
+
+DOCS = Path(__file__).parents[2] / "docs" / "results.md"
+FREE = ("config.", "versions.", "failures", "overrides")
+
+
+def keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from keys(value, f"{path}{key}.")
+        else:
+            yield path + key
+
+
+def test_every_key_is_documented_and_every_documented_key_is_there(config) -> None:
+    written = {key for key in keys(run_once(config()).values) if not key.startswith(FREE)}
+    for key in written:
+        base = key.removesuffix("_ci95")
+        assert base in KEYS or base.startswith("quality."), f"{key} is not documented"
+    plain = {
+        key for key in KEYS if "*" not in key and not key.startswith(("config", "versions", "failures", "overrides"))
+    }
+    assert plain <= written
+
+
+def test_the_docs_page_is_the_table() -> None:
+    assert DOCS.read_text(encoding="utf-8") == documentation(), "run `python -m pcg.results.schema > docs/results.md`"
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    counts = dict.fromkeys(COUNTS, 0) | {
+        "target_passes": 10, "tested": 30, "accepted": 20, "emitted": 30, "rounds": 10, "draft_passes": 30,
+    }  # fmt: skip
+    return {
+        "utterance": "u", "error": None, "finished": True, "counts": counts, "accepted_by_position": [12, 8],
+        "sums": {"alpha_exact": 15.0, "tv": 3.0, "kl": 6.0}, "audio_seconds": 2.0,
+        "scores": {"errors": 1, "words": 10}, "baseline_scores": {"errors": 0, "words": 10}, **changes,
+    }  # fmt: skip
+
+
+def record(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    return {
+        "rows": rows, "tokens": 30,
+        "seconds": {"prefill": 1.0, "draft": 0.3, "target": 0.5, "rule": 0.1, "other": 0.1},
+        "calls": {"draft": 30, "target": 10},
+        "baseline_tokens": 30,
+        "baseline_seconds": {"prefill": 1.0, "draft": 0.0, "target": 1.2, "rule": 0.0, "other": 0.3},
+        "baseline_calls": {"target": 30}, **changes,
+    }  # fmt: skip
+
+
+RUN = {"decoding": {"gamma": 2}}
+RATIOS = {"wer": ("errors", "words")}
+
+
+def test_rates_by_hand() -> None:
+    values = summarise(RUN, [record([row()]), record([row()])], RATIOS)
+    assert values["acceptance"]["alpha"] == pytest.approx(2 / 3)
+    assert values["acceptance"]["tau"] == 3.0
+    assert values["acceptance"]["alpha_exact"] == 0.5
+    speed = values["speed"]
+    assert speed["tokens_per_second"] == pytest.approx(30)  # 60 tokens in 2 x 1.0 s; prefill apart
+    assert speed["baseline_tokens_per_second"] == pytest.approx(20)
+    assert speed["speedup"] == pytest.approx(1.5)
+    assert speed["rtf"] == pytest.approx(1.0)  # 4 s of compute, prefill included, 4 s of audio
+    assert speed["ideal_speedup"] == pytest.approx(3 * 0.04 / (2 * 0.01 + 0.05))
+    assert values["distortion"] == {"tv": pytest.approx(0.1), "kl": pytest.approx(0.2)}
+    assert values["quality"]["wer"] == pytest.approx(0.1)
+    assert values["quality"]["baseline_wer"] == 0.0
+    assert values["counts"]["accepted_by_position"] == [24, 16]
+
+
+def test_what_was_not_measured_is_null_not_missing() -> None:
+    silent = row(sums={"alpha_exact": 15.0}, baseline_scores={})
+    alone = {"baseline_tokens": None, "baseline_seconds": None, "baseline_calls": None}
+    values = summarise(RUN, [record([silent], **alone)], RATIOS)
+    assert values["distortion"] == {"tv": None, "kl": None}
+    assert values["speed"]["speedup"] is None
+    assert values["speed"]["ideal_speedup"] is None
+    assert values["acceptance"]["alpha_ci95"] is None  # one utterance says nothing about the spread
+    assert "baseline_wer" not in values["quality"]
+
+
+def test_failed_utterances_count_nowhere() -> None:
+    failed = {"utterance": "bad", "error": "OSError: gone"}
+    values = summarise(RUN, [record([row()]), record([failed], seconds=None, baseline_seconds=None)], RATIOS)
+    assert values["failures"] == [{"utterance": "bad", "reason": "OSError: gone"}]
+    assert values["counts"]["utterances"] == 1
+    assert values["speed"]["speedup"] == pytest.approx(1.5)
