@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference, ratio
+from pcg.report.tables import figure
 from pcg.results import predictions, store
 from pcg.types import Result
 
@@ -66,7 +67,11 @@ def _cells(result: Result, predicted: Mapping[str, Row], gamma: int) -> list[str
     ):
         ours = [row[top] for row in measured], [row[bottom] for row in measured]
         theirs = [row[twin_top] for row in twins], [row[twin_bottom] for row in twins]
-        cells += [_text(ratio(*theirs).value), _text(ratio(*ours).value), _signed(paired_difference(ours, theirs))]
+        cells += [
+            _text(ratio(*theirs).value),
+            _text(ratio(*ours).value),
+            _signed(paired_difference(ours, theirs)),
+        ]
     return cells + _speed_cells(result, measured, twins, gamma)
 
 
@@ -110,11 +115,8 @@ def _timed(record: Mapping[str, Any], side: str) -> _Timed:
 
 
 def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return figure("{:.3f}", value)
 
 
 def _signed(found: Estimate) -> str:
-    if found.value is None:
-        return "-"
-    interval = "" if found.ci95 is None else f" [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
-    return f"{found.value:+.3f}{interval}"
+    return figure("{:+.3f}", found.value, found.ci95)

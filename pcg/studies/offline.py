@@ -23,11 +23,10 @@ from torch import Tensor
 
 from pcg.config.build import is_built
 from pcg.config.settings import Decoding, Ranges, Settings, out_of_range
-from pcg.config.validate import ConfigError
 from pcg.decoding.statistics import kl, total_variation
 from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
-from pcg.report import report
+from pcg.report import tables
 from pcg.results import environment, predictions
 from pcg.results.records import write_atomically
 from pcg.runner import parts
@@ -52,13 +51,7 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     problems = out_of_range(config, _RANGES)
     if not is_built(config["draft"]):
         problems.append("draft: there must be one to score rules with")
-    try:
-        settings, points = settings_and_points(config)
-    except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from None
-    if problems:
-        raise ConfigError(problems)
-    return settings, points
+    return settings_and_points(config, problems)
 
 
 def study(config: Mapping[str, Any]) -> Path:
@@ -254,10 +247,10 @@ def _show(values: Mapping[str, Any], files: Sequence[Path], gamma: int) -> Path:
     """Table and plots, on disk and on the screen; returns the folder."""
     folder, points = files[0].parent, values["points"]
     header, rows = _table(points, min(gamma, len(points[0]["tau"])))
-    write_atomically(folder / "table.md", report.markdown(header, rows))
+    write_atomically(folder / "table.md", tables.markdown(header, rows))
     plots = offline_plots.draw(points, folder)
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(report.rich_table(f"{values['study']}, offline", header, rows))
+    console = tables.console(120)
+    console.print(tables.rich_table(f"{values['study']}, offline", header, rows))
     for path in (*files, folder / "table.md", *plots):
         console.print(str(path), soft_wrap=True)
     log.info("%d points, %d utterances, %.0f s", len(points), values["utterances"], values["wall_seconds"])
@@ -269,18 +262,12 @@ def _table(points: Sequence[Mapping[str, Any]], gamma: int) -> tuple[list[str], 
     rows = [
         [
             point["name"],
-            _interval("{:.3f}", point["alpha"], point["alpha_ci95"]),
-            _interval("{:.2f}", point["tau"][gamma - 1], point["tau_ci95"][gamma - 1]),
-            "-" if point["tv"] is None else f"{point['tv']:.3f}",
-            "-" if point["kl"] is None else f"{point['kl']:.3f}",
-            "-" if point["groups"] is None else f"{point['groups']['mean_size']:.1f}",
+            tables.figure("{:.3f}", point["alpha"], point["alpha_ci95"]),
+            tables.figure("{:.2f}", point["tau"][gamma - 1], point["tau_ci95"][gamma - 1]),
+            tables.figure("{:.3f}", point["tv"]),
+            tables.figure("{:.3f}", point["kl"]),
+            tables.figure("{:.1f}", (point["groups"] or {}).get("mean_size")),
         ]
         for point in points
     ]
     return header, rows
-
-
-def _interval(form: str, value: float, ci95: Sequence[float] | None) -> str:
-    if ci95 is None:
-        return form.format(value)
-    return f"{form.format(value)} [{', '.join(form.format(end) for end in ci95)}]"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,21 @@ class Point:
     run: Mapping[str, Any]
 
 
-def settings_and_points(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
+def settings_and_points(
+    config: Mapping[str, Any], found: Iterable[str] = (), wrong_with: Callable[[Point], Iterable[str]] = lambda _: ()
+) -> tuple[Settings, list[Point]]:
     """What a study's resolved config asks for.
+
+    Args:
+        found: what the study itself has found wrong with its own keys.
+        wrong_with: what is wrong with a point for this study alone.
 
     Raises:
         ConfigError: everything that is wrong with it.
     """
     rules, grids, only = config["rules"], config["grids"], config["only"]
-    problems = [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
+    problems = [*found]
+    problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
     settings: Settings | None = None
     points = []
     for curve in [name for name in rules if only is None or name in only]:
@@ -60,6 +67,7 @@ def settings_and_points(config: Mapping[str, Any]) -> tuple[Settings, list[Point
                 continue
             values = (f"{path[-1]}={value}" for path, value in changes.items())
             points.append(Point(curve, " ".join([curve, *values]), canonical(run)))
+            problems += wrong_with(points[-1])
     if not points and not problems:
         problems.append("rules: there is none to score")
     if problems or settings is None:

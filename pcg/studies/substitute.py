@@ -8,8 +8,6 @@ unswapped. Whatever sounds different comes from the groups alone: no language mo
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +21,9 @@ from rich.progress import track
 from torch import Tensor
 
 from pcg.config.settings import Ranges, Settings, out_of_range
-from pcg.config.validate import ConfigError
 from pcg.groups.table import GroupTable
 from pcg.metrics.aggregate import Ratio, paired_difference, ratio
-from pcg.report import report
+from pcg.report import tables
 from pcg.results import environment
 from pcg.results.records import write_atomically
 from pcg.runner import parts
@@ -49,16 +46,12 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = out_of_range(config, _RANGES)
-    try:
-        settings, points = settings_and_points(config)
-    except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from None
-    alone = dict.fromkeys(point.curve for point in points if "groups" not in (point.run["grouping"] or {}))
-    problems += [f"rules.{curve}: has no groups to swap in" for curve in alone]
-    if problems:
-        raise ConfigError(problems)
-    return settings, points
+    return settings_and_points(config, out_of_range(config, _RANGES), _without_groups)
+
+
+def _without_groups(point: Point) -> list[str]:
+    there = "groups" in (point.run["grouping"] or {})
+    return [] if there else [f"rules.{point.curve}: has no groups to swap in"]
 
 
 def study(config: Mapping[str, Any]) -> Path:
@@ -227,28 +220,20 @@ def _columns(rows: Sequence[Mapping[str, Any]], names: tuple[str, str | None]) -
 
 def _write(folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
     write_atomically(folder / NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
-    write_atomically(folder / "utterances.csv", _comma_separated(rows))
+    write_atomically(folder / "utterances.csv", tables.comma_separated(rows))
     header, cells = _table(values["conditions"])
-    write_atomically(folder / "table.md", report.markdown(header, cells))
+    write_atomically(folder / "table.md", tables.markdown(header, cells))
     flat = [
         {key: value for key, value in row.items() if key not in ("grouping", "groups")} for row in values["conditions"]
     ]
-    write_atomically(folder / "table.csv", _comma_separated(flat))
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(report.rich_table(f"{values['study']}, swapped inside groups", header, cells))
+    write_atomically(folder / "table.csv", tables.comma_separated(flat))
+    console = tables.console(200)
+    console.print(tables.rich_table(f"{values['study']}, swapped inside groups", header, cells))
     plots = substitute_plots.draw(values["conditions"], folder)
     for path in (folder / NAME, folder / "table.md", folder / "table.csv", folder / "utterances.csv", *plots):
         console.print(str(path), soft_wrap=True)
     console.print(f"{folder}/*/audio/*.wav", soft_wrap=True)
     return folder
-
-
-def _comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _table(conditions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -258,9 +243,9 @@ def _table(conditions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
     rows = [
         [
             row["name"],
-            "-" if row["groups"] is None else f"{row['groups']['mean_size']:.1f}",
-            f"{row['company_share']:.1%}".rstrip("%"),
-            f"{row['swapped_share']:.1%}".rstrip("%"),
+            tables.figure("{:.1f}", (row["groups"] or {}).get("mean_size")),
+            tables.figure("{:.1%}", row["company_share"]),
+            tables.figure("{:.1%}", row["swapped_share"]),
             *(_figure(row, figure) for figure in figures),
         ]
         for row in conditions
@@ -269,7 +254,7 @@ def _table(conditions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
 
 
 def _figure(row: Mapping[str, Any], figure: str) -> str:
+    shown = tables.figure("{:.3f}", row[figure])
     if row[figure] is None or row["name"] == UNSWAPPED or row[f"{figure}_change_ci95"] is None:
-        return "-" if row[figure] is None else f"{row[figure]:.3f}"
-    low, high = row[f"{figure}_change_ci95"]
-    return f"{row[figure]:.3f} ({row[f'{figure}_change']:+.3f} [{low:+.3f}, {high:+.3f}])"
+        return shown
+    return f"{shown} ({tables.figure('{:+.3f}', row[f'{figure}_change'], row[f'{figure}_change_ci95'])})"

@@ -5,13 +5,14 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from tests.studies.test_offline import PCG, RULES
 
 from pcg.report import bridge, report
+from pcg.report.names import in_order, labels
 from pcg.results import predictions
 from pcg.results.store import read_study
 from pcg.runner.run import run_once
 from pcg.studies import offline, offline_plots
+from tests.studies.test_offline import PCG, RULES
 
 ONLINE_PCG = {key: PCG[key] for key in ("_target_", "groups")}
 
@@ -39,8 +40,8 @@ def predict(config: Any, **changes: Any) -> Path:
 
 
 def cells(study: Path) -> dict[str, dict[str, str]]:
-    results = report.in_order(read_study(study))
-    header, rows = bridge.table(study, report.labels(results), results)
+    results = in_order(read_study(study))
+    header, rows = bridge.table(study, labels(results), results)
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.test_report import pcg_at
 
 from pcg.report import compare, latex, report
 from pcg.results.store import read_study, read_utterances
 from pcg.runner.run import run_once
+from tests.report.test_report import pcg_at
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pcg.report import page, report
+from pcg.report import page
+from pcg.report.names import in_order, labels
 from pcg.results import store
 from pcg.runner.run import run_once
 from tests.report.browser import PROGRAM, Browser
@@ -34,10 +35,10 @@ def study(config, tmp_path: Path) -> Path:
 
 
 def written(study: Path) -> tuple[Path, dict[str, Any]]:
-    results = report.in_order(store.read_study(study))
+    results = in_order(store.read_study(study))
     (study / "report").mkdir()
-    labels = report.labels(results)
-    return page.write(results, labels, study / "report"), page.content(results, labels, study / "report")
+    called = labels(results)
+    return page.write(results, called, study / "report"), page.content(results, called, study / "report")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from pcg.command import cli
 from pcg.config.validate import ConfigError
 from pcg.report import plots, report
+from pcg.report.names import in_order, labels
 from pcg.results.store import read_study
 from pcg.runner.run import run_once
 
@@ -62,7 +63,7 @@ def test_runs_that_differ_elsewhere_are_told_apart(config, tmp_path: Path) -> No
     run_once(config(**{"decoding.gamma": 2}))
     run_once(config())
     run_once(config(draft={}))
-    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    names = labels(in_order(read_study(tmp_path / "outputs" / "tiny")))
     assert sorted(names) == ["exact gamma=2", "exact gamma=3", "target alone"]
 
 
@@ -138,7 +139,7 @@ def test_no_two_runs_look_the_same() -> None:
 def test_parts_are_told_by_their_names(config, tmp_path: Path) -> None:
     run_once(config())
     run_once(config(draft={"_target_": "pcg.models.ngram.NGram", "order": 2}))
-    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    names = labels(in_order(read_study(tmp_path / "outputs" / "tiny")))
     assert sorted(names) == ["exact draft=ngram", "exact draft=tiny"]
 
 
@@ -146,5 +147,5 @@ def test_runs_stand_in_the_order_of_what_was_swept(config, tmp_path: Path) -> No
     for gamma in (10, 2):
         for theta in (0.5, 0.123456):
             run_once(config(grouping=pcg_at(theta), **{"decoding.gamma": gamma}))
-    names = report.labels(report.in_order(read_study(tmp_path / "outputs" / "tiny")))
+    names = labels(in_order(read_study(tmp_path / "outputs" / "tiny")))
     assert names == [f"pcg theta={theta} gamma={gamma}" for theta in (0.1235, 0.5) for gamma in (2, 10)]

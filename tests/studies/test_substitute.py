@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from tests.studies.test_offline import CONTROL, CPU, PCG, RULES
 
 from pcg.command import cli
 from pcg.config.validate import ConfigError
 from pcg.groups.table import GroupTable
 from pcg.sampling import Randomness
 from pcg.studies import substitute, substitute_plots
+from tests.studies.test_offline import CONTROL, CPU, PCG, RULES
 from tests.tiny.parts import Sentences, Tones
 
 TABLE = GroupTable.from_members([[0, 1, 2], [3, 4], [5]], 7)  # 6 stays alone too

@@ -1,0 +1,70 @@
+"""What the runs of a table are called, and in which order they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pcg.config.build import TARGET
+from pcg.config.identity import name_of, theta
+from pcg.types import Result
+
+_METHODS = ("target alone", "exact")  # come first; the rest by name and theta
+_PARTS = ("target.", "draft.", "codec.", "dataset.")
+
+
+def in_order(results: Sequence[Result]) -> list[Result]:
+    """Target alone, exact, then the other methods by name, theta and what may be swept of the decoding."""
+
+    def place(result: Result) -> tuple[Any, ...]:
+        values = result.values
+        first = _METHODS.index(values["method"]) if values["method"] in _METHODS else len(_METHODS)
+        at, decoding = theta(values["config"]), values["config"]["decoding"]
+        swept = [decoding.get(key) or 0 for key in ("temperature", "batch_size", "gamma")]
+        return (first, values["method"], -1.0 if at is None else at, values["label"], swept, values["run_id"])
+
+    return sorted(results, key=place)
+
+
+def labels(results: Sequence[Result]) -> list[str]:
+    """What each run is called where there is no study column."""
+    studies = [result.values["study"] for result in results]
+    if len(set(studies)) == 1:
+        return run_names(results)
+    return [f"{name} ({study})" for name, study in zip(run_names(results), studies, strict=True)]
+
+
+def run_names(results: Sequence[Result]) -> list[str]:
+    """Each run's label, with every other setting in which the runs differ."""
+    settings = [_settings(result.values["config"]) for result in results]
+    varying = [
+        key
+        for key in dict.fromkeys(key for setting in settings for key in setting)
+        if len({str(setting[key]) for setting in settings if key in setting}) > 1
+    ]
+    return [
+        " ".join([result.values["label"], *(f"{_leaf(key)}={setting[key]}" for key in varying if key in setting)])
+        for result, setting in zip(results, settings, strict=True)
+    ]
+
+
+def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted keys, without those that a label shows already. A part is told by its model, or else its kind."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        shown = path == "grouping." or (path.startswith("grouping.") and key in ("theta", TARGET))
+        shown |= (key, value) == ("source", "target_input") or (path in _PARTS and key in (TARGET, "path"))
+        if f"{path}{key}." in _PARTS and value:
+            flat[key] = (value.get("path") or name_of(value)).rpartition("/")[2]
+        if path in _PARTS and key == "text":
+            continue  # goes with the model
+        if isinstance(value, Mapping):
+            flat |= _settings(value, f"{path}{key}.")
+        elif value is not None and not shown:
+            flat[path + key] = value
+    return flat
+
+
+def _leaf(key: str) -> str:
+    group, _, leaf = key.rpartition(".")
+    return group.rpartition(".")[2] if leaf == TARGET else leaf
