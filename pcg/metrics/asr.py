@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcg.metrics.parts import require, samples_of
+from pcg.text import plain
 from pcg.types import Audio, Utterance
 
 
@@ -20,15 +21,27 @@ def _whisper_normaliser() -> Callable[[str], str]:
     return EnglishTextNormalizer()
 
 
+_READ = {"&": "and", "@": "at", "+": "plus", "=": "equals", "×": "times", "÷": "divided by", "±": "plus or minus"}
+_READ |= {"²": "squared", "³": "cubed", "§": "section", "№": "number", "℃": "°C", "℉": "°F"}
+_SPOKEN = str.maketrans({sign: f" {words} " for sign, words in _READ.items()})
+_DEGREES = re.compile(r"\s*°\s?([CF])?\b|\s*°")
+_SCALES = {None: "", "C": " Celsius", "F": " Fahrenheit"}
+
+
 def normalise(text: str) -> str:
     """One form for texts that say the same: lower case, no punctuation, numbers as digits, American spelling.
 
-    Whisper's English normaliser (Radford et al. 2022, appendix C), then steps of ours. It reads "one forty-five"
-    as 145 but leaves a recogniser's "1:45" as "one 45" and "1.45" as it is: so a lone "one" is a digit, and
-    neighbouring numbers are one number. Tokens without a letter or digit go.
+    Whisper's English normaliser (Radford et al. 2022, appendix C), with steps of ours. Before it, ``pcg.text.plain``;
+    signs that are read aloud become their words; brackets go, or it would take what is in them for a subtitler's note
+    and cut it. After it: it reads "one forty-five" as 145 but leaves a recogniser's "1:45" as "one 45" and "1.45" as it
+    is, so a lone "one" (and "a" half) is a digit, and neighbouring numbers are one number. Tokens without a letter or
+    digit go.
     """
-    words = [word for word in _whisper_normaliser()(text).split() if re.search(r"\w", word)]
-    return re.sub(r"(?<=\d)[ .](?=\d)", "", re.sub(r"\bone\b", "1", " ".join(words)))
+    text = plain(text).translate(_SPOKEN)
+    text = _DEGREES.sub(lambda match: f" degrees{_SCALES[match[1]]} ", text)
+    text = re.sub(r"(?<=\d) and a half\b", ".5", re.sub(r"[()<>[\]{}…]", " ", text))
+    words = " ".join(word for word in _whisper_normaliser()(text).split() if re.search(r"\w", word))
+    return re.sub(r"(?<=\d)[ .](?=\d)", "", re.sub(r"\bone\b|\ba(?= (?:half|quarter)\b)", "1", words))
 
 
 class WordErrors:

@@ -23,6 +23,22 @@ from pcg.types import Utterance
         ("Mister O'Brien and Missus Baker", "Mr. O'Brien and Mrs. Baker"),
         ("Doctor Colour", "Dr. Color"),
         ("  Why -- me?  ...", "why me"),
+        ("I don’t know what you’re saying.", "I don't know what you're saying."),
+        ("It ʼs what he‛d have, rock ’n’ roll; dogs’ hats", "It's what he'd have, rock 'n' roll; dogs' hats"),
+        ("\ufeffHello there.", "Hello there."),
+        ("hel\u200blo\u2060 wor\u00adld\u200e", "hello world"),
+        ("cafe\u0301 ﬁne Ｈｉ", "café fine hi"),
+        ("hello (aside said aloud)", "Hello, aside said aloud."),
+        ("[all] of <this> {too}", "all of this too"),
+        ("½ a cup", "one half a cup"),
+        ("It is ¼ mile.", "It is a quarter mile."),
+        ("2½ cups", "two and a half cups"),
+        ("2 1/2 cups", "2.5 cups"),
+        ("¾ of ⅓", "three quarters of one third"),
+        ("Salt & pepper @ home", "salt and pepper at home"),
+        ("It was 20 °C, or 20°.", "it was twenty degrees Celsius or twenty degrees"),
+        ("3² = 9", "three squared equals nine"),
+        ("Wait…5—or 6", "wait five or six"),
     ],
 )
 def test_normaliser_maps_both_ways_of_writing_to_one(spelled, printed):
@@ -30,6 +46,8 @@ def test_normaliser_maps_both_ways_of_writing_to_one(spelled, printed):
 
 
 def test_normaliser_keeps_what_differs_apart():
+    assert normalise("(aside)") != normalise("")
+    assert normalise("2½") != normalise("2") != normalise("½")
     assert normalise("sixty-two") != normalise("sixty-three")
     assert normalise("five hats, six shoes") == "5 hats 6 shoes"
 
@@ -43,6 +61,7 @@ def test_normaliser_keeps_what_differs_apart():
         ("", "two words", 2, 0, 7, 0),
         ("", "", 0, 0, 0, 0),
         ("...", "!", 0, 0, 0, 0),
+        ("\ufeffI don’t (ever).", "I don't ever", 0, 4, 0, 13),
     ],
 )
 def test_counts_by_hand(noise, text, heard, word_errors, words, char_errors, chars):
