@@ -62,7 +62,8 @@ class Audio:
 class Utterance:
     """One thing to say: text, and the voice to say it in.
 
-    Audio is loaded when asked for, so that a dataset never holds all of it.
+    Audio is loaded when asked for, so that a dataset never holds all of it. What loads it may have a method ``read``
+    for the bytes of its file, by which a run's identity knows it.
 
     Attributes:
         id: unique within its dataset; seeds the utterance's random numbers.

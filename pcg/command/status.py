@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pcg.config.identity import canonical, label, run_id
+from pcg.config.identity import label, run_id
 from pcg.config.validate import check
 from pcg.results import lock, store
 from pcg.results.records import newest, peek
@@ -48,7 +48,7 @@ def of(config: Mapping[str, Any]) -> Status:
     Raises:
         ConfigError: the config is wrong.
     """
-    settings, run = check(config), canonical(config)
+    settings, run = check(config), parts.identified(config)
     name = run_id(run)
     folder = settings.study_folder / name
     result = store.read(folder)

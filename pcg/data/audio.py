@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 
 from pcg.types import Audio
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An audio file: called, its samples; ``read`` gives its bytes, which tell it from others without decoding."""
+
+    read: Callable[[], bytes]
+
+    def __call__(self) -> Audio:
+        return decode(self.read())
 
 
 def decode(data: bytes) -> Audio:
@@ -16,5 +28,5 @@ def decode(data: bytes) -> Audio:
     return Audio(samples.mean(1), sample_rate)
 
 
-def read(path: str | Path) -> Audio:
-    return decode(Path(path).read_bytes())
+def recorded_in(path: str | Path) -> Recording:
+    return Recording(Path(path).read_bytes)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from pcg.data.audio import decode
-from pcg.types import Audio, Utterance
+from pcg.data.audio import Recording
+from pcg.types import Utterance
 
 
 class Bundled:
@@ -51,8 +51,8 @@ class Bundled:
                 text=record["text"],
                 speaker=record["speaker"],
                 prompt_text=voice["text"],
-                load_prompt=partial(_audio, self._voices, voice_row),
-                load_reference=partial(_audio, self._rows, row),
+                load_prompt=Recording(partial(_bytes, self._voices, voice_row)),
+                load_reference=Recording(partial(_bytes, self._rows, row)),
             )
 
 
@@ -60,5 +60,5 @@ def _without_audio(table: pyarrow.Table) -> list[dict[str, str]]:
     return table.drop_columns("audio").to_pylist()
 
 
-def _audio(table: pyarrow.Table, row: int) -> Audio:
-    return decode(table["audio"][row].as_py())
+def _bytes(table: pyarrow.Table, row: int) -> bytes:
+    return table["audio"][row].as_py()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
-from pcg.data.audio import read
+from pcg.data.audio import recorded_in
 from pcg.data.voices import checked_limit
 from pcg.types import Utterance
 
@@ -51,8 +51,8 @@ class SeedTTS:
             text=text,
             speaker=prompt_file.stem,
             prompt_text=prompt_text,
-            load_prompt=partial(read, prompt_file),
-            load_reference=partial(read, recording) if recording.is_file() else None,
+            load_prompt=recorded_in(prompt_file),
+            load_reference=recorded_in(recording) if recording.is_file() else None,
         )
 
     def __len__(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
-from pcg.data.audio import read
+from pcg.data.audio import recorded_in
 from pcg.data.voices import checked_limit
 from pcg.types import Utterance
 
@@ -51,4 +51,4 @@ def _utterance(file: Path) -> Utterance:
     if not says.is_file():
         raise ValueError(f"{voice} is a voice, but {says.name}, which says what it says, is missing")
     prompt_text = " ".join(says.read_text(encoding="utf-8").split())
-    return Utterance(file.stem, text, speaker=file.stem, prompt_text=prompt_text, load_prompt=partial(read, voice))
+    return Utterance(file.stem, text, speaker=file.stem, prompt_text=prompt_text, load_prompt=recorded_in(voice))

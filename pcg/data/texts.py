@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from pcg.data.audio import read
+from pcg.data.audio import recorded_in
 from pcg.types import Utterance
 
 
@@ -49,10 +48,11 @@ class Texts:
         return len(self._lines)
 
     def __iter__(self) -> Iterator[Utterance]:
+        voice = None if self._prompt is None else recorded_in(self._prompt)
         for number, line in self._lines:
             yield Utterance(
                 id=f"{self._name}-{number:04d}",
                 text=line,
                 prompt_text=self._prompt_text,
-                load_prompt=None if self._prompt is None else partial(read, self._prompt),
+                load_prompt=voice,
             )

@@ -11,8 +11,8 @@ from functools import cached_property
 
 import soundfile
 
-from pcg.data.audio import decode
-from pcg.types import Audio, Utterance
+from pcg.data.audio import Recording
+from pcg.types import Utterance
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Clip:
         """From the file's header; nothing is decoded."""
         return soundfile.info(io.BytesIO(self.read())).duration
 
-    def audio(self) -> Audio:
-        return decode(self.read())
+    @property
+    def recording(self) -> Recording:
+        return Recording(self.read)
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class Voices:
                 text=clip.text,
                 speaker=clip.speaker,
                 prompt_text=voice.text,
-                load_prompt=voice.audio,
-                load_reference=clip.audio,
+                load_prompt=voice.recording,
+                load_reference=clip.recording,
             )
 
 

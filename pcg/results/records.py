@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pcg.types import Utterance
 
 
 class Records:
@@ -43,6 +45,16 @@ class Records:
 def latest(records: Records) -> list[dict[str, Any]]:
     """One record a batch, in the dataset's order: a batch with failures may have been done again."""
     return newest(records.lines)
+
+
+def of_batches(lines: Iterable[Mapping[str, Any]], batches: Sequence[Sequence[Utterance]]) -> list[dict[str, Any]]:
+    """The newest record of each batch that is of these very utterances; what is of other texts counts for none."""
+
+    def is_of_its_batch(line: Mapping[str, Any]) -> bool:
+        said = [(row["utterance"], row["text"]) for row in line["rows"]]
+        return line["batch"] < len(batches) and said == [(each.id, each.text) for each in batches[line["batch"]]]
+
+    return newest(filter(is_of_its_batch, lines))
 
 
 def newest(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

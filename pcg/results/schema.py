@@ -15,12 +15,13 @@ SCHEMA = 1
 KEYS: Mapping[str, str] = {
     "schema": "version of this layout; raised whenever a key changes its meaning",
     "run_id": "hash of the config without paths, logger, study, devices, max_failures, dry, status, plan and "
-    "objective, and of what lies at its paths: same id, same figures",
+    "objective, and of what it reads: same id, same figures",
     "study": "folder under outputs/ that the run belongs to",
     "label": "the method with the settings of its rule",
     "method": "name of the rule, or `target alone`",
     "overrides": "what the command line (or the sweep) asked for",
-    "config": "the resolved config that the run_id is a hash of; `fingerprints` tell the content at its paths",
+    "config": "the resolved config that the run_id is a hash of; `fingerprints` tell the content of "
+    "models at their paths, and of the dataset: ids, texts, recordings",
     "git.commit": "commit of the code; null outside a checkout",
     "git.dirty": "whether tracked files had changes on top of it",
     "versions": "Python and the packages that figures depend on; null where one is not installed",

@@ -10,6 +10,7 @@ A record is what ``batches.jsonl`` holds of a batch::
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,8 +127,14 @@ class BatchRunner:
 
 
 def wav_name(utterance: Utterance) -> str:
-    """Where an utterance's audio lies in the run's folder; ids may hold what file names may not."""
-    return f"audio/{''.join(c if c.isalnum() or c in '-_.' else '_' for c in utterance.id)}.wav"
+    """Where an utterance's audio lies in the run's folder: two ids never share a file.
+
+    Of an id that no file may be called, on whatever file system, the name holds what may stay, and a digest.
+    """
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in utterance.id)[:80]
+    if name != utterance.id.casefold() or name.startswith((".", "-")):
+        name += f"-{hashlib.blake2b(utterance.id.encode(), digest_size=4).hexdigest()}"
+    return f"audio/{name}.wav"
 
 
 def baseline_wav_name(utterance: Utterance) -> str:

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.config import fingerprint
 from pcg.config.build import Kept, build
+from pcg.config.identity import canonical
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
@@ -61,7 +63,20 @@ def load(run: Mapping[str, Any]) -> Parts:
 
 
 def load_dataset(node: Mapping[str, Any]) -> Dataset:
-    return _kept_part("dataset", node)
+    """Opened once a process, and again where its files have changed since."""
+    return _kept.get("dataset", [node, fingerprint.state(node)], lambda: build(node))
+
+
+def identified(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical config, its fingerprints with that of what the dataset holds.
+
+    Raises:
+        ValueError: the dataset cannot be opened, or two of its utterances have the same id.
+    """
+    run = canonical(config)
+    key = ["utterances", run["dataset"], fingerprint.state(run["dataset"])]
+    made = _kept.get("utterances", key, lambda: fingerprint.of_utterances(load_dataset(run["dataset"])))
+    return {**run, "fingerprints": {**run["fingerprints"], "dataset": made}}
 
 
 def load_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:

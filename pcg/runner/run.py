@@ -15,11 +15,11 @@ import torch
 import yaml
 
 from pcg.config.build import build, is_built
-from pcg.config.identity import canonical, label, method, run_id
+from pcg.config.identity import label, method, run_id
 from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import check
 from pcg.results import environment, lock, store
-from pcg.results.records import Records, latest, write_atomically
+from pcg.results.records import Records, of_batches, write_atomically
 from pcg.results.schema import SCHEMA, summarise
 from pcg.runner import devices, parts, rescore
 from pcg.runner.devices import OverDevices
@@ -40,7 +40,8 @@ class RunFailed(RuntimeError):
 def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:
     """Do a run, or what is left of it, and return its result; at once if it is there already.
 
-    While another process does the same run this one waits, and then returns what came of it.
+    While another process does the same run this one waits, and then returns what came of it. A finished run in which
+    more utterances failed than ``max_failures`` now allows is gone on with.
 
     Args:
         config: resolved, plain values (``pcg.command.cli.plain``).
@@ -52,18 +53,27 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
         KeyboardInterrupt: after Ctrl-C, when the current batch is finished. The same command goes on from there.
     """
     settings = check(config)
-    run = canonical(config)
+    run = parts.identified(config)
     folder = settings.study_folder / run_id(run)
-    if not (folder / store.NAME).exists():
+    found = _finished(folder, settings.max_failures)
+    if found is None:
         folder.mkdir(parents=True, exist_ok=True)
         with lock.held(folder, label(run)):
-            if not (folder / store.NAME).exists():  # another process may have done it meanwhile
+            found = _finished(folder, settings.max_failures)  # another process may have done it meanwhile
+            if found is None:
                 return _do(settings, config, run, folder, list(overrides))
-    found = store.read(folder)
-    assert found is not None
-    log.log(logging.DEBUG if folder in _done_here else logging.INFO, "%s: already done -> %s", label(run), folder)
+    failed = len(found.values["failures"])
+    told = f", {failed} failed; max_failures=0 tries them again" if failed else ""
+    level = logging.DEBUG if folder in _done_here else logging.INFO
+    log.log(level, "%s: already done%s -> %s", label(run), told, folder)
     _done_here.add(folder)
     return found
+
+
+def _finished(folder: Path, allowed: int) -> Result | None:
+    """The result that is there, unless more utterances failed than are allowed."""
+    found = store.read(folder)
+    return None if found is None or len(found.values["failures"]) > allowed else found
 
 
 def _do(
@@ -90,9 +100,8 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     inline = (settings.metrics or {}).get("when", "inline") == "inline"
     job = Job(run, Decoding(**settings.decoding), settings.seed, folder, inline)
     executor = _executor(settings, job)
-    _decode_all(executor, records, settings, label(run), began)
+    lines = _decode_all(executor, records, settings, label(run), began)
     groups, peak_memory = executor.groups(), executor.peak_memory_bytes()
-    lines = latest(records)
     if not inline:
         lines = rescore.scored(run, folder, lines, executor.score)
     values = {
@@ -128,19 +137,21 @@ def _executor(settings: Settings, job: Job) -> Executor:
     return OverDevices(job, devices.pool(job.run["device"], settings.devices, settings.threads))
 
 
-def _decode_all(executor: Executor, records: Records, settings: Settings, name: str, began: float) -> None:
-    """Decode the batches that have no good record yet, appending each as it finishes."""
-    good = {line["batch"]: line for line in records.lines if _failures(line) == 0}
-    sizes = {i: len(each) for i, each in enumerate(batches(executor.dataset, settings.decoding["batch_size"]))}
-    pending = [index for index in sizes if index not in good]
+def _decode_all(
+    executor: Executor, records: Records, settings: Settings, name: str, began: float
+) -> list[dict[str, Any]]:
+    """Decode the batches that have no good record yet, appending each as it finishes; returns the record of each."""
+    cut = batches(executor.dataset, settings.decoding["batch_size"])
+    good = {line["batch"]: line for line in of_batches(records.lines, cut) if _failures(line) == 0}
+    pending = [index for index in range(len(cut)) if index not in good]
     if not pending:
-        return
+        return list(good.values())
     failures = 0
 
     def stopping() -> bool:
         return interrupted.is_set() or failures > settings.max_failures
 
-    with LiveView(name, sum(sizes[i] for i in pending), settings.devices) as view, _finish_first() as interrupted:
+    with LiveView(name, sum(len(cut[i]) for i in pending), settings.devices) as view, _finish_first() as interrupted:
         for line in good.values():
             view.count(line)
         with closing(executor.decode(pending, stopping)) as decoded:  # whatever happens, nobody is left at work
@@ -151,11 +162,15 @@ def _decode_all(executor: Executor, records: Records, settings: Settings, name: 
                 view.add(done.record)
                 failures += _failures(done.record)
         if failures > settings.max_failures:
-            raise RunFailed(_summary(records.lines, settings.max_failures))
+            raise RunFailed(_summary(of_batches(records.lines, cut), settings.max_failures))
         if interrupted.is_set():
             raise KeyboardInterrupt
-    if all(_failures(line) == len(line["rows"]) for line in latest(records)):
-        raise RunFailed(_summary(records.lines, settings.max_failures))
+    lines = of_batches(records.lines, cut)
+    if len(lines) < len(cut):
+        raise RunFailed("the dataset changed while it was decoded; the same command begins anew")
+    if all(_failures(line) == len(line["rows"]) for line in lines):
+        raise RunFailed(_summary(lines, settings.max_failures))
+    return lines
 
 
 def _failures(record: Mapping[str, Any]) -> int:
@@ -163,8 +178,7 @@ def _failures(record: Mapping[str, Any]) -> int:
 
 
 def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
-    newest = {line["batch"]: line for line in lines}
-    failed = [row for line in newest.values() for row in line["rows"] if row["error"] is not None]
+    failed = [row for line in lines for row in line["rows"] if row["error"] is not None]
     listed = "".join(f"\n  - {row['utterance']}: {row['error']}" for row in failed[:10])
     return f"{len(failed)} utterance(s) failed (max_failures={allowed}):{listed}"
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
 
-from pcg.config.fingerprint import fingerprints
+from pcg.config.fingerprint import fingerprints, of_utterances
+from pcg.data.texts import Texts
+from pcg.types import Audio, Utterance
 
 
 def model(folder: Path, value: float, size: int = 8) -> Path:
@@ -57,3 +62,57 @@ def test_what_has_none(tmp_path):
 def test_the_bundled_models_have_one():
     run = {part: {"path": f"bundled:{part}"} for part in ("target", "draft", "codec")}
     assert len(set(fingerprints(run).values())) == 3
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokens.json", "tokenizer.model", "vocab.txt"])
+def test_what_a_model_is_read_with_is_part_of_it(tmp_path, name):
+    run = {"codec": {"path": str(model(tmp_path / "codec", 1.0))}}
+    found = {fingerprints(run)["codec.path"]}
+    for content in ("{}", "[]"):
+        (tmp_path / "codec" / name).write_text(content)
+        found.add(fingerprints(run)["codec.path"])
+    assert len(found) == 3
+    (tmp_path / "codec" / "README.md").write_text("Read by people.")
+    assert fingerprints(run)["codec.path"] in found
+
+
+def test_texts_ids_and_voices_are_part_of_a_dataset(tmp_path):
+    lines, voice = tmp_path / "lines.txt", tmp_path / "voice.wav"
+    found = []
+    for text, loudness, says in (("One.", 0.1, "Hi."), ("One.\nTwo.", 0.1, "Hi."), ("One.\n\nTwo.", 0.1, "Hi."),
+                                 ("One.\nTwo!", 0.1, "Hi."), ("One.", 0.2, "Hi."), ("One.", 0.1, "Ho.")):  # fmt: skip
+        lines.write_text(text)
+        soundfile.write(voice, np.full(800, loudness), 16_000)
+        found.append(of_utterances(Texts(str(lines), str(voice), says)))
+    assert len(set(found)) == len(found)
+    lines.write_text("One.\nTwo.")
+    assert of_utterances(Texts(str(lines), str(voice), "Ho.", limit=1)) == found[-1]  # what is not read does not count
+
+
+class Voice:
+    def __init__(self, *contents: bytes) -> None:
+        self.contents = list(contents)
+
+    def read(self) -> bytes:
+        return self.contents.pop()
+
+    def __call__(self) -> Audio:
+        raise AssertionError("decoded")
+
+
+def test_recordings_are_read_once_and_not_decoded():
+    assert of_utterances([Utterance(id, "x", load_prompt=voice) for voice in [Voice(b"a")] for id in "ab"])
+    heard = [of_utterances([Utterance("a", "x", load_reference=Voice(content))]) for content in (b"a", b"b")]
+    assert heard[0] != heard[1]
+
+
+def test_a_recording_without_bytes_counts_by_its_samples():
+    def at(level: float) -> str:
+        return of_utterances([Utterance("a", "x", load_prompt=lambda: Audio(np.full(8, level), 16_000))])
+
+    assert at(0.1) == at(0.1) != at(0.2)
+
+
+def test_ids_are_unique():
+    with pytest.raises(ValueError, match="two utterances are called 'a'"):
+        of_utterances([Utterance("a", "One."), Utterance("b", "Two."), Utterance("a", "Three.")])

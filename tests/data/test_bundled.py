@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pcg.data import bundled
+from pcg.data import audio, bundled
 from pcg.data.bundled import Bundled
 
 
@@ -44,7 +44,7 @@ def test_prompts_are_in_the_speakers_voice_and_never_a_test_sentence(utterances)
 
 def test_audio_is_decoded_only_when_asked_for(monkeypatch):
     decoded = []
-    monkeypatch.setattr(bundled, "decode", lambda data: decoded.append(data))
+    monkeypatch.setattr(audio, "decode", lambda data: decoded.append(data))
     first = next(iter(Bundled()))
     assert decoded == []
     first.load_prompt()

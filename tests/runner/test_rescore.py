@@ -96,8 +96,8 @@ def test_a_failed_utterance_is_not_scored(config: Config) -> None:
 
 def test_what_is_gone_is_named(config: Config) -> None:
     result = run.run_once(config())
-    next(Path(result.folder).glob("audio/*0.wav")).unlink()
-    with pytest.raises(ValueError, match=r"1 audio file\(s\) of the run are gone, the first is audio/u_0\.wav"):
+    next(Path(result.folder).glob("audio/u_0-*.wav")).unlink()
+    with pytest.raises(ValueError, match=r"1 audio file\(s\) of the run are gone, the first is audio/u_0-\w+\.wav"):
         rescore.rescore(anew(result.folder))
     with pytest.raises(ValueError, match="no finished run there"):
         rescore.rescore(anew(str(Path(result.folder).parent)))
