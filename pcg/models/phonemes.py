@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -11,9 +13,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pcg.models.checkpoint import read_json, resolve_folder
+from pcg.text import plain
 from pcg.types import Utterance
 
 TOKENS = "tokens.json"
+
+
+_LONG_NUMBER = re.compile(r"\d(?:,?\d){35,}")  # hibari has words up to 10^36
+_LONG_WORD = re.compile(r"[^\W\d_]{25,}")  # and reads 24 letters of a word that it does not know
+_LETTER_NAME = re.compile(r"(?:LATIN|GREEK) (?:SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)(?: WITH .*)?$")
+_SILENT = frozenset('ˈˌ .,;:!?—…()“”"')
+_PAUSES = {";": ",", ":": ",", "—": ",", "(": ",", ")": ",", "…": ".", "“": "", "”": "", '"': ""}
 
 
 @cache
@@ -25,10 +35,50 @@ def _front_end() -> Any:
 
 @lru_cache(maxsize=1024)
 def phonemize(text: str) -> str:
-    """Misaki-style English phonemes, as hibari-tts speaks them, sentence by sentence."""
+    """Misaki-style English phonemes, as hibari-tts speaks them, sentence by sentence.
+
+    Departs from it for what it cannot read or would leave out: other ways of typing a sign are one
+    (``pcg.text.plain``), numbers beyond its words are read digit by digit, words longer than it reads in parts,
+    Latin and Greek letters that it does not know by their names.
+
+    Raises:
+        ValueError: naming letters of other scripts.
+    """
     from hibari import Hibari
 
+    text = _LONG_WORD.sub(_parts, _LONG_NUMBER.sub(_digits, _readable(plain(text))))
+    text = text.replace("](", "] (")  # its markup for phonemes
     return " ".join(filter(None, (_front_end()(sentence) for sentence in Hibari.split_sentences(text))))
+
+
+def _digits(number: re.Match[str]) -> str:
+    return " ".join(re.findall(r"\d", number[0]))
+
+
+def _parts(word: re.Match[str]) -> str:
+    whole = word[0].lower() in _front_end().lexicon.golds
+    return word[0] if whole else " ".join(re.findall(".{1,20}", word[0]))
+
+
+def _readable(text: str) -> str:
+    letters = {sign: _letter(sign) for sign in text if sign.isalpha() and not sign.isascii()}
+    unread = [sign for sign, reading in letters.items() if reading is None]
+    if unread:
+        raise ValueError(f"no way to say {_named(unread)} in {text!r}")
+    return text.translate(str.maketrans(letters))
+
+
+def _letter(sign: str) -> str | None:
+    """A letter beyond ASCII as hibari knows it: itself, its small form, or what it is called without its accents."""
+    known = _front_end().oov.cin
+    if sign in known or sign.lower() in known:
+        return sign if sign in known else sign.lower()
+    name = _LETTER_NAME.match(unicodedata.name(sign, ""))
+    return name and (name[1].lower() if len(name[1]) == 1 else f" {name[1].lower()} ")
+
+
+def _named(signs: Iterable[str]) -> str:
+    return ", ".join(f"{sign!r} ({unicodedata.name(sign, 'unnamed')})" for sign in signs)
 
 
 class Phonemes:
@@ -38,8 +88,9 @@ class Phonemes:
     "audio_offset": id of audio token 0, "audio_tokens": how many}``.
 
     The prompt has LLaSA's form: ``text_start``, phonemes of the voice prompt's text and of the text to say,
-    ``text_end``, ``speech_start``, the voice prompt's audio tokens. Raises ValueError for a phoneme that the model
-    was not trained on.
+    ``text_end``, ``speech_start``, the voice prompt's audio tokens. Dashes, brackets, colons and the like are pauses
+    where the model was not trained on them. Raises ValueError for any other phoneme that it does not know, and for a
+    text in which nothing is said.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,7 +106,10 @@ class Phonemes:
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         # each text by itself, as the training corpus was phonemized, so the join never alters a sentence's reading
-        text = " ".join(phonemize(part) for part in (utterance.prompt_text, utterance.text) if part.strip())
+        said = phonemize(utterance.text)
+        if _SILENT.issuperset(said):
+            raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
+        text = f"{phonemize(utterance.prompt_text)} {said}".lstrip()
         marker = self._markers
         ids = [marker["text_start"], *self._ids(text, utterance.id), marker["text_end"], marker["speech_start"]]
         speech = (
@@ -64,8 +118,17 @@ class Phonemes:
         return torch.cat([torch.tensor(ids), speech])
 
     def _ids(self, phonemes: str, utterance_id: str) -> list[int]:
+        phonemes = self._with_pauses(phonemes)
         unknown = sorted({c for c in phonemes if c not in self._phonemes and not c.isspace()})
         if unknown:
-            names = ", ".join(f"{c!r} ({unicodedata.name(c, 'unnamed')})" for c in unknown)
-            raise ValueError(f"utterance {utterance_id}: phonemes that {self._file} does not list: {names}")
+            raise ValueError(f"utterance {utterance_id}: phonemes that {self._file} does not list: {_named(unknown)}")
         return [self._phonemes[c] for c in phonemes if c in self._phonemes]
+
+    def _with_pauses(self, phonemes: str) -> str:
+        """Signs that the model has no phoneme for, as the commas and full stops that it has; one pause at a time."""
+        pauses = {sign: pause for sign, pause in _PAUSES.items() if sign not in self._phonemes}
+        if not pauses.keys() & set(phonemes):
+            return phonemes
+        paused = re.sub(r"\s*,[\s,]*", ", ", phonemes.translate(str.maketrans(pauses)))
+        paused = re.sub(r"([.!?])[.,\s]*(?=[.,\s]|$)", r"\1", re.sub(r",?\s*(?=[.!?])", "", paused))
+        return re.sub(r"\s+", " ", re.sub(r",\s*$", ".", paused.lstrip(" ,.")))
