@@ -61,7 +61,9 @@ def _parts(word: re.Match[str]) -> str:
 
 
 def _readable(text: str) -> str:
-    letters = {sign: _letter(sign) for sign in text if sign.isalpha() and not sign.isascii()}
+    letters: dict[str, str | int | None] = {
+        sign: _letter(sign) for sign in text if sign.isalpha() and not sign.isascii()
+    }
     unread = [sign for sign, reading in letters.items() if reading is None]
     if unread:
         raise ValueError(f"no way to say {_named(unread)} in {text!r}")
@@ -129,6 +131,6 @@ class Phonemes:
         pauses = {sign: pause for sign, pause in _PAUSES.items() if sign not in self._phonemes}
         if not pauses.keys() & set(phonemes):
             return phonemes
-        paused = re.sub(r"\s*,[\s,]*", ", ", phonemes.translate(str.maketrans(pauses)))
+        paused = re.sub(r"\s*,[\s,]*", ", ", "".join(pauses.get(sign, sign) for sign in phonemes))
         paused = re.sub(r"([.!?])[.,\s]*(?=[.,\s]|$)", r"\1", re.sub(r",?\s*(?=[.!?])", "", paused))
         return re.sub(r"\s+", " ", re.sub(r",\s*$", ".", paused.lstrip(" ,.")))
