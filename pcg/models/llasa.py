@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pcg.models.checkpoint import resolve_folder
+from pcg.text import says_something
 from pcg.types import Utterance
 
 MARKERS = ("TEXT_UNDERSTANDING_START", "TEXT_UNDERSTANDING_END", "SPEECH_GENERATION_START", "SPEECH_GENERATION_END")
@@ -48,7 +49,9 @@ class Llasa:
         self.speech_ids = torch.tensor(self._tokenizer.convert_tokens_to_ids(list(self.speech_names)))
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
-        """Raises ValueError for a text that spells a token of the model, which would be read as that token."""
+        """Raises ValueError for a text in which nothing is said, and for one that spells a token of the model."""
+        if not says_something(utterance.text):
+            raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
         text = f"{utterance.prompt_text} {utterance.text}".strip()
         if "<|" in text:
             raise ValueError(f"utterance {utterance.id}: the text holds '<|', which begins the model's own tokens")

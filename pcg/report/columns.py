@@ -26,7 +26,7 @@ _NAMES = {"wer": "WER %", "cer": "CER %", "speaker_similarity": "similarity", "m
 def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name, and the
     study where there are several."""
-    columns = {**_COLUMNS, **_quality_columns(results)}
+    columns = _columns(results)
     several = len({result.values["study"] for result in results}) > 1
     rows = [
         [name, *([result.values["study"]] * several), *(_cell(result.values, *column) for column in columns.values())]
@@ -38,6 +38,12 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 def _cell(values: Mapping[str, Any], path: str, form: str, with_interval: bool) -> str:
     group, key = path.split(".")
     return figure(form, values[group].get(key), values[group].get(f"{key}_ci95") if with_interval else None)
+
+
+def _columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:
+    """Empty generations only where there are some."""
+    some = any(result.values["counts"]["empty"] for result in results)
+    return {**_COLUMNS, **({"empty": ("counts.empty", "{}", False)} if some else {}), **_quality_columns(results)}
 
 
 def _quality_columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:
@@ -56,12 +62,11 @@ def _is_rate(key: str) -> bool:
 
 def ranks(results: Sequence[Result]) -> list[list[int]]:
     """By column, of each run: 1 best, 2 second best. Only figures with intervals are ranked."""
-    columns = {**_COLUMNS, **_quality_columns(results)}
     return [
         compare.ranks([_span(result.values, path) for result in results], not _is_rate(path.split(".")[1]))
         if with_interval
         else [0] * len(results)
-        for path, _, with_interval in columns.values()
+        for path, _, with_interval in _columns(results).values()
     ]
 
 

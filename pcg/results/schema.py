@@ -9,7 +9,7 @@ from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS
 from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
 
-SCHEMA = 1
+SCHEMA = 2
 
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
@@ -47,6 +47,8 @@ KEYS: Mapping[str, str] = {
     "counts.emitted": "tokens emitted in all: accepted, recovered, bonus, end-of-speech included",
     "counts.finished": "utterances that ended by themselves (end-of-speech)",
     "counts.truncated": "utterances cut at decoding.max_tokens",
+    "counts.empty": "utterances in which no speech token came before the end: silence, the worst there is for every "
+    "metric; null in results of schema 1",
     "acceptance.alpha": "accepted / tested; null without a draft",
     "acceptance.tau": "emitted / target_passes: recovered and bonus tokens count",
     "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests",
@@ -120,6 +122,7 @@ def _counts(rows: Sequence[Row], gamma: int) -> dict[str, Any]:
         "accepted_by_position": by_position,
         "finished": finished,
         "truncated": len(rows) - finished,
+        "empty": sum(row["audio_seconds"] == 0 for row in rows),
     }
 
 

@@ -29,8 +29,10 @@ def read(folder: Path) -> Result | None:
     if not path.exists():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}: move it away")
+    if values.get("schema") == 1:  # did not count them; else the same
+        values["counts"]["empty"] = None
+    elif values.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads 1 to {SCHEMA}: move it away")
     return Result(str(folder), values)
 
 
@@ -93,6 +95,7 @@ def one_line(result: Result) -> str:
         ("{:.2f}x", speed["speedup"]),
         ("WER {:.1%}", quality.get("wer")),
         ("MOS {:.2f}", quality.get("mos")),
+        ("{} empty", values["counts"]["empty"] or None),
         ("{} failed", len(values["failures"]) or None),
     ]
     figures = "  ".join(form.format(value) for form, value in shown if value is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_the_date_is_what_the_config_says_and_not_today(folder: Path) -> None:
     ids = side.prompt(Utterance("a", "Hi."), None)
     assert "Today Date: 01 Jan 2025" in AutoTokenizer.from_pretrained(folder).decode(ids)
     assert "TART|>Hi.<|TEXT" in AutoTokenizer.from_pretrained(folder).decode(ids)  # no prompt, no space
+
+
+@pytest.mark.parametrize("text", ["...", "🙂", ""])
+def test_a_text_in_which_nothing_is_said_is_refused(folder: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=f"utterance b: nothing to say in {re.escape(repr(text))}"):
+        Llasa(str(folder)).prompt(Utterance("b", text, prompt_text="Who said the rest?"), None)
 
 
 def test_a_text_cannot_spell_the_models_tokens(folder: Path) -> None:

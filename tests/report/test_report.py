@@ -8,7 +8,7 @@ import pytest
 
 from pcg.command import cli
 from pcg.config.validate import ConfigError
-from pcg.report import plots, report
+from pcg.report import columns, plots, report
 from pcg.report.names import in_order, labels
 from pcg.results.store import read_study
 from pcg.runner.run import run_once
@@ -57,6 +57,15 @@ def test_csv_holds_the_figures_of_result_json(study: Path) -> None:
         assert row["acceptance.alpha"] == (
             "" if values["acceptance"]["alpha"] is None else str(values["acceptance"]["alpha"])
         )
+
+
+def test_empty_generations_have_a_column_where_there_are_some(study: Path) -> None:
+    results = read_study(study)
+    assert "empty" not in columns.table(results)[0]
+    results[0].values["counts"]["empty"] = 2  # type: ignore[index]
+    header, rows = columns.table(results)
+    assert [row[header.index("empty")] for row in rows] == ["2"] + ["0"] * (len(results) - 1)
+    assert len(columns.ranks(results)) == len(header) - 1
 
 
 def test_runs_that_differ_elsewhere_are_told_apart(config, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 
 from pcg.decoding.statistics import COUNTS
 from pcg.results.schema import KEYS, documentation, summarise
+from pcg.results.store import one_line, read
 from pcg.runner.run import run_once
+from pcg.types import Result
 
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 FREE = ("config.", "versions.", "failures", "overrides")
@@ -91,9 +94,36 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
     assert "baseline_wer" not in values["quality"]
 
 
+def test_empty_generations_are_counted() -> None:
+    values = summarise(RUN, [record([row(), row(audio_seconds=0.0)]), record([row(audio_seconds=0.0)])], RATIOS)
+    assert (values["counts"]["utterances"], values["counts"]["empty"]) == (3, 2)
+
+
 def test_failed_utterances_count_nowhere() -> None:
     failed = {"utterance": "bad", "error": "OSError: gone"}
     values = summarise(RUN, [record([row()]), record([failed], seconds=None, baseline_seconds=None)], RATIOS)
     assert values["failures"] == [{"utterance": "bad", "reason": "OSError: gone"}]
     assert values["counts"]["utterances"] == 1
     assert values["speed"]["speedup"] == pytest.approx(1.5)
+
+
+def test_the_runs_line_tells_of_empty_generations(config) -> None:
+    result = run_once(config())
+    assert "empty" not in one_line(result)
+    values = {**result.values, "counts": {**result.values["counts"], "empty": 2}}
+    assert "  2 empty -> " in one_line(Result(result.folder, values))
+
+
+def test_results_of_the_first_schema_are_read(config) -> None:
+    folder = Path(run_once(config()).folder)
+    values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    del values["counts"]["empty"]
+    for schema in (0, 1, 3):
+        (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
+        if schema == 1:
+            found = read(folder)
+            assert found is not None
+            assert found.values["counts"]["empty"] is None  # not counted then
+            continue
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 2: move it"):
+            read(folder)
