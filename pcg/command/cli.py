@@ -23,8 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import pcg
-from pcg.command import launching, objective, status
+from pcg.command import launching, objective, places, status
 from pcg.command.launching import missing_extra
 from pcg.command.launching import texts as _texts
 from pcg.config.validate import ConfigError, check, nearest
@@ -34,16 +33,16 @@ from pcg.studies import plan
 
 Check = Callable[[Mapping[str, Any]], object]
 T = TypeVar("T")
-_BESIDE = Path(pcg.__file__).resolve().parent
-# In a clone conf/ lies beside the package, in an installed wheel inside it.
-CONF = str(_BESIDE.parent / "conf" if (_BESIDE.parent / "conf" / "run.yaml").exists() else _BESIDE / "conf")
-launching.set_defaults(Path(CONF))
+CONF = str(places.CONF)
+launching.set_defaults(places.CONF)
 
 
 def check_run(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with a run, and with what a search wants of it."""
     if "thetas" in config:
-        raise ConfigError(["experiment: this study has a command of its own: python experiments/substitute.py"])
+        raise ConfigError(
+            ["experiment: this study has a command of its own: pcg substitute, experiments/substitute.py"]
+        )
     problems = objective.problems(config)
     try:
         check(config)

@@ -15,10 +15,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
+from pcg.command.places import install_line
 from pcg.config.settings import pick_device
 
 # Choice -> the extra in pyproject.toml that brings its plugin.
-_EXTRAS = {
+EXTRAS = {
     "hydra/launcher": {"joblib": "sweeps", "submitit_local": "sweeps", "submitit_slurm": "sweeps", "ray": "ray"},
     "hydra/sweeper": {"optuna": "sweeps"},
 }
@@ -51,7 +52,7 @@ def set_defaults(conf: Path) -> None:
     for resolver in (runs_at_once, cores_of_run, gpus_of_run):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     Plugins.instance()  # imports the plugins, which put their defaults into the store
-    for group, names in _EXTRAS.items():
+    for group, names in EXTRAS.items():
         for name in names:
             _lay_over(group, name, OmegaConf.load(conf / f"{group}_settings" / f"{name}.yaml"))
     for sampler in ("tpe", "random", "cmaes", "nsgaii", "motpe"):
@@ -68,8 +69,8 @@ def _lay_over(group: str, name: str, settings: Any) -> None:
 
 def missing_extra(group: str, choice: str) -> str:
     """``; pip install ...`` where a choice is missing only because its plugin is not installed; else nothing."""
-    extra = _EXTRAS.get(group, {}).get(choice)
-    return f"; it comes with an extra: pip install -e '.[{extra}]'" if extra else ""
+    extra = EXTRAS.get(group, {}).get(choice)
+    return f"; it comes with an extra: {install_line(extra)}" if extra else ""
 
 
 def texts(override: Override) -> list[str]:

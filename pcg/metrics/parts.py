@@ -13,6 +13,8 @@ import torch
 
 from pcg.types import Audio
 
+# They ask for packages that do not install or are not needed; their weights are what counts.
+WITHOUT_DEPENDENCIES = "Resemblyzer==0.1.4 distillmos==0.9.1 xls-r-sqa==0.1.0"
 SAMPLE_RATE = 16_000  # what every bundled part listens at, Hz
 
 
@@ -30,8 +32,8 @@ def require(package: str, metric: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingPart(
             f"{metric} needs the package {package!r}, which is not installed: run `make install`, or "
-            "`pip install pcg[bundled]` and then `pip install --no-deps Resemblyzer==0.1.4 distillmos==0.9.1 "
-            "xls-r-sqa==0.1.0`; or do without metrics (metrics=none)"
+            f"`pip install pcg[bundled]` and then `pip install --no-deps {WITHOUT_DEPENDENCIES}`; "
+            "or do without metrics (metrics=none)"
         )
     return Path(spec.submodule_search_locations[0])
 

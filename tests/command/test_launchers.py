@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ import yaml
 from pcg.command import launching
 from pcg.command.cli import check_command_line
 from pcg.config.validate import ConfigError
+from tests.command.test_main import COMMAND
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["draft=ngram", "grouping=exact", "dataset.limit=1", "decoding.max_tokens=8", "metrics=none", "logger=none",
          "device=cpu", "study=swept"]  # fmt: skip
+PROGRAM = [sys.executable, str(ROOT / "experiments" / "run.py")]
 
 
 def plugin(name: str) -> None:
@@ -29,10 +32,10 @@ def plugin(name: str) -> None:
         pytest.skip(f"{name} is not installed: pip install -e '.[sweeps]'")
 
 
-def sweep(folder: Path, *arguments: str, **environment: str) -> list[dict]:
+def sweep(folder: Path, *arguments: str, start: Sequence[str] = PROGRAM, **environment: str) -> list[dict]:
     """Start a sweep from a folder of its own; its results. Nothing may lie in that folder afterwards but outputs/."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "run.py"), "-m", *SHORT, *arguments],
+        [*start, "-m", *SHORT, *arguments],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True,
         timeout=280,
     )  # fmt: skip
@@ -44,15 +47,16 @@ def sweep(folder: Path, *arguments: str, **environment: str) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "launcher"),
+    ("name", "launcher", "start"),
     [
-        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=1"]),
+        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], [*COMMAND, "run"]),
+        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=1"], PROGRAM),
     ],
 )
-def test_a_launcher_on_this_machine(name: str, launcher: list[str], tmp_path: Path) -> None:
+def test_a_launcher_on_this_machine(name: str, launcher: list[str], start: list[str], tmp_path: Path) -> None:
+    """From the console command and from a clone: both pickle a task that lies in ``__main__``."""
     plugin(name)
-    found = sweep(tmp_path, "decoding.gamma=1,2", *launcher)
+    found = sweep(tmp_path, "decoding.gamma=1,2", *launcher, start=start)
     assert sorted(run["config"]["decoding"]["gamma"] for run in found) == [1, 2]
 
 

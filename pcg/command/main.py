@@ -1,0 +1,85 @@
+"""The console command: ``pcg NAME [overrides]`` is ``python experiments/NAME.py [overrides]``, from any folder.
+
+Each program there is a command, so a new one needs no line here. Only what is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import types
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from pcg.command.places import EXPERIMENTS
+
+_HELP = ("-h", "--help", "help")
+_COMPLETION = ("-sc", "--shell-completion")
+_DOCTOR = "what is installed, what is missing for which choice, which device there is, where results go"
+
+
+def main() -> None:
+    """Run what the command line names. A word that it does not know ends the program with status 2."""
+    name, *arguments = sys.argv[1:] or _HELP[:1]
+    if name in _COMPLETION:
+        _complete(sys.argv[1:])
+    elif name in _HELP:
+        print(listing())
+    elif name == "--version":
+        print(f"pcg {metadata.version('pcg')}")
+    elif name == "doctor":
+        from pcg.command import doctor
+
+        sys.exit(doctor.main(arguments))
+    elif name in programs():
+        run(name, arguments)
+    else:
+        from pcg.config.validate import nearest  # seconds: it brings torch
+
+        print(f"pcg {name}: there is no such command{nearest(name, [*programs(), 'doctor'])}", file=sys.stderr)
+        sys.exit(2)
+
+
+def programs() -> dict[str, Path]:
+    """The entry points by name; the run, which most want, first."""
+    paths = sorted(EXPERIMENTS.glob("*.py"), key=lambda path: (path.stem != "run", path.stem))
+    return {path.stem: path for path in paths}
+
+
+def listing() -> str:
+    """Every command with what it is for: the first words of its program."""
+    told = {name: _purpose(path) for name, path in programs().items()} | {"doctor": _DOCTOR}
+    lines = [f"  {name:<11} {purpose[0].lower()}{purpose[1:]}" for name, purpose in told.items()]
+    return "\n".join(["pcg COMMAND [key=value ...]; pcg COMMAND --help lists its keys", "", *lines])
+
+
+def _purpose(program: Path) -> str:
+    text = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or program.stem
+    return text.partition(": ")[0]
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run a program as ``python FILE`` would, so that launchers and workers find what they find there.
+
+    ``runpy`` would call it by its file in usage lines and in the completion that Hydra writes for a program's name,
+    which a shell knows by its first word alone.
+    """
+    program = programs()[name]
+    sys.argv = ["pcg" if set(arguments) & {*_COMPLETION} else f"pcg {name}", *arguments]
+    sys.modules["__main__"] = module = types.ModuleType("__main__")
+    module.__file__ = str(program)
+    exec(compile(program.read_text(encoding="utf-8"), str(program), "exec"), module.__dict__)
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """``pcg -sc install=bash`` and what the shell asks then: commands of the first word, of the others their keys."""
+    if not arguments[-1].startswith("query="):
+        return run("run", arguments)
+    program, name, rest = re.fullmatch(r"\s*(\S*)\s*(\S*)(.*)", os.environ.get("COMP_LINE", "")).groups()  # type: ignore[union-attr]
+    if rest and name in programs():
+        os.environ["COMP_LINE"] = program + rest
+        return run(name, arguments)
+    return print(" ".join(each for each in [*programs(), "doctor"] if not rest and each.startswith(name)))

@@ -1,0 +1,100 @@
+"""The console command: what it lists, what it starts, what a shell completes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pcg.command import main as command
+from pcg.command import places
+
+COMMAND = [sys.executable, "-c", "from pcg.command.main import main; main()"]
+
+
+def pcg(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["/some/bin/pcg", *arguments])
+    command.main()
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
+def test_alone_it_lists_every_program_with_what_it_is_for(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pcg(monkeypatch, *asked)
+    told = dict(re.findall(r"^  (\w+) +(.+)$", capsys.readouterr().out, re.MULTILINE))
+    assert set(told) == {path.stem for path in places.EXPERIMENTS.glob("*.py")} | {"doctor"}
+    assert next(iter(told)) == "run"
+    assert told["run"] == "one run, or with -m a sweep"
+    assert not any("experiments/" in purpose for purpose in told.values())
+
+
+def test_a_word_that_it_does_not_know_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        pcg(monkeypatch, "repot", "study=a")
+    assert capsys.readouterr().err.startswith(
+        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, offline, relog, report"
+    )
+
+
+def test_a_program_finds_what_it_would_find_as_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Launchers and workers pickle the task of ``__main__``, or run its file again."""
+    program = tmp_path / "run.py"
+    program.write_text("import sys\nprint(__name__, __file__, sys.argv, sys.modules['__main__'].__dict__ is globals())")
+    monkeypatch.setattr(command, "EXPERIMENTS", tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # put back afterwards
+    pcg(monkeypatch, "run", "-m", "seed=1,2")
+    assert capsys.readouterr().out == f"__main__ {program} ['pcg run', '-m', 'seed=1,2'] True\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("pcg re", "relog report"), ("pcg run", "run"), ("/venv/bin/pcg off", "offline"), ("pcg doctor ", "")],
+)
+def test_a_shell_completes_commands(
+    line: str, offered: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    pcg(monkeypatch, "-sc", "query=bash")
+    assert capsys.readouterr().out.strip() == offered
+
+
+def started(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=200,
+    )  # fmt: skip
+    assert not list(folder.iterdir())
+    return done
+
+
+def test_hydras_own_flags_work_through_it(tmp_path: Path) -> None:
+    shown = started(tmp_path, "run", "--cfg", "job", "--package", "grouping", "grouping=ssd", "grouping.beta=0.1")
+    assert shown.returncode == 0, shown.stderr
+    assert "beta: 0.1\n" in shown.stdout
+    wrong = started(tmp_path, "run", "grouping=sdd")
+    assert (wrong.returncode, "did you mean 'ssd'?" in wrong.stderr) == (2, True)
+    assert "Traceback" not in wrong.stderr
+
+
+def test_a_shell_completes_keys_and_choices(tmp_path: Path) -> None:
+    found = started(tmp_path, "-sc", "query=bash", COMP_LINE="pcg train trainer=c")
+    assert found.stdout.split() == ["trainer=codec", "trainer=corpus"]
+
+
+@pytest.mark.parametrize("asked", [["-sc", "install=bash"], ["report", "-sc", "install=bash"]])
+def test_completion_is_installed_for_the_commands_name(asked: list[str], tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "pcg"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom pcg.command.main import main\nmain()\n")
+    program.chmod(0o755)
+    done = subprocess.run([program, *asked], capture_output=True, text=True, timeout=200)
+    assert done.stdout.rstrip().endswith("-F hydra_bash_completion pcg"), done.stderr
