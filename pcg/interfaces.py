@@ -101,12 +101,13 @@ class Metric(Protocol):
     """Scores audio, one row of columns an utterance.
 
     ``ratios`` says how columns become figures of a run: name -> (numerator, denominator), a mean over
-    utterances where the denominator is None. Corpus WER is ``word_errors / words``.
+    utterances where the denominator is None. Corpus WER is ``word_errors / words``. A numerator is None where an
+    utterance has not got what the metric needs; the figure is of the others.
     """
 
     ratios: Mapping[str, tuple[str, str | None]]
 
-    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]: ...
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]: ...
 
 
 @runtime_checkable

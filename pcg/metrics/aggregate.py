@@ -87,17 +87,23 @@ def paired_ratio(a: Ratio, b: Ratio, seed: int = 0) -> Estimate:
 
 
 def figures(
-    rows: Sequence[Mapping[str, float | str]], ratios: Mapping[str, tuple[str, str | None]], seed: int = 0
+    rows: Sequence[Mapping[str, float | str | None]], ratios: Mapping[str, tuple[str, str | None]], seed: int = 0
 ) -> dict[str, Estimate]:
-    """Each of a metric's ``ratios`` over rows of columns, one an utterance.
+    """Each of a metric's ``ratios`` over rows of columns, one an utterance; rows whose numerator is None are left out.
 
     Raises:
         KeyError: a row lacks a column.
     """
     return {
-        name: ratio([row[top] for row in rows], None if bottom is None else [row[bottom] for row in rows], seed)
+        name: _figure([row for row in rows if row[top] is not None], top, bottom, seed)
         for name, (top, bottom) in ratios.items()
     }
+
+
+def _figure(rows: Sequence[Mapping[str, float | str | None]], top: str, bottom: str | None, seed: int) -> Estimate:
+    if not rows:
+        return Estimate(None, None)
+    return ratio([row[top] for row in rows], None if bottom is None else [row[bottom] for row in rows], seed)
 
 
 def _pair(of: Ratio) -> list[Column]:

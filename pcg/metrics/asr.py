@@ -73,7 +73,7 @@ class WordErrors:
     def prepare(self) -> None:
         getattr(self._recogniser, "prepare", lambda: None)()
 
-    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         transcripts = self._transcripts([samples_of(clip) for clip in audio])
         return [self._score(heard, said.text) for heard, said in zip(transcripts, utterances, strict=True)]
 
@@ -83,11 +83,11 @@ class WordErrors:
         transcripts = iter(many(heard))
         return [next(transcripts) if len(clip) else "" for clip in clips]
 
-    def _score(self, transcript: str, text: str) -> dict[str, float | str]:
+    def _score(self, transcript: str, text: str) -> dict[str, float | str | None]:
         import jiwer
 
         reference, hypothesis = normalise(text), normalise(transcript)
-        columns: dict[str, float | str] = {
+        columns: dict[str, float | str | None] = {
             "transcript": transcript,
             "word_errors": _errors(jiwer.process_words(reference, hypothesis)),
             "words": len(reference.split()),

@@ -45,7 +45,7 @@ class Mos:
         for package in ("distillmos", "xls_r_sqa"):
             require(package, "MOS")
 
-    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         with one_torch_thread():
             return [{"mos": self._mos(a)} for a, _ in zip(audio, utterances, strict=True)]
 

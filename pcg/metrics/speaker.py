@@ -81,8 +81,8 @@ class SpeakerSimilarity:
     """Cosine between the speaker embeddings of the generated audio and of the voice prompt.
 
     Unit: cosine. Range: 0 to 1 (embeddings are not negative). Direction: higher is more alike. Without a prompt
-    the reference recording stands in. Empty audio scores 0, the bottom of the scale, so that an utterance that
-    failed still counts.
+    the reference recording stands in; without either there is no similarity. Empty audio scores 0, the bottom of the
+    scale, so that an utterance that failed still counts.
 
     Raises:
         MissingPart: Resemblyzer's weights or transformers are not installed.
@@ -94,24 +94,22 @@ class SpeakerSimilarity:
         for package in ("resemblyzer", "transformers"):
             require(package, "speaker similarity")
 
-    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         with one_torch_thread():
             return [
                 {"speaker_similarity": self._similarity(samples_of(a), voice_of(u))}
                 for a, u in zip(audio, utterances, strict=True)
             ]
 
-    def _similarity(self, samples: np.ndarray, voice: Audio) -> float:
+    def _similarity(self, samples: np.ndarray, voice: Audio | None) -> float | None:
+        if voice is None:
+            return None
         if not len(samples):
             return 0.0
         return float(encoder().embed(samples) @ encoder().embed(samples_of(voice)))
 
 
-def voice_of(utterance: Utterance) -> Audio:
+def voice_of(utterance: Utterance) -> Audio | None:
+    """The voice that was asked for; None for a text without one."""
     load = utterance.load_prompt or utterance.load_reference
-    if load is None:
-        raise ValueError(
-            f"utterance {utterance.id!r} has neither a voice prompt nor a reference recording to compare with: "
-            "give the dataset a prompt, or leave this metric out (~metrics.speaker)"
-        )
-    return load()
+    return load() if load else None

@@ -39,8 +39,9 @@ class WavLMSimilarity:
     """Cosine between the x-vectors of the generated audio and of the voice prompt.
 
     Unit: cosine. Range: -1 to 1. Direction: higher is more alike. Without a prompt the reference recording stands
-    in. Empty audio scores -1, the bottom of the scale, so that an utterance that failed still counts. One clip a
-    pass, because padding would change the vectors; clips shorter than half a second are padded to it.
+    in; without either there is no similarity. Empty audio scores -1, the bottom of the scale, so that an utterance that
+    failed still counts. One clip a pass, because padding would change the vectors; clips shorter than half a second are
+    padded to it.
 
     Loaded at the first score, once a process.
 
@@ -62,13 +63,15 @@ class WavLMSimilarity:
         """Raises FileNotFoundError where the model is neither here nor to be had."""
         read_json(_folder(self._path) / "config.json")
 
-    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str]]:
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         return [
             {"speaker_similarity": self._similarity(samples_of(clip), voice_of(utterance))}
             for clip, utterance in zip(audio, utterances, strict=True)
         ]
 
-    def _similarity(self, samples: np.ndarray, voice: Audio) -> float:
+    def _similarity(self, samples: np.ndarray, voice: Audio | None) -> float | None:
+        if voice is None:
+            return None
         if not len(samples):
             return -1.0
         return torch.cosine_similarity(self._embed(samples), self._embed(samples_of(voice)), dim=0).item()

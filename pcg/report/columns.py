@@ -50,8 +50,8 @@ def _quality_columns(results: Sequence[Result]) -> dict[str, tuple[str, str, boo
     keys = dict.fromkeys(
         key
         for result in results
-        for key in result.values["quality"]
-        if not key.endswith("_ci95") and not key.startswith("baseline_")
+        for key, value in result.values["quality"].items()
+        if value is not None and not key.endswith("_ci95") and not key.startswith("baseline_")
     )
     return {_NAMES.get(key, key): (f"quality.{key}", "{:.1%}" if _is_rate(key) else "{:.3f}", True) for key in keys}
 

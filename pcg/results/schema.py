@@ -7,7 +7,7 @@ from typing import Any
 
 from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS
-from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
+from pcg.metrics.aggregate import Estimate, figures, paired_ratio, ratio
 
 SCHEMA = 2
 
@@ -69,6 +69,8 @@ KEYS: Mapping[str, str] = {
     "distortion.kl": "KL(law || target) in nats, mean over tested positions; null likewise",
     "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit)",
     "quality.baseline_*": "the same of the target alone on the same prompts",
+    "left_out": "figures that some utterances could not have (`figure`, `utterances`), and that are of the others: "
+    "speaker similarity where there is neither a voice nor a recording to compare with",
     "*_ci95": "[low, high]: 95 % bootstrap interval over utterances of the figure beside it (speedup: paired, over "
     "batches)",
 }
@@ -109,6 +111,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma),
         "distortion": {key: _per(rows, "sums", key, "tested").value for key in ("tv", "kl")},
         "quality": quality(rows, ratios),
+        "left_out": left_out(rows, ratios),
     }
 
 
@@ -177,15 +180,20 @@ def _ideal_speedup(records: Sequence[Record], rows: Sequence[Row], gamma: int) -
 
 def quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:
     """Figures of the run's audio and of the target's alone, over the utterances that were scored."""
-    figures: dict[str, Any] = {}
+    quality: dict[str, Any] = {}
     for prefix, scores in (("", "scores"), ("baseline_", "baseline_scores")):
         scored = [row[scores] for row in rows if row[scores]]
-        for name, (top, bottom) in ratios.items():
-            if prefix and not scored:
-                continue  # the target was not decoded alone
-            found = ratio([row[top] for row in scored], bottom and [row[bottom] for row in scored])
-            figures |= _with_interval(prefix + name, found)
-    return figures
+        if prefix and not scored:
+            continue  # the target was not decoded alone
+        for name, found in figures(scored, ratios).items():
+            quality |= _with_interval(prefix + name, found)
+    return quality
+
+
+def left_out(rows: Sequence[Row], ratios: Ratios) -> list[dict[str, Any]]:
+    """Figures that some utterances could not have, and how many."""
+    counted = {name: sum(row["scores"].get(top, 0) is None for row in rows) for name, (top, _) in ratios.items()}
+    return [{"figure": name, "utterances": count} for name, count in counted.items() if count]
 
 
 def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:

@@ -29,8 +29,8 @@ def read(folder: Path) -> Result | None:
     if not path.exists():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("schema") == 1:  # did not count them; else the same
-        values["counts"]["empty"] = None
+    if values.get("schema") == 1:  # which had neither; else the same
+        values = {**values, "counts": {**values["counts"], "empty": None}, "left_out": []}
     elif values.get("schema") != SCHEMA:
         raise ValueError(f"{path} has schema {values.get('schema')}, this version reads 1 to {SCHEMA}: move it away")
     return Result(str(folder), values)

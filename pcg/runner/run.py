@@ -123,6 +123,11 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     }
     values["speed"]["peak_memory_bytes"] = peak_memory
     result = store.write(folder, values, lines)
+    for each in values["left_out"]:
+        log.warning(
+            "%s is without %d of %d utterances, which have no voice or recording to compare with",
+            each["figure"], each["utterances"], values["counts"]["utterances"],
+        )  # fmt: skip
     log.info("%s", store.one_line(result))
     _tell_logger(settings.logger, result, store.utterance_rows(lines))
     return result

@@ -13,7 +13,7 @@ import numpy as np
 from pcg.interfaces import Metric
 from pcg.types import Audio, Utterance
 
-Scores = dict[str, float | str]
+Scores = dict[str, float | str | None]
 
 
 class ScoreMemo:

@@ -77,6 +77,11 @@ def test_wavlm_is_the_models_own_cosine(wavlm: str) -> None:
     assert -1 <= figures[3] <= 1
 
 
+def test_wavlm_without_a_voice_to_compare_with_has_no_similarity(wavlm: str) -> None:
+    rows = WavLMSimilarity(wavlm, device="cpu").score([Audio(noise(1.0, 1), 16_000)], [Utterance("a", "text")])
+    assert rows == [{"speaker_similarity": None}]
+
+
 def test_the_published_wavlm_is_a_pickle_read_as_tensors_only(tmp_path: Path, wavlm: str) -> None:
     import shutil
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pcg.metrics.aggregate import figures
 from pcg.metrics.speaker import SpeakerSimilarity, encoder
 from pcg.types import Utterance
 
@@ -71,9 +72,14 @@ def test_silence_and_nothing_do_not_crash(spoken, nothing):
     assert 0 <= rows[1]["speaker_similarity"] < 0.75
 
 
-def test_no_voice_to_compare_with_is_an_error(noise):
-    with pytest.raises(ValueError, match=r"'a' has neither a voice prompt nor a reference"):
-        SpeakerSimilarity().score([noise], [Utterance("a", "text")])
+def test_without_a_voice_to_compare_with_there_is_no_similarity(spoken, nothing):
+    utterance, audio = spoken[0]
+    metric, silent = SpeakerSimilarity(), Utterance("a", "text")
+    rows = metric.score([audio, nothing, audio], [silent, silent, utterance])
+    assert [row["speaker_similarity"] for row in rows[:2]] == [None, None]
+    found = figures(rows, metric.ratios)["speaker_similarity"]
+    assert (found.value, found.ci95) == (rows[2]["speaker_similarity"], None)
+    assert figures(rows[:2], metric.ratios)["speaker_similarity"].value is None
 
 
 if __name__ == "__main__":

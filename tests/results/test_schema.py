@@ -99,6 +99,18 @@ def test_empty_generations_are_counted() -> None:
     assert (values["counts"]["utterances"], values["counts"]["empty"]) == (3, 2)
 
 
+def test_a_figure_that_some_could_not_have_is_of_the_others() -> None:
+    ratios = {**RATIOS, "alike": ("alike", None)}
+    without = row(scores={"errors": 1, "words": 10, "alike": None}, baseline_scores={})
+    voiced = row(scores={"errors": 1, "words": 10, "alike": 0.5}, baseline_scores={})
+    mixed = summarise(RUN, [record([without, voiced, without])], ratios)
+    assert (mixed["quality"]["alike"], mixed["quality"]["wer"]) == (0.5, pytest.approx(0.1))
+    assert mixed["left_out"] == [{"figure": "alike", "utterances": 2}]
+    none = summarise(RUN, [record([without])], ratios)
+    assert (none["quality"]["alike"], none["quality"]["alike_ci95"]) == (None, None)
+    assert summarise(RUN, [record([voiced])], ratios)["left_out"] == []
+
+
 def test_failed_utterances_count_nowhere() -> None:
     failed = {"utterance": "bad", "error": "OSError: gone"}
     values = summarise(RUN, [record([row()]), record([failed], seconds=None, baseline_seconds=None)], RATIOS)
