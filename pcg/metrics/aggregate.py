@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -100,7 +101,7 @@ def figures(
     }
 
 
-def _figure(rows: Sequence[Mapping[str, float | str | None]], top: str, bottom: str | None, seed: int) -> Estimate:
+def _figure(rows: Sequence[Mapping[str, Any]], top: str, bottom: str | None, seed: int) -> Estimate:
     if not rows:
         return Estimate(None, None)
     return ratio([row[top] for row in rows], None if bottom is None else [row[bottom] for row in rows], seed)
