@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
-from pcg.command import cli
-from pcg.runner import run
+from pcg.command import cli, relog
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="relog")
 def main(config: DictConfig) -> None:
-    run.log_again(Path(config.paths.outputs) / config.study, cli.plain(config)["logger"])
+    cli.carry_out(lambda: relog.again(cli.plain(config)))
 
 
 if __name__ == "__main__":
-    with cli.clear_errors("relog", check=None):
+    with cli.clear_errors("relog", check=relog.check):
         main()

@@ -7,15 +7,16 @@ import torch
 from omegaconf import DictConfig
 
 from pcg.command import cli
+from pcg.config import validate
 from pcg.config.build import build
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
 def main(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
-    build(cli.plain(config)["trainer"]).run()
+    cli.carry_out(lambda: build(cli.plain(config)["trainer"]).run(), "the same command goes on from here")
 
 
 if __name__ == "__main__":
-    with cli.clear_errors("train", check=None):
+    with cli.clear_errors("train", check=validate.check_trainer):
         main()

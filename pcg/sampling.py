@@ -140,13 +140,17 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        temperature, penalty = self.temperature, self.repetition_penalty
         wrong = [
             message
             for bad, message in [
-                (self.temperature < 0, f"temperature={self.temperature}: 0 (greedy) or more"),
+                (
+                    temperature != 0 and not temperature >= 1e-3,
+                    f"temperature={temperature}: 0 (greedy), or from .001",
+                ),
                 (self.top_k is not None and self.top_k < 1, f"top_k={self.top_k}: 1 or more, or null"),
                 (not 0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, at most 1"),
-                (self.repetition_penalty <= 0, f"repetition_penalty={self.repetition_penalty}: above 0"),
+                (not 0.01 <= penalty <= 100, f"repetition_penalty={penalty}: .01 to 100"),
             ]
             if bad
         ]

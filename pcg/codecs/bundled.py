@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import soxr
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from pcg.codecs.fsq import FSQ
 from pcg.codecs.mel import MelSpectrogram
 from pcg.models.checkpoint import resolve_folder
+from pcg.ranges import FROM_1, Ranges
 from pcg.types import Audio
 
 _FRAMES_PER_TOKEN = 2
@@ -91,6 +93,8 @@ class BundledCodec:
         device: where it runs.
         iterations: of Griffin-Lim.
     """
+
+    RANGES: ClassVar[Ranges] = {"iterations": FROM_1}
 
     def __init__(self, path: str, device: str = "cpu", iterations: int = 64) -> None:
         folder = resolve_folder(path)

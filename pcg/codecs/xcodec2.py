@@ -7,6 +7,7 @@ torchaudio, which not every build of torch has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import soxr
@@ -16,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.codecs.fbank import Fbank
-from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.types import Audio
 
 
@@ -44,11 +46,13 @@ class Xcodec2:
 
     sample_rate = 16_000
 
+    RANGES: ClassVar[Ranges] = {"chunk_seconds": ABOVE_0, "overlap_seconds": FROM_0, "batch_size": FROM_1}
+
     def __init__(
         self,
         path: str,
         device: str | torch.device = "cpu",
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         chunk_seconds: float = 30.0,
         overlap_seconds: float = 1.0,
         batch_size: int = 8,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import locale
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,9 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pcg.command import launching, objective, places, status
+from pcg.command.callbacks import gave_up
 from pcg.command.launching import missing_extra
 from pcg.command.launching import texts as _texts
 from pcg.config.validate import ConfigError, check, nearest
+from pcg.config.values import expanded, problems_of_values
 from pcg.results.environment import memory_advice
 from pcg.runner.run import run_once
 from pcg.studies import plan
@@ -67,6 +72,7 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
     Args:
         check: raises a ConfigError for a composed config of this entry point; None if any composed config will do.
     """
+    _speak_utf8()
     sys.argv[1:] = _asked_here(sys.argv[1:])
     try:
         check_command_line(config_name, sys.argv[1:], check)
@@ -76,12 +82,24 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
     yield
 
 
+def _speak_utf8() -> None:
+    """Files, names and what is printed are UTF-8 whatever the locale: Python begins anew where it would differ."""
+    if locale.getencoding().lower() not in ("utf-8", "utf8") and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"  # for the processes of launchers and devices as well
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def _asked_here(arguments: Sequence[str]) -> list[str]:
-    """With ``status=true`` the sweep is gone through in this process, whatever launcher would run it."""
-    if not any(argument.lower() == "status=true" for argument in arguments):
+    """What only asks of a sweep goes through it in this process, whatever launcher would run it."""
+    asking = [each for each in arguments if each.lower() in ("status=true", "dry=true")]
+    if not asking:
         return list(arguments)
     kept = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
-    place = [argument.lower() for argument in kept].index("status=true")  # overrides may not stand apart
+    place = kept.index(asking[0])  # overrides may not stand apart
     return [*kept[:place], "hydra/launcher=basic", *kept[place:]]
 
 
@@ -128,6 +146,7 @@ def carry_out(work: Callable[[], T], stopped: str = "nothing was written") -> T 
         print(f"The run failed: {type(error).__name__}: {error}{memory_advice(error)}", file=sys.stderr)
         if not sweep:
             sys.exit(1)
+        gave_up.append(str(error))
         return None
 
 
@@ -254,6 +273,7 @@ def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], che
         one_each = [column[min(index, len(column) - 1)] for column in columns]
         try:
             config = plain(compose(name, chosen + one_each))
+            problems += problems_of_values(config)
             if check is not None:
                 check(config)
         except ConfigError as error:
@@ -267,7 +287,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """A config as plain values, interpolations resolved."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
+    return expanded({str(key): value for key, value in values.items() if key not in ("hydra", "experiment")})
 
 
 def _reason(error: Exception) -> str:

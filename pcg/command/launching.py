@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from omegaconf import OmegaConf
 
 from pcg.command.places import install_line
 from pcg.config.settings import pick_device
+from pcg.config.values import study_folder
 
 # Choice -> the extra in pyproject.toml that brings its plugin.
 EXTRAS = {
@@ -44,12 +47,22 @@ def gpus_of_run(device: str, devices: int) -> int:
     return int(devices) if wanted else 0
 
 
+def sweep_folder(outputs: str, study: str, *asking: bool) -> str:
+    """Where Hydra notes what a sweep was asked for: with its results, or where nothing is run in a folder that goes."""
+    return _passing().name if any(asking) else str(study_folder(outputs, study))
+
+
+@cache
+def _passing() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="pcg-")
+
+
 def set_defaults(conf: Path) -> None:
     """Lay ``conf/hydra/*_settings/`` over the plugins' own defaults, whose types go on being checked.
 
     YAMLs of the plugins' names in ``conf/hydra/launcher`` would read better; Hydra refuses them beside such types.
     """
-    for resolver in (runs_at_once, cores_of_run, gpus_of_run):
+    for resolver in (runs_at_once, cores_of_run, gpus_of_run, sweep_folder):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     Plugins.instance()  # imports the plugins, which put their defaults into the store
     for group, names in EXTRAS.items():

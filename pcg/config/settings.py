@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from pcg.config.values import study_folder
+from pcg.ranges import DEVICE, FROM_0, FROM_1, Ranges
 from pcg.sampling import Sampling
 
-# Key -> (what a value of the right type must satisfy, in words).
-Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]
-_FROM_1: tuple[Callable[[Any], bool], str] = (lambda value: value >= 1, "1 or more")
-_FROM_0: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0 or more")
-
-
-def out_of_range(values: Mapping[str, Any], ranges: Ranges) -> list[str]:
-    """``key=value: what is allowed`` for every value that is there and does not fit."""
-    return [
-        f"{key}={values[key]!r}: {words}"
-        for key, (fits, words) in ranges.items()
-        if key in values and not fits(values[key])
-    ]
+# Where a strategy's groups take their embeddings from: a model's input or output table, or the codec's codebook.
+SOURCES = ("target_input", "target_output", "draft_input", "draft_output", "codec")
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Decoding:
     repetition_penalty: float
     baseline: bool
 
-    RANGES: ClassVar[Ranges] = {"gamma": _FROM_1, "batch_size": _FROM_1, "max_tokens": _FROM_1}
+    RANGES: ClassVar[Ranges] = {"gamma": FROM_1, "batch_size": FROM_1, "max_tokens": FROM_1}
 
     @property
     def sampling(self) -> Sampling:
@@ -77,8 +67,8 @@ class Plan:
     RANGES: ClassVar[Ranges] = {
         "gpu": (lambda value: value in GPUS, f"one of {', '.join(GPUS)}"),
         "alpha": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-        "group_size": _FROM_1,
-        "prompt_tokens": _FROM_0,
+        "group_size": FROM_1,
+        "prompt_tokens": FROM_0,
     }
 
 
@@ -113,22 +103,19 @@ class Settings:
 
     RANGES: ClassVar[Ranges] = {
         "study": (
-            lambda value: re.fullmatch(r"[\w+-][\w.+-]*", str(value)) is not None,
-            "a folder name of letters, digits, _ + - and dots",
+            lambda value: re.fullmatch(r"[\w+-][\w.+-]*", value) is not None and len(value.encode()) <= 200,
+            "a folder name of letters, digits, _ + - and dots, of at most 200 bytes",
         ),
-        "seed": _FROM_0,
-        "devices": _FROM_1,
-        "threads": _FROM_1,
-        "max_failures": _FROM_0,
-        "device": (
-            lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)) is not None,
-            "auto, cpu, cuda or cuda:N",
-        ),
+        "seed": FROM_0,
+        "devices": FROM_1,
+        "threads": FROM_1,
+        "max_failures": FROM_0,
+        "device": DEVICE,
     }
 
     @property
     def study_folder(self) -> Path:
-        return Path(self.paths["outputs"]) / self.study
+        return study_folder(self.paths["outputs"], self.study)
 
 
 def pick_device(name: str) -> torch.device:

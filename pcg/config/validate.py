@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from pcg.config.build import TARGET, build, constructor, is_built
-from pcg.config.settings import Decoding, Paths, Plan, Settings, out_of_range
+from pcg.config.settings import SOURCES, Decoding, Paths, Plan, Settings
+from pcg.config.values import problems_of_values
 from pcg.groups.table import GroupTable
+from pcg.ranges import Ranges, out_of_range
 from pcg.sampling import Sampling
 
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
@@ -30,11 +32,13 @@ SUPPLIED: Mapping[str, frozenset[str]] = {
 }
 # Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
 # crossed with them in a sweep; a strategy that does not read them runs once.
-SHARED: Mapping[str, frozenset[str]] = {
-    "grouping": frozenset({"groups", "theta"}),
-    "grouping.groups": frozenset({"source"}),
+SHARED: Mapping[str, Ranges] = {
+    "grouping": {
+        "groups": (lambda value: value is None or isinstance(value, Mapping), "keys and values, or null"),
+        "theta": (lambda value: _fits(value, float | None), "a number, or null"),
+    },
+    "grouping.groups": {"source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}")},
 }
-_CHEAP = ("grouping", "grouping.groups")
 
 
 class ConfigError(ValueError):
@@ -50,7 +54,7 @@ class ConfigError(ValueError):
 
 def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
-    problems = _problems_of_settings(config)
+    problems = problems_of_values(config) + _problems_of_settings(config)
     for role in ("target", "draft", "codec", "dataset", "grouping", "logger"):
         optional = role in ("draft", "logger")
         node = config.get(role)
@@ -63,6 +67,12 @@ def check(config: Mapping[str, Any]) -> Settings:
     if problems:
         raise ConfigError(problems)
     return Settings(**config)
+
+
+def check_trainer(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists what is wrong with the config of experiments/train.py."""
+    if problems := problems_of_values(config) + problems_of_node(config["trainer"], "trainer"):
+        raise ConfigError(problems)
 
 
 def _problems_of_devices(device: Any, devices: Any) -> list[str]:
@@ -118,7 +128,10 @@ def problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
         for problem in problems_of_node(value, f"{path}.{key}")
     ]
     wrong = _wrong_arguments(make, given, path)
-    if path in _CHEAP and not wrong:
+    good = {key: value for key, value in given.items() if key not in wrong and not is_built(value)}
+    beyond = out_of_range(good, {**SHARED.get(path, {}), **getattr(make, "RANGES", {})})
+    problems += [_join(path, line) for line in beyond]
+    if (path == "grouping" or path.startswith("grouping.")) and not wrong:
         problems += _refused(node, path)
     return problems + list(wrong.values())
 
@@ -165,7 +178,7 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
     """By key, what is wrong: unknown and missing keys, wrong types."""
     parameters = inspect.signature(make).parameters
     supplied = SUPPLIED.get(path, frozenset())
-    allowed = set(parameters) - supplied | SHARED.get(path, frozenset())
+    allowed = set(parameters) - supplied | set(SHARED.get(path, ()))
     hints = _hints(make)
     unknown = {key: f"{_join(path, key)}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed}
     missing = {
@@ -183,7 +196,7 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
     """Annotations as types, without those that only a type checker can resolve."""
-    function = make if inspect.isfunction(make) else make.__init__
+    function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
     hints: dict[str, Any] = {}
     for name, annotation in function.__annotations__.items():
         try:

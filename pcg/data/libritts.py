@@ -8,9 +8,10 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit, grouped
+from pcg.ranges import BOUNDS, LIMIT, Ranges
 from pcg.types import Utterance
 
 
@@ -34,6 +35,8 @@ class LibriTTS:
         ValueError: a limit below 1.
         FileNotFoundError: when first read, where the set is neither in the cache nor to be had.
     """
+
+    RANGES: ClassVar[Ranges] = {"limit": LIMIT, "prompt_seconds": BOUNDS}
 
     def __init__(
         self,

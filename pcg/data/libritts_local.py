@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit
+from pcg.ranges import BOUNDS, LIMIT, Ranges
 from pcg.types import Utterance
 
 
@@ -22,6 +24,8 @@ class LibriTTSLocal:
     Raises:
         ValueError: no such folder, nothing in it, or a recording without its text.
     """
+
+    RANGES: ClassVar[Ranges] = {"limit": LIMIT, "prompt_seconds": BOUNDS}
 
     def __init__(
         self, path: str, limit: int | None = None, prompt_seconds: Sequence[float] = (3.0, 8.0), seed: int = 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from pcg.data.audio import recorded_in
 from pcg.data.voices import checked_limit
+from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
@@ -24,6 +26,8 @@ class SeedTTS:
     Raises:
         ValueError: no such file, no lines in it, or a line that has another form.
     """
+
+    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
 
     def __init__(self, path: str, limit: int | None = None) -> None:
         self._file, self._limit = Path(path).expanduser(), checked_limit(limit)

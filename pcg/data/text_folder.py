@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from pcg.data.audio import recorded_in
 from pcg.data.voices import checked_limit
+from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
@@ -21,6 +23,8 @@ class TextFolder:
     Raises:
         ValueError: no such folder, no texts in it, an empty text, or a voice without what it says.
     """
+
+    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
 
     def __init__(self, path: str, limit: int | None = None) -> None:
         self._folder, self._limit = Path(path).expanduser(), checked_limit(limit)

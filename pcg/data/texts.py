@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pcg.data.audio import recorded_in
+from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
@@ -24,25 +26,29 @@ class Texts:
         ValueError: naming everything that is wrong with the arguments.
     """
 
+    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
+
     def __init__(self, path: str, prompt: str | None = None, prompt_text: str = "", limit: int | None = None) -> None:
+        file = Path(path).expanduser()
+        voice = None if prompt is None else Path(prompt).expanduser()
         wrong = [
             message
             for bad, message in [
-                (not Path(path).is_file(), f"path={path}: no such file"),
-                (prompt is not None and not Path(prompt).is_file(), f"prompt={prompt}: no such file"),
+                (not file.is_file(), f"path={path}: no such file"),
+                (voice is not None and not voice.is_file(), f"prompt={prompt}: no such file"),
                 (prompt is not None and not prompt_text.strip(), "prompt_text: must say what the prompt says"),
                 (prompt is None and prompt_text.strip(), "prompt_text: given without a prompt"),
                 (limit is not None and limit < 1, f"limit={limit}: 1 or more, or null for all"),
             ]
             if bad
         ]
-        lines = [] if wrong else Path(path).read_text(encoding="utf-8").splitlines()
+        lines = [] if wrong else file.read_text(encoding="utf-8").splitlines()
         self._lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()][:limit]
         if not wrong and not self._lines:
             wrong.append(f"path={path}: holds no text")
         if wrong:
             raise ValueError("dataset: " + "; ".join(wrong))
-        self._name, self._prompt, self._prompt_text = Path(path).stem, prompt, prompt_text.strip()
+        self._name, self._prompt, self._prompt_text = file.stem, voice, prompt_text.strip()
 
     def __len__(self) -> int:
         return len(self._lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pcg.groups.table import GroupBuilder, GroupTable
@@ -29,14 +30,39 @@ def build_cached(
 ) -> GroupTable:
     """The builder's table, from ``folder`` if it was built before; written atomically if not.
 
-    Two processes that build the same table at once both write it, and either's file is good.
+    Two processes that build the same table at once both write it, and either's file is good. A file that cannot be
+    read, or written, is warned of, and costs no more than the building.
     """
     path = Path(folder) / f"groups-{key_of(builder, embeddings, groupable)}.safetensors"
-    if path.exists():
-        table = GroupTable.load(path)
+    table = _read(path, len(embeddings))
+    if table is not None:
         table.warn(f"{describe(builder)}, from the cache")
         return table
     table = builder.build(embeddings, groupable)
+    log.info("built %s: %s", describe(builder), _in_words(table))
+    try:
+        _write(table, path)
+    except (OSError, SafetensorError) as error:
+        log.warning("%s: the groups are not kept for the next run (%s)", path.parent, error)
+    return table
+
+
+def _read(path: Path, vocab_size: int) -> GroupTable | None:
+    """None where there is none, or what is there is broken."""
+    try:
+        if not path.exists():
+            return None
+        table = GroupTable.load(path)
+        if table.vocab_size != vocab_size:
+            raise ValueError(f"it is over {table.vocab_size} tokens, not {vocab_size}")
+        return table
+    except Exception as error:  # however it is broken: torn, empty, of other tensors
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.warning("%s cannot be read (%s): the groups are built anew", path, reason)
+        return None
+
+
+def _write(table: GroupTable, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
     os.close(handle)
@@ -45,8 +71,14 @@ def build_cached(
         os.replace(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
-    log.info("built %s: %s", describe(builder), table.report())
-    return table
+
+
+def _in_words(table: GroupTable) -> str:
+    found = table.report()
+    return (
+        f"{found['groups']:,} groups, {found['mean_size']:.1f} tokens each, {found['max_size']:,} at most, "
+        f"{found['singleton_share']:.0%} alone"
+    )
 
 
 def key_of(

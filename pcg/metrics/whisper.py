@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from pcg.metrics.parts import SAMPLE_RATE, device_of, require
-from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.ranges import DEVICE, FROM_1, Ranges
 
 _WINDOW = 30 * SAMPLE_RATE  # what Whisper hears at once
 
@@ -41,7 +42,9 @@ class Whisper:
         MissingPart: transformers is not installed.
     """
 
-    def __init__(self, path: str, dtype: str = "float32", device: str = "auto", batch_size: int = 16) -> None:
+    RANGES: ClassVar[Ranges] = {"batch_size": FROM_1, "device": DEVICE}
+
+    def __init__(self, path: str, dtype: Dtype = "float32", device: str = "auto", batch_size: int = 16) -> None:
         require("transformers", "Whisper")
         self._path, self._dtype, self._device, self._batch_size = path, dtype, device, batch_size
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,7 @@ from torch import Tensor
 from pcg.models import hub
 
 BUNDLED = "bundled:"
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def resolve_folder(path: str) -> Path:

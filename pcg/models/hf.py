@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.footprint import footprint
 from pcg.models.llama import TextSide
 from pcg.types import Utterance
@@ -72,7 +72,7 @@ class HfLM:
 
     footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
 
-    def __init__(self, path: str, text: TextSide, dtype: str, device: str | torch.device) -> None:
+    def __init__(self, path: str, text: TextSide, dtype: Dtype, device: str | torch.device) -> None:
         from transformers import AutoModelForCausalLM
 
         folder = resolve_folder(path)

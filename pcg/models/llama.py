@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.footprint import footprint
 from pcg.models.linear import Linear, linear
 from pcg.types import Utterance
@@ -273,7 +273,9 @@ class LlamaLM:
 
     footprint = staticmethod(footprint)  # what it will take, before it is there
 
-    def __init__(self, path: str, text: TextSide, dtype: str, device: str | torch.device, head: str) -> None:
+    def __init__(
+        self, path: str, text: TextSide, dtype: Dtype, device: str | torch.device, head: Literal["speech", "full"]
+    ) -> None:
         if head not in ("speech", "full"):
             raise ValueError(f"head={head!r}: speech or full")
         self.device, self.text = torch.device(device), text

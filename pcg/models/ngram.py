@@ -7,11 +7,13 @@ acceptance rule applies: counts interpolated by Witten and Bell (1991), method C
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pcg.ranges import FROM_1, Ranges
 from pcg.types import Utterance
 
 
@@ -43,6 +45,8 @@ class NGram:
     Raises:
         ValueError: an order below 1.
     """
+
+    RANGES: ClassVar[Ranges] = {"order": FROM_1}
 
     def __init__(self, vocab_size: int, device: str | torch.device = "cpu", order: int = 4) -> None:
         if order < 1:

@@ -34,7 +34,7 @@ def check(config: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigError: some have no finished run; it names those that have.
     """
-    outputs, asked = Path(config["paths"]["outputs"]), config["study"]
+    outputs, asked = Path(config["paths"]["outputs"]).expanduser(), config["study"]
     names = [str(name) for name in (asked if isinstance(asked, list) else [asked])]
     there = sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{store.NAME}")})
     wrong = [name for name in names if name not in there]
@@ -48,7 +48,7 @@ def check(config: Mapping[str, Any]) -> list[str]:
 
 def show_studies(config: Mapping[str, Any]) -> Path:
     """Report on what conf/report.yaml asks for; several studies go into ``outputs/report-A-B``."""
-    names, outputs = check(config), Path(config["paths"]["outputs"])
+    names, outputs = check(config), Path(config["paths"]["outputs"]).expanduser()
     if len(names) == 1:
         return show(outputs / names[0])
     folder = outputs / f"report-{'-'.join(names)}"

@@ -17,12 +17,12 @@ from torch import Tensor
 from pcg.config import fingerprint
 from pcg.config.build import Kept, build
 from pcg.config.identity import canonical
+from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
 from pcg.interfaces import Codec, Dataset, Metric, Rule, TokenLM
 
-SOURCES = ("target_input", "target_output", "draft_input", "draft_output", "codec")
 _kept = Kept()
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, codec:
 
 def cache_folder() -> Path:
     """Where group tables are kept between runs: ``$PCG_CACHE``, else ``pcg`` in the user's cache folder."""
-    return Path(os.environ.get("PCG_CACHE") or Path.home() / ".cache" / "pcg")
+    return Path(os.environ.get("PCG_CACHE") or "~/.cache/pcg").expanduser()
 
 
 def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec) -> Float[Tensor, "vocab dim"]:

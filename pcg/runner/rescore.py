@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from pcg.config.settings import Settings, out_of_range
+from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_metrics
 from pcg.interfaces import Metric
+from pcg.ranges import out_of_range
 from pcg.results import environment, store
 from pcg.results.records import Records, latest, write_atomically
 from pcg.results.schema import Ratios, quality
@@ -140,7 +141,7 @@ def rescore(config: Mapping[str, Any]) -> Path:
         ValueError: no finished run there.
     """
     torch.set_num_threads(config["threads"])
-    folder = Path(config["run"])
+    folder = Path(config["run"]).expanduser()
     result = store.read(folder)
     if result is None:
         raise ValueError(f"run={folder}: no finished run there (no {store.NAME})")
@@ -167,7 +168,7 @@ def check(config: Mapping[str, Any]) -> None:
     problems += [*out_of_range(config, ranges), *problems_of_metrics(config["metrics"])]
     if not metric_nodes(config["metrics"]):
         problems.append("metrics: name at least one metric")
-    if not (Path(config["run"]) / store.NAME).is_file():
+    if not (Path(config["run"]).expanduser() / store.NAME).is_file():
         problems.append(f"run={config['run']}: no finished run there (no {store.NAME})")
     if problems:
         raise ConfigError(problems)

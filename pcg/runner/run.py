@@ -188,10 +188,10 @@ def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
     return f"{len(failed)} utterance(s) failed (max_failures={allowed}):{listed}"
 
 
-def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The result is on disk; a logger that fails is reported and costs nothing else."""
+def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether it took the result, which is on disk; a logger that fails is reported and costs nothing else."""
     if not is_built(logger):
-        return
+        return True
     try:
         build(logger).log(result, rows, Path(result.folder))
     except Exception as error:
@@ -201,6 +201,8 @@ def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequenc
             type(error).__name__, error, result.folder, result.values["study"],
         )  # fmt: skip
         log.debug("the logger failed", exc_info=True)
+        return False
+    return True
 
 
 def log_again(study_folder: Path, logger: Mapping[str, Any] | None) -> None:
@@ -208,13 +210,19 @@ def log_again(study_folder: Path, logger: Mapping[str, Any] | None) -> None:
 
     Raises:
         ValueError: there is none.
+        RuntimeError: it did not take some of them; why has been logged.
     """
     results = store.read_study(study_folder)
     if not results:
         raise ValueError(f"{study_folder}: no finished runs")
+    lost = 0
     for result in results:
-        _tell_logger(logger, result, store.read_utterances(Path(result.folder)))
-        log.info("logged %s", result.folder)
+        if _tell_logger(logger, result, store.read_utterances(Path(result.folder))):
+            log.info("logged %s", result.folder)
+        else:
+            lost += 1
+    if lost:
+        raise RuntimeError(f"{lost} of {len(results)} runs could not be logged")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch import Tensor
 from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
 from pcg.config.identity import canonical
-from pcg.config.settings import Decoding, Ranges, Settings, out_of_range
+from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import ConfigError
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
@@ -29,6 +29,7 @@ from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import Rule
 from pcg.metrics.aggregate import Estimate, paired_ratio
+from pcg.ranges import Ranges, out_of_range
 from pcg.results import environment
 from pcg.results.records import write_atomically
 from pcg.runner import parts

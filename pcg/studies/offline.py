@@ -22,10 +22,11 @@ from rich.progress import track
 from torch import Tensor
 
 from pcg.config.build import is_built
-from pcg.config.settings import Decoding, Ranges, Settings, out_of_range
+from pcg.config.settings import Decoding, Settings
 from pcg.decoding.statistics import kl, total_variation
 from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
+from pcg.ranges import Ranges, out_of_range
 from pcg.report import tables
 from pcg.results import environment, predictions
 from pcg.results.records import write_atomically

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pcg.config.settings import Ranges, Settings, out_of_range
+from pcg.config.settings import Settings
 from pcg.groups.table import GroupTable
 from pcg.metrics.aggregate import Ratio, paired_difference, ratio
+from pcg.ranges import Ranges, out_of_range
 from pcg.report import tables
 from pcg.results import environment
 from pcg.results.records import write_atomically

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import wandb
 
+from pcg.ranges import ABOVE_0, FROM_0, Ranges
 from pcg.tracking.timeline import picture
 from pcg.types import Result
 
@@ -31,6 +34,17 @@ class WandB:
         timeout: seconds to wait for W&B to start, and again for it to take everything at the end. What it has not
             taken then lies under the run's folder, for `wandb sync`.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        "project": (
+            lambda value: re.fullmatch(r"[^/\\#?%:\r\n]{1,128}", value) is not None,
+            "1 to 128 characters without / \\ # ? % and :",
+        ),
+        "tags": (lambda value: all(0 < len(tag) <= 64 for tag in value), "of 1 to 64 characters each"),
+        "audio": FROM_0,
+        "timelines": FROM_0,
+        "timeout": ABOVE_0,
+    }
 
     def __init__(
         self,
@@ -61,7 +75,7 @@ class WandB:
                     run.log(_history(row), step=step)
                 run.log({"utterances": self._table(utterances, folder), **_group_sizes(values)})
                 run.summary.update(flatten({key: values[key] for key in values if key not in ("config", *_ABOUT)}))
-                artifact = wandb.Artifact(f"result-{values['study']}-{values['run_id']}", type="result")
+                artifact = wandb.Artifact(f"result-{_run_name(values)}", type="result")
                 artifact.add_file(str(folder / "result.json"))
                 run.log_artifact(artifact)
             except BaseException:
@@ -74,10 +88,10 @@ class WandB:
             project=self.project,
             entity=self.entity,
             mode=self.mode,
-            id=f"{values['study']}-{values['run_id']}",
-            group=values["study"],
+            id=_run_name(values),
+            group=_within(values["study"], 128),
             job_type="run",
-            name=f"{values['label']}-{values['run_id'][:4]}",
+            name=_within(f"{values['label']}-{values['run_id'][:4]}", 128),
             tags=[*self.tags, values["method"]],
             dir=str(folder),
             config={**values["config"], **_about(values)},
@@ -111,6 +125,20 @@ class WandB:
             for index, row in enumerate(rows)
         ]
         return wandb.Table(columns=["audio", "timeline", "alpha", *plain], data=data)
+
+
+def _run_name(values: Mapping[str, Any]) -> str:
+    """Study and run id, of letters that W&B takes in the names of runs and of artifacts, and no more than it takes."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", values["study"])
+    return f"{_within(plain, 100, values['study'])}-{values['run_id']}"
+
+
+def _within(text: str, most: int, meant: str | None = None) -> str:
+    """The text itself where it fits and says what was ``meant``; else as much of it as fits, and a digest of that."""
+    meant = text if meant is None else meant
+    if text == meant and len(text) <= most:
+        return text
+    return f"{text[: most - 9]}-{hashlib.blake2b(meant.encode(), digest_size=4).hexdigest()}"
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

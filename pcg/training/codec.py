@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
+from pcg.ranges import ABOVE_0, FROM_1, Ranges
 from pcg.training.audio import batched_mels, shards
 from pcg.training.fit import fit, resumed_at
 
@@ -157,6 +158,10 @@ class CodecTrainer:
         steps, batch, crop: optimiser steps; crops a step; frames a crop.
         checkpoint_every: steps between checkpoints; the codec folder is written with each.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        **dict.fromkeys(("shards", "steps", "batch", "crop", "checkpoint_every"), FROM_1), "learning_rate": ABOVE_0
+    }  # fmt: skip
 
     corpus: str
     out: str

@@ -14,13 +14,14 @@ import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import soundfile
 import soxr
 
 from pcg.data.bundled import Bundled
+from pcg.ranges import FROM_0, FROM_1, Ranges
 from pcg.training.texts import sentences, short_lines
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class Corpus:
         shard_size: sentences a shard.
         workers: processes.
     """
+
+    RANGES: ClassVar[Ranges] = {"utterances": FROM_1, "heldout": FROM_0, "shard_size": FROM_1, "workers": FROM_1}
 
     folder: str
     texts: str

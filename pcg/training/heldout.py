@@ -9,8 +9,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pcg.ranges import FROM_1, Ranges
 from pcg.training.texts import clauses
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Heldout:
         voices: voice prompts a speaker.
         seed: fixes the choice.
     """
+
+    RANGES: ClassVar[Ranges] = {"utterances": FROM_1, "voices": FROM_1}
 
     corpus: str
     folder: str

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pcg.codecs.fsq import FSQ
 from pcg.models.checkpoint import read_json, resolve_folder
+from pcg.ranges import ABOVE_0, FROM_1, Ranges
 from pcg.training.audio import shards
 from pcg.training.codec import schedule
 from pcg.training.fit import fit, resumed_at
@@ -388,6 +389,12 @@ class LMTrainer:
         batch_tokens: most padded tokens a step.
         single: share of sequences of one utterance; the others are two of one speaker.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        **dict.fromkeys(("steps", "batch_tokens", "checkpoint_every"), FROM_1),
+        "learning_rate": ABOVE_0,
+        "single": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    }
 
     tokens: str
     out: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -168,15 +169,45 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, folder) == built
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_costs_the_building_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(self, path):  # type: ignore[no-untyped-def]
         Path(path).write_text("half of it")
         raise OSError("disk full")
 
+    own = Cosine(0.6).build(EMBEDDINGS, GROUPABLE)
+    (tmp_path / "file").touch()
+    assert build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path / "file") == own
     monkeypatch.setattr(GroupTable, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path / "full") == own
+    assert list((tmp_path / "full").iterdir()) == []
+    assert f"{tmp_path}/full: the groups are not kept for the next run (disk full)" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"x" * 400, "cut", "other"])
+def test_a_broken_file_of_the_cache_is_named_and_built_anew(
+    content: bytes | str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    built = build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    if content == "other":
+        GroupTable.from_members([[0]], 3).save(file)
+    else:
+        file.write_bytes(whole[:-8] if isinstance(content, str) else content)
+    assert build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path) == built
+    assert f"{file} cannot be read" in caplog.text
+    assert GroupTable.load(file) == built
+
+
+def test_what_was_built_is_told_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    build_cached(Cosine(0.6), EMBEDDINGS, GROUPABLE, tmp_path)
+    (told,) = caplog.messages
+    assert re.fullmatch(
+        r"built Cosine\(theta=0.6, center=False\): 40 groups, \d+\.\d tokens each, \d+ at most, \d+% alone", told
+    )
 
 
 def test_the_cache_warns_too(tmp_path: Path) -> None:

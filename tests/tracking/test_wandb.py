@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import wandb
 
+from pcg.tracking import wandb as wandb_module
 from pcg.tracking.timeline import KINDS, picture
 from pcg.tracking.wandb import WandB, flatten
 from pcg.types import Result
@@ -52,6 +54,25 @@ def result(tmp_path: Path) -> Result:
     soundfile.write(tmp_path / "audio/u0.wav", np.zeros(160), 16_000)
     (tmp_path / "result.json").write_text(json.dumps(VALUES))
     return Result(str(tmp_path), VALUES)
+
+
+@pytest.mark.parametrize("study", ["a+b", "größe", "日本" * 20, "s" * 113, "s" * 200])
+def test_every_name_that_a_study_may_have_is_taken(study: str, result: Result, tmp_path: Path) -> None:
+    values = {**VALUES, "study": study, "label": "pcg " * 50}
+    WandB(tags=["t" * 64]).log(Result(result.folder, values), ROWS, tmp_path)
+    (run,) = [record.run for record in records(tmp_path) if record.WhichOneof("record_type") == "run"][:1]
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{12,111}-0123456789", run.run_id)
+    assert len(run.run_group) <= 128
+    assert len(run.display_name) <= 128
+    assert run.run_group[:100] == study[:100]
+
+
+def test_studies_that_differ_in_signs_are_logged_apart(result: Result) -> None:
+    names = {
+        wandb_module._run_name({**VALUES, "study": study})
+        for study in ("a+b", "a_b", "aöb", "aüb", "x" * 111, "x" * 112)
+    }
+    assert len(names) == 6
 
 
 def test_offline_run_holds_what_result_json_holds(result: Result, tmp_path: Path, capsys: Any) -> None:

@@ -1,0 +1,115 @@
+"""Numbers are finite and in range, places lie on this machine: told before anything is loaded or written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcg.command.cli import check_command_line
+from pcg.config import values
+from pcg.config.validate import ConfigError, check, check_trainer
+from pcg.config.values import problems_of_values
+from pcg.studies import offline
+from tests.config.numbers import numbers_of_every_config
+
+
+def problems(*arguments: str, command: str = "run", check: Any = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(command, arguments, *([check] if check else []))
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+def test_numbers_are_finite(value: str) -> None:
+    found = problems(
+        f"grouping.beta={value}", f"decoding.temperature={value}", "grouping=ssd", f"logger.timeout={value}"
+    )
+    for key in ("grouping.beta", "decoding.temperature", "logger.timeout"):
+        assert f"{key}={float(value)}: expected a finite number" in found
+
+
+def test_every_number_of_every_config_is_finite() -> None:
+    for command, key, config in numbers_of_every_config(float("nan")):
+        assert f"{key}=nan: expected a finite number" in problems_of_values(config), (command, key)
+
+
+def test_numbers_in_lists_count_and_in_other_commands() -> None:
+    found = problems("thetas=[0.4,nan]", "grids.ssd.beta=[inf]", command="offline", check=offline.check)
+    assert {"thetas.1=nan: expected a finite number", "grids.ssd.beta.0=inf: expected a finite number"} <= set(found)
+    found = problems(
+        "trainer=codec", "trainer.learning_rate=nan", "trainer.steps=0", command="train", check=check_trainer
+    )
+    assert found == ["trainer.learning_rate=nan: expected a finite number", "trainer.steps=0: 1 or more",
+                     "trainer.learning_rate=nan: above 0"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["dataset.limit=0", "dataset.limit=-3", "target.dtype=torch.load", "target.head=both", "codec.iterations=0",
+     "grouping.groups.source=x", "logger.audio=-1", "logger.timeout=0", "logger.tags=['']", "seed=9223372036854775808",
+     f"logger.tags=[{'t' * 65}]", "logger.project=a/b", f"study={'s' * 201}", "decoding.temperature=1e-30",
+     "decoding.repetition_penalty=1e-09", "grouping.theta=x", "decoding.top_p=0.0", "plan.alpha=1.5"],
+)  # fmt: skip
+def test_values_are_in_range(override: str) -> None:
+    key, _, value = override.partition("=")
+    (problem,) = [each for each in problems(override) if each.startswith(f"{key}=")]
+    assert value.strip("[]'") in problem
+
+
+def test_values_of_other_choices_are_in_range() -> None:
+    for command in (
+        ["draft=ngram", "draft.order=0"],
+        ["codec=xcodec2", "codec.chunk_seconds=0"],
+        ["codec=xcodec2", "codec.dtype=float64"],
+        ["metrics=paper", "metrics.asr.recogniser.batch_size=0"],
+        ["metrics=paper", "metrics.speaker.device=gpu"],
+        ["dataset=libritts", "dataset.prompt_seconds=[8,3]"],
+        ["dataset=libritts", "dataset.limit=0"],
+        ["grouping/groups=random", "grouping.groups.like.theta=2.0"],
+    ):
+        (problem,) = problems(*command)
+        assert command[1].partition("=")[0].rpartition(".")[0] in problem
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/x", "gs://b", "file:///tmp/x", "hf://owner/name", "https://x.org/a"])
+def test_places_lie_on_this_machine(uri: str) -> None:
+    overrides = [f"{key}='{uri}'" for key in ("paths.outputs", "target.path", "dataset.path", "dataset.prompt")]
+    found = problems("dataset=texts", *overrides, "dataset.prompt_text=x")
+    for key in ("paths.outputs", "target.path", "dataset.path", "dataset.prompt"):
+        assert f"{key}={uri!r}: expected a path on this machine; URIs are not read or written" in found
+
+
+def test_text_may_hold_an_address() -> None:
+    assert problems_of_values({"dataset": {"prompt_text": "https://x.org"}, "hub": {"path": "owner/name"}}) == []
+
+
+def test_home_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = {"paths": {"outputs": "~/res"}, "dataset": {"path": "~", "prompt_text": "~ 5"}, "target": {"path": "a~b"}}
+    assert values.expanded(config) == {
+        "paths": {"outputs": "/home/me/res"},
+        "dataset": {"path": "/home/me", "prompt_text": "~ 5"},
+        "target": {"path": "a~b"},
+    }
+    assert values.study_folder("~/res", "x") == Path("/home/me/res/x")
+
+
+def test_results_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for outputs in (tmp_path / "file", tmp_path / "file" / "below", Path(os.devnull)):
+        (problem,) = problems(f"paths.outputs={outputs}")
+        assert problem.startswith(f"paths.outputs='{outputs}': ")
+        assert problem.endswith("is no folder")
+        check_command_line("run", [f"paths.outputs={outputs}", "dry=true"])
+    monkeypatch.setattr(os, "access", lambda place, how: place != tmp_path)
+    assert problems(f"paths.outputs={tmp_path}/new") == [
+        f"paths.outputs='{tmp_path}/new': {tmp_path} may not be written to"
+    ]
+
+
+def test_a_run_that_is_begun_from_python_is_checked_too(config: Any) -> None:
+    with pytest.raises(ConfigError, match=r"grouping\.theta=inf"):
+        check(config(**{"grouping.theta": float("inf")}))
