@@ -1,6 +1,6 @@
 """How far a sweep is: ``status=true`` asks every run of it and starts none.
 
-python experiments/run.py -m experiment=paper_table status=true
+pcg run -m experiment=paper_table status=true
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequenc
     except Exception as error:
         log.warning(
             "the logger failed (%s: %s). The result is safe in %s; log it again with "
-            "`python experiments/relog.py study=%s`",
+            "`pcg relog study=%s`",
             type(error).__name__, error, result.folder, result.values["study"],
         )  # fmt: skip
         log.debug("the logger failed", exc_info=True)

@@ -1,6 +1,6 @@
 """What a run will need and what it can gain, from the shapes alone: no weights, no data, no GPU.
 
-    python experiments/run.py target=llasa_8b draft=llasa_1b codec=xcodec2 dry=true plan.gpu=h100
+    pcg run target=llasa_8b draft=llasa_1b codec=xcodec2 dry=true plan.gpu=h100
 
 A pass is taken to be as fast as the slower of two: reading every weight that it uses and the cache of every row
 once, at the GPU's bandwidth, or its multiplications at the GPU's peak (Williams et al. 2009, the roofline). What a

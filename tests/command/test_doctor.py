@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pcg.command import doctor
+from pcg.command import doctor, places
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,11 @@ def test_results_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "outputs").write_text("a file is in the way")
     assert doctor.main([]) == 1
     assert f"CANNOT be written: {tmp_path}/outputs" in capsys.readouterr().out.partition("would not work")[2]
+
+
+def test_an_installed_wheel_is_told_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "CLONE", False)
+    assert places.install_line("sweeps") == "pip install 'pcg[sweeps]'"
 
 
 def test_it_takes_no_overrides(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,7 @@ def test_a_failing_logger_costs_nothing_and_is_reported(config, caplog, tmp_path
     result = run_once(config(logger={"_target_": "pcg.tiny.Recorder", "fails": True}))
     assert (Path(result.folder) / "result.json").exists()
     assert "no network" in caplog.text
-    assert "relog.py study=tiny" in caplog.text
+    assert "`pcg relog study=tiny`" in caplog.text
     log_again(tmp_path / "outputs" / "tiny", {"_target_": "pcg.tiny.Recorder"})
     assert Recorder.told[0][0].values == result.values
 

@@ -73,4 +73,4 @@ def test_a_server_that_never_answers_does_not_cost_the_run(config, monkeypatch: 
         result = run_once(config(**as_pcg(logger={**LOGGER, "mode": "online", "timeout": 2})))
     assert (Path(result.folder) / "result.json").exists()
     assert "the logger failed" in caplog.text
-    assert "relog.py study=tiny" in caplog.text
+    assert "`pcg relog study=tiny`" in caplog.text
