@@ -35,12 +35,25 @@ class TokenLM(Protocol):
     vocab_size: int  # audio tokens + end-of-speech
     end: int
     device: torch.device
+    reads: tuple[int, ...]  # hidden states of the target that it reads as a draft; () of a model of its own
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         """The model's own token ids that lead up to the first speech token to generate."""
 
-    def prefill(self, prompts: Sequence[Int[Tensor, "prompt"]], capacity: int) -> Any:
-        """A new cache (``Cache``) with room for ``capacity`` tokens a row, holding each prompt but its last id."""
+    def prefill(
+        self,
+        prompts: Sequence[Int[Tensor, "prompt"]],
+        capacity: int,
+        reads: tuple[int, ...] = (),
+        target: Any = None,
+    ) -> Any:
+        """A new cache (``Cache``) with room for ``capacity`` tokens a row, holding each prompt but its last id.
+
+        Args:
+            reads: hidden states to keep in the cache for a draft that reads them. State i comes after i layers, and
+                the last is normed, as transformers numbers them.
+            target: the target's cache, where such a draft finds the states; a model of its own needs none.
+        """
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> Float[Tensor, "batch new vocab"]:
         """Append ``new`` of the model's own ids to each row at its length; speech logits after each of them."""
@@ -50,6 +63,21 @@ class TokenLM(Protocol):
 
     def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
         """Rows of the ``input`` or ``output`` table over the speech vocabulary, float32."""
+
+
+@runtime_checkable
+class Readable(TokenLM, Protocol):
+    """A model whose insides others may use: a draft that reads its states, a rule that asks its head again."""
+
+    width: int  # of a hidden state
+    layers: int
+    fingerprint: str  # of its weights
+
+    def embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
+        """Rows of the input table."""
+
+    def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
+        """Speech logits of the last, normed hidden state."""
 
 
 @runtime_checkable

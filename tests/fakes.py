@@ -34,6 +34,7 @@ class MarkovLM:
     """
 
     device = torch.device("cpu")
+    reads = ()
 
     def __init__(self, logits: Tensor, shift: int = 3) -> None:
         """``logits``: [vocab, vocab, vocab], by the token before the last, the last, the next."""
@@ -51,7 +52,9 @@ class MarkovLM:
         start = torch.arange(2 + len(utterance.text) % 3) % self.shift
         return start if prompt_tokens is None else torch.cat([start, self.token_ids(prompt_tokens)])
 
-    def prefill(self, prompts: Sequence[Tensor], capacity: int) -> MarkovCache:
+    def prefill(
+        self, prompts: Sequence[Tensor], capacity: int, reads: tuple[int, ...] = (), target: object = None
+    ) -> MarkovCache:
         tokens = torch.zeros(len(prompts), capacity, dtype=torch.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]

@@ -58,9 +58,15 @@ class Kept:
         self._keys: dict[str, str] = {}
         self._objects: dict[str, Any] = {}
 
-    def get(self, role: str, key: Any, make: Callable[[], T]) -> T:
-        """The object that ``make`` makes, or the one made before for an equal ``key`` (plain values)."""
+    def get(self, role: str, key: Any, make: Callable[[], T], holders: tuple[str, ...] = ()) -> T:
+        """The object that ``make`` makes, or the one made before for an equal ``key`` (plain values).
+
+        Args:
+            holders: roles whose objects may hold on to this one, and go when it does.
+        """
         name = json.dumps(key, sort_keys=True)
+        if self._keys.get(role) != name:
+            self.drop(*holders)
         self._keys[role] = name
         self._let_go()
         if name not in self._objects:

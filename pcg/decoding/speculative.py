@@ -49,17 +49,19 @@ def speculative_decode(
     draft_ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
     rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness, beyond=gamma)
     clock.enter("prefill")
-    target_cache = target.prefill(target_ids, capacity=max(map(len, target_ids)) + max_tokens + gamma)
-    draft_cache = draft.prefill(draft_ids, capacity=max(map(len, draft_ids)) + max_tokens + gamma)
+    target_cache = target.prefill(target_ids, max(map(len, target_ids)) + max_tokens + gamma, draft.reads)
+    draft_cache = draft.prefill(draft_ids, max(map(len, draft_ids)) + max_tokens + gamma, target=target_cache)
     clock.enter("other")
-    # The target is fed the last token. The draft is fed the last two, though it mostly knows the first of them:
-    # after a block that was kept whole it does not, and this way every round has the same shapes.
+    # The target is fed the last token. The draft is fed the last two, though it mostly knows the first of them: after
+    # a block that was kept whole it does not, and this way every round has the same shapes. A draft that reads the
+    # target's states is fed all that a round can have added: what it knew of them came from states of its own.
+    again = gamma + 1 if draft.reads else 2
     last = torch.stack([ids[-1:] for ids in target_ids])
-    last_two = torch.stack([ids[-2:] for ids in draft_ids])
-    draft_cache.lengths = draft_cache.lengths - 1
+    recent = torch.stack([ids[-again:] for ids in draft_ids])
+    draft_cache.lengths = draft_cache.lengths - (again - 1)
 
     while len(rows.index):
-        draft_tokens, draft_probs, seen = propose(draft, last_two, draft_cache, gamma, sampling, rows, clock)
+        draft_tokens, draft_probs, seen = propose(draft, recent, draft_cache, gamma, sampling, rows, clock)
         block = torch.cat([last, target.token_ids(draft_tokens)], 1)
         clock.enter("target")
         logits = target.step(block, target_cache)
@@ -79,22 +81,23 @@ def speculative_decode(
             clock.enter("other")
 
         rejected = gamma - verdict.accepted.cpu()
-        for cache in (target_cache, draft_cache):
-            cache.lengths = cache.lengths - rejected
+        target_cache.lengths = target_cache.lengths - rejected
+        draft_cache.lengths = draft_cache.lengths - rejected - (again - 2)
         last = target.token_ids(verdict.token).unsqueeze(1)
-        last_two = torch.cat([last_two, draft.token_ids(said)], 1).gather(1, torch.stack([count, count + 1], 1))
+        newest = count.unsqueeze(1) + torch.arange(again, device=count.device)
+        recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
             active = torch.tensor(commit.active, dtype=torch.int64)
             for part in (rows, target_cache, draft_cache):
                 part.keep(active)
-            last, last_two = (ids[active.to(ids.device)] for ids in (last, last_two))
+            last, recent = (ids[active.to(ids.device)] for ids in (last, recent))
     clock.pause()
     return rows.generations()
 
 
 def propose(
     draft: TokenLM,
-    last_two: Int[Tensor, "batch 2"],
+    recent: Int[Tensor, "batch again"],
     cache: Cache,
     gamma: int,
     sampling: Sampling,
@@ -107,7 +110,7 @@ def propose(
     draft that it did not keep, so a later round must not draw that position with the same number.
     """
     uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma)
-    ids, tokens, probs, seen = last_two, [], [], [rows.seen]
+    ids, tokens, probs, seen = recent, [], [], [rows.seen]
     for step in range(gamma):
         clock.enter("draft")
         logits = draft.step(ids, cache)[:, -1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from importlib.resources import files
@@ -73,6 +74,15 @@ class Checkpoint:
                 "where you trust them, convert once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)"
             )
         raise FileNotFoundError(f"{self.folder} holds neither model.safetensors nor model.safetensors.index.json")
+
+    @property
+    def fingerprint(self) -> str:
+        """Ten hexadecimal digits that change whenever the model is trained on: the names, and the last norm."""
+        digest = hashlib.blake2b(" ".join(sorted(self._where)).encode(), digest_size=5)
+        if "model.norm.weight" in self:
+            norm = self._open[self._where["model.norm.weight"]].get_tensor("model.norm.weight")
+            digest.update(norm.float().numpy().tobytes())
+        return digest.hexdigest()
 
     def __contains__(self, name: str) -> bool:
         return name in self._where

@@ -29,16 +29,20 @@ class HfCache:
 
     lengths: Int[Tensor, "batch"]
 
-    def __init__(self, batch: int, device: torch.device) -> None:
+    def __init__(self, hidden: Float[Tensor, "batch reads capacity width"], reads: tuple[int, ...]) -> None:
+        """``hidden``: room for the states that a draft reads, by position."""
         from transformers import DynamicCache
 
+        batch = len(hidden)
         self.past = DynamicCache()
-        self.valid: Bool[Tensor, "batch columns"] = torch.zeros(batch, 0, dtype=torch.bool, device=device)
+        self.valid: Bool[Tensor, "batch columns"] = torch.zeros(batch, 0, dtype=torch.bool, device=hidden.device)
         self.lengths = torch.zeros(batch, dtype=torch.int64)
+        self.hidden, self.reads = hidden, reads
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        self.past.batch_select_indices(rows.to(self.valid.device))
-        self.valid, self.lengths = self.valid[rows.to(self.valid.device)], self.lengths[rows.cpu()]
+        on_device = rows.to(self.valid.device)
+        self.past.batch_select_indices(on_device)
+        self.valid, self.lengths, self.hidden = self.valid[on_device], self.lengths[rows.cpu()], self.hidden[on_device]
 
     def roll_back(self) -> None:
         """Bring the columns in line with ``lengths``."""
@@ -71,20 +75,24 @@ class HfLM:
     """
 
     footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
+    reads: tuple[int, ...] = ()
 
     def __init__(self, path: str, text: TextSide, dtype: Dtype, device: str | torch.device) -> None:
         from transformers import AutoModelForCausalLM
 
         folder = resolve_folder(path)
-        config = Checkpoint(folder).config  # refuses pickles and broken files, by name
+        checkpoint = Checkpoint(folder)  # refuses pickles and broken files, by name
+        config = checkpoint.config
         if config.get("sliding_window") and config.get("use_sliding_window", True):
             raise ValueError(f"{path}: attends to a window of {config['sliding_window']} tokens only")
         self.device, self.text = torch.device(device), text
+        self.fingerprint = checkpoint.fingerprint
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
         self._model.eval().requires_grad_(False).to(self.device)
         self.vocab_size = len(text.speech_ids)
         self.end = self.vocab_size - 1
         self._speech_ids = text.speech_ids.to(self.device)
+        self.width, self.layers = self._model.config.hidden_size, self._model.config.num_hidden_layers
         rows = int(self._model.config.vocab_size)
         if int(text.speech_ids.max()) >= rows:
             raise ValueError(f"{path}: speech token id {int(text.speech_ids.max())} is beyond its {rows} rows")
@@ -92,9 +100,16 @@ class HfLM:
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens).to(self.device)
 
-    def prefill(self, prompts: Sequence[Int[Tensor, "_"]], capacity: int) -> HfCache:
-        """``capacity`` is not needed: the cache grows."""
-        cache = HfCache(len(prompts), self.device)
+    def prefill(
+        self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
+    ) -> HfCache:
+        """``capacity`` is that of the hidden states; the rest of the cache grows."""
+        config = self._model.config
+        hidden = torch.zeros(
+            len(prompts), len(reads), capacity if reads else 0, config.hidden_size,
+            dtype=self._model.dtype, device=self.device,
+        )  # fmt: skip
+        cache = HfCache(hidden, reads)
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         if ids.shape[1]:
@@ -114,9 +129,19 @@ class HfLM:
         cache.append(real)
         output: Any = self._model(
             input_ids=ids, attention_mask=cache.valid.long(), position_ids=positions.clamp(min=0),
-            past_key_values=cache.past, use_cache=True,
+            past_key_values=cache.past, use_cache=True, output_hidden_states=bool(cache.reads),
         )  # fmt: skip
+        if cache.reads:
+            states = torch.stack([output.hidden_states[depth] for depth in cache.reads], 2)
+            rows, columns = real.nonzero(as_tuple=True)
+            cache.hidden[rows, :, positions[rows, columns]] = states[rows, columns]
         return output.logits
+
+    def embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
+        return self._model.get_input_embeddings()(ids)
+
+    def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
+        return self._model.get_output_embeddings()(hidden)[..., self._speech_ids].float()
 
     def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         return self._speech_ids.take(speech)

@@ -7,7 +7,7 @@ acceptance rule applies: counts interpolated by Witten and Bell (1991), method C
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +47,7 @@ class NGram:
     """
 
     RANGES: ClassVar[Ranges] = {"order": FROM_1}
+    reads: tuple[int, ...] = ()
 
     def __init__(self, vocab_size: int, device: str | torch.device = "cpu", order: int = 4) -> None:
         if order < 1:
@@ -59,7 +60,11 @@ class NGram:
         fill = torch.full((2,), self.vocab_size)
         return fill if prompt_tokens is None else torch.cat([fill, prompt_tokens.cpu()])
 
-    def prefill(self, prompts: Sequence[Int[Tensor, "_"]], capacity: int) -> NGramCache:
+    def prefill(
+        self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
+    ) -> NGramCache:
+        if reads:
+            raise ValueError("n-grams have no hidden states to read: choose another target for this draft")
         cache = NGramCache(len(prompts), capacity)
         for row, prompt in zip(cache.tokens, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]

@@ -47,7 +47,9 @@ def load(run: Mapping[str, Any]) -> Parts:
         ConfigError: parts that do not fit each other.
     """
     device = torch.device(run["device"])
-    target = _kept_part("target", run["target"], device=device)
+    target = _kept.get(
+        "target", [run["target"], str(device)], lambda: build(run["target"], device=device), holders=("draft",)
+    )
     codec = _kept_part("codec", run["codec"], device=device)
     draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
@@ -103,7 +105,9 @@ def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> Tok
     """None without one; the target's own weights where it is its own draft."""
     if run["draft"] in (None, run["target"]):
         return target if run["draft"] else None
-    return _kept_part("draft", run["draft"], device=device, vocab_size=target.vocab_size)
+    key = [run["draft"], run["target"], str(device)]  # some drafts hold on to the target
+    supplied = {"device": device, "vocab_size": target.vocab_size, "target": target}
+    return _kept.get("draft", key, lambda: build(run["draft"], **supplied))
 
 
 def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> None:

@@ -111,19 +111,19 @@ def teacher_forced(
         raise ValueError(f"utterance {utterance.id!r} has no reference recording to read: choose another dataset")
     prompt = codec.encode([utterance.load_prompt()])[0] if utterance.load_prompt else None
     speech = codec.encode([utterance.load_reference()])[0].to(target.device)
-    models = []
-    for model in (draft, target):
-        ids = model.prompt(utterance, prompt)
-        cache = model.prefill([ids], capacity=len(ids) + len(speech))
-        models.append((model, torch.cat([ids[-1:], model.token_ids(speech)]), cache))
+    own, drafts = target.prompt(utterance, prompt), draft.prompt(utterance, prompt)
+    target_cache = target.prefill([own], len(own) + len(speech), draft.reads)
+    draft_cache = draft.prefill([drafts], len(drafts) + len(speech), target=target_cache)
+    own, drafts = (
+        torch.cat([ids[-1:], model.token_ids(speech)])[None] for model, ids in ((target, own), (draft, drafts))
+    )
     seen = _Seen(target.vocab_size, prompt, speech) if sampling.repetition_penalty != 1 else None
     for start in range(0, len(speech) + 1, chunk):
         history = None if seen is None else seen.before(start, min(start + chunk, len(speech) + 1))
-        draft_probs, target_probs = (
-            sampling.probabilities(model.step(ids[None, start : start + chunk], cache)[0], history)
-            for model, ids, cache in models
-        )
-        yield draft_probs, target_probs
+        # the target first: its states are what some drafts read
+        target_logits = target.step(own[:, start : start + chunk], target_cache)[0]
+        draft_logits = draft.step(drafts[:, start : start + chunk], draft_cache)[0]
+        yield sampling.probabilities(draft_logits, history), sampling.probabilities(target_logits, history)
 
 
 class _Seen:

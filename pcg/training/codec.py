@@ -20,6 +20,7 @@ from pcg.codecs.mel import MelSpectrogram
 from pcg.ranges import ABOVE_0, FROM_1, Ranges
 from pcg.training.audio import batched_mels, shards
 from pcg.training.fit import fit, resumed_at
+from pcg.training.schedule import schedule
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +131,6 @@ class CodecModule(L.LightningModule):
         fooled = ((fake[-1] - 1) ** 2).mean() + match
         (pull,) = torch.autograd.grad(fooled, leaf)
         return pull.detach()
-
-
-def schedule(step: int, steps: int) -> float:
-    """Warm up over 100 steps, hold, fall linearly to 2 % over the second half."""
-    return min(1.0, (step + 1) / 100, max(0.02, 2 * (1 - step / steps)))
 
 
 def perplexity(tokens: Tensor, size: int) -> Tensor:

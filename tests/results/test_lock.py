@@ -23,7 +23,7 @@ from tests.runner.test_killed import ROOT, started
 from tests.tiny.parts import calls
 
 Config = Callable[..., dict[str, Any]]
-_HOLD = "import sys, time; from pathlib import Path; from pcg.runner import lock\n"
+_HOLD = "import sys, time; from pathlib import Path; from pcg.results import lock\n"
 _HOLD += "with lock.held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
 
 

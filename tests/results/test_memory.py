@@ -28,8 +28,8 @@ def test_a_full_device_names_the_settings_that_help(config: Config, monkeypatch:
 def test_one_row_at_a_time_is_tried_before_a_batch_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     prefill = parts_for_tests.Bigram.prefill
 
-    def small(self: Any, prompts: Any, capacity: int) -> Any:
-        return prefill(self, prompts, capacity) if len(prompts) == 1 else full()
+    def small(self: Any, prompts: Any, *more: Any, **named: Any) -> Any:
+        return prefill(self, prompts, *more, **named) if len(prompts) == 1 else full()
 
     monkeypatch.setattr(parts_for_tests.Bigram, "prefill", small)
     assert run_once(config(**{"decoding.batch_size": 3})).values["counts"]["utterances"] == 6

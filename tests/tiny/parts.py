@@ -35,6 +35,7 @@ class Bigram:
 
     vocab_size = AUDIO_TOKENS + 1
     end = AUDIO_TOKENS
+    reads = ()
 
     def __init__(self, device: torch.device, seed: int = 0, noise: float = 0.0) -> None:
         count("models")
@@ -51,7 +52,9 @@ class Bigram:
         text = torch.tensor([len(word) % AUDIO_TOKENS for word in utterance.text.split()])
         return torch.cat([text, torch.zeros(2, dtype=torch.int64) if prompt_tokens is None else prompt_tokens])
 
-    def prefill(self, prompts: Sequence[Tensor], capacity: int) -> BigramCache:
+    def prefill(
+        self, prompts: Sequence[Tensor], capacity: int, reads: tuple[int, ...] = (), target: Any = None
+    ) -> BigramCache:
         return BigramCache(torch.tensor([len(prompt) - 1 for prompt in prompts]))
 
     def step(self, tokens: Tensor, cache: BigramCache) -> Tensor:

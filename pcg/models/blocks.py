@@ -1,0 +1,247 @@
+"""The blocks that decoders of Llama's line are made of, over a static cache with a length per row.
+
+A pass appends a fixed number of tokens to every row at that row's own length and attends only to what is filled, so
+that rows that accept less are simply shorter and rolling back is setting lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from pcg.models.checkpoint import Checkpoint
+from pcg.models.linear import Linear, linear
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """What a pass needs of config.json."""
+
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    positions: int
+    eps: float
+    tied: bool
+    rope: dict[str, Any]
+
+    @staticmethod
+    def read(config: dict[str, Any], folder: Path) -> LlamaConfig:
+        """Raises ValueError for a model that is not a plain Llama."""
+        expected = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+        for key, value in expected.items():
+            if config.get(key, None if key == "model_type" else value) != value:
+                raise ValueError(
+                    f"{folder}: config.json has {key}={config.get(key)!r}; this Llama reads {value!r} only"
+                )
+        heads = config["num_attention_heads"]
+        # transformers 5 writes rope_parameters, before it rope_theta and rope_scaling
+        rope = config.get("rope_parameters") or {
+            "rope_theta": config.get("rope_theta", 10_000.0),
+            **(config.get("rope_scaling") or {}),
+        }
+        return LlamaConfig(
+            layers=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            hidden=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            vocab=config["vocab_size"],
+            positions=config["max_position_embeddings"],
+            eps=config["rms_norm_eps"],
+            tied=config.get("tie_word_embeddings", False),
+            rope=rope,
+        )
+
+
+def rope_table(config: LlamaConfig, device: torch.device) -> Complex[Tensor, "positions half"]:
+    """cos + i sin of every position and frequency; with Llama 3's stretching of long wavelengths where asked for.
+
+    Source: RoPE, arXiv 2104.09864; the stretching as published with Llama 3.1. Float32 throughout, as in transformers.
+    """
+    rope, half = config.rope, torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
+    frequencies = 1.0 / rope["rope_theta"] ** (half / config.head_dim)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "llama3":
+        factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: stretched by factor; 1: left alone
+        frequencies = frequencies / factor * (1 - share) + frequencies * share
+    elif kind != "default":
+        raise ValueError(f"rope_type={kind!r} in config.json: this Llama knows default and llama3")
+    angles = torch.outer(torch.arange(config.positions, dtype=torch.float32), frequencies)
+    return torch.polar(torch.ones_like(angles), angles).to(device)
+
+
+class LlamaCache:
+    """Keys and values of every layer and row; what lies beyond a row's length is stale and never attended to.
+
+    Attributes:
+        reads: which hidden states a draft reads; state i comes after i layers, the last is normed.
+        hidden: these states, at the positions of the tokens that gave them.
+    """
+
+    lengths: Int[Tensor, "batch"]  # on the CPU: shapes depend on it, so a pass need not wait for the device
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        reads: tuple[int, ...] = (),
+    ) -> None:
+        # zeros, because a masked NaN is still NaN
+        shape = (config.layers, batch, 2 * config.kv_heads, capacity, config.head_dim)  # keys' heads, then values'
+        self.states: Float[Tensor, "layers batch heads capacity dim"] = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(batch, dtype=torch.int64)
+        self.reads = reads
+        self.hidden: Float[Tensor, "batch reads capacity width"] = torch.zeros(
+            batch, len(reads), capacity if reads else 0, config.width, dtype=dtype, device=device
+        )
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        on_device = rows.to(self.states.device)
+        self.states, self.hidden = self.states[:, on_device], self.hidden[on_device]
+        self.lengths = self.lengths[rows.cpu()]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one pass writes and what it may see, the same for every layer."""
+
+    start: int
+    end: int  # positions read
+    positions: Int[Tensor, "batch new"] | None  # None where all rows write from ``start`` on
+    rope: Complex[Tensor, "*batch_1 new half"]
+    mask: Float[Tensor, "rows 1 new end"] | None = None
+    causal: bool = False
+
+    def write(
+        self, states: Float[Tensor, "batch heads capacity dim"], fresh: Float[Tensor, "batch heads new dim"]
+    ) -> None:
+        if self.positions is None:
+            states.narrow(2, self.start, fresh.shape[2]).copy_(fresh)
+        else:
+            rows = torch.arange(len(states), device=states.device).unsqueeze(1)
+            states[rows, :, self.positions] = fresh.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Layer:
+    attention_norm: Float[Tensor, "width"]
+    qkv: Linear
+    out: Linear
+    mlp_norm: Float[Tensor, "width"]
+    gate_up: Linear
+    down: Linear
+
+
+def interleaved(weight: Float[Tensor, "outputs width"], head_dim: int) -> Float[Tensor, "outputs width"]:
+    """Rows of each head reordered so that the two halves RoPE turns together lie side by side, as complex numbers do.
+
+    Queries and keys are reordered alike, so their products are unchanged.
+    """
+    return weight.view(-1, 2, head_dim // 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
+
+
+class Blocks:
+    """What every pass of one model shares: sizes, rotary angles, norms, attention."""
+
+    def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self.config, self.dtype, self.device = config, dtype, device
+        self.rope = rope_table(config, device)
+        # ||x|| / sqrt(width) is the root mean square; the norm weights carry the sqrt(width)
+        self._floor = torch.tensor(math.sqrt(config.width * config.eps), device=device)
+
+    def cache(self, batch: int, capacity: int, reads: tuple[int, ...] = ()) -> LlamaCache:
+        """Raises ValueError where ``capacity`` is more positions than the model knows, or a state is not there."""
+        wrong = [i for i in reads if not 0 <= i <= self.config.layers]
+        if wrong:
+            raise ValueError(f"hidden state {wrong[0]} asked for: 0 to {self.config.layers}")
+        if capacity > self.config.positions:
+            raise ValueError(
+                f"{capacity} positions asked for, the model knows {self.config.positions}: lower max_tokens"
+            )
+        return LlamaCache(self.config, batch, capacity, self.dtype, self.device, reads)
+
+    def read_norm(self, checkpoint: Checkpoint, name: str) -> Float[Tensor, "width"]:
+        weight = checkpoint.tensor(name, (self.config.width,)).to(self.device, self.dtype)
+        return weight * math.sqrt(self.config.width) if self.dtype == torch.float32 else weight
+
+    def read_layer(self, checkpoint: Checkpoint, prefix: str, inputs: int | None = None) -> Layer:
+        """``inputs``: width of what attention reads, where it is not the model's."""
+        c = self.config
+        inputs = inputs or c.width
+        q_size, kv_size = c.heads * c.head_dim, c.kv_heads * c.head_dim
+
+        def read(name: str, *shape: int) -> Tensor:
+            return checkpoint.tensor(f"{prefix}{name}.weight", shape)
+
+        queries = interleaved(read("self_attn.q_proj", q_size, inputs), c.head_dim)
+        keys = interleaved(read("self_attn.k_proj", kv_size, inputs), c.head_dim)
+        values = read("self_attn.v_proj", kv_size, inputs)
+        gate_up = torch.cat([read("mlp.gate_proj", c.hidden, c.width), read("mlp.up_proj", c.hidden, c.width)])
+        return Layer(
+            attention_norm=self.read_norm(checkpoint, f"{prefix}input_layernorm.weight"),
+            qkv=linear(torch.cat([queries, keys, values]), self.dtype, self.device),
+            out=linear(read("self_attn.o_proj", c.width, q_size), self.dtype, self.device),
+            mlp_norm=self.read_norm(checkpoint, f"{prefix}post_attention_layernorm.weight"),
+            gate_up=linear(gate_up, self.dtype, self.device),
+            down=linear(read("mlp.down_proj", c.width, c.hidden), self.dtype, self.device),
+        )
+
+    def rms(
+        self, x: Float[Tensor, "batch new width"], weight: Float[Tensor, "width"]
+    ) -> Float[Tensor, "batch new width"]:
+        if self.dtype != torch.float32:
+            return F.rms_norm(x, (self.config.width,), weight, self.config.eps)
+        # half the CPU time of F.rms_norm, which is six kernels there
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.hypot(size, self._floor) * weight
+
+    def attend(
+        self, layer: Layer, x: Float[Tensor, "batch new inputs"], states: Float[Tensor, "..."], span: Span
+    ) -> Float[Tensor, "batch new width"]:
+        c, (batch, new, _) = self.config, x.shape
+        # RoPE in float32 and in place: turns queries and keys, leaves values
+        qkv = layer.qkv(x).float().view(batch, new, -1, c.head_dim // 2, 2).transpose(1, 2)
+        torch.view_as_complex(qkv.narrow(1, 0, c.heads + c.kv_heads)).mul_(span.rope)
+        queries, fresh = qkv.flatten(3).to(self.dtype).split([c.heads, 2 * c.kv_heads], 1)
+        span.write(states, fresh)
+        keys, values = states.narrow(2, 0, span.end).split(c.kv_heads, 1)
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=span.mask, is_causal=span.causal, enable_gqa=c.heads != c.kv_heads
+        )
+        return layer.out(mixed.transpose(1, 2).reshape(batch, new, -1))
+
+    def feed(self, layer: Layer, x: Float[Tensor, "batch new width"]) -> Float[Tensor, "batch new width"]:
+        gate, up = layer.gate_up(self.rms(x, layer.mlp_norm)).split(self.config.hidden, -1)
+        return layer.down(F.silu(gate) * up)
+
+    def span(self, cache: LlamaCache, new: int) -> Span:
+        lengths = cache.lengths.tolist()
+        start, end = min(lengths), max(lengths) + new
+        if end > cache.states.shape[3]:
+            raise ValueError(f"cache of {cache.states.shape[3]} positions is full: {end} asked for")
+        if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
+            return Span(start, end, None, self.rope[start:end], causal=new > 1)
+        positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
+        later = torch.arange(end, device=self.device) > positions[:, None, :, None]
+        mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf)
+        if start + new == end:
+            return Span(start, end, None, self.rope[start:end], mask)
+        return Span(start, end, positions, self.rope[positions].unsqueeze(1), mask)

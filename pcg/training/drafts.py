@@ -1,0 +1,244 @@
+"""Trains a draft for the acceptance of its proposals: on the target's own distributions, at the temperature of use.
+
+Two students: a Llama of its own (``pcg.training.speech``), and one that reads the target's states
+(``pcg.training.eagle``), whose draft steps are unrolled and weighed .8^n (LK losses, arXiv 2602.23881). The target runs
+beside the student and is not trained. What is reported is what is trained for: held-out alpha, exact and on groups, by
+depth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pcg.groups.table import GroupBuilder, GroupTable
+from pcg.models.checkpoint import read_json, resolve_folder
+from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
+from pcg.training.fit import fit, resumed_at
+from pcg.training.losses.alpha import acceptance
+from pcg.training.schedule import optimizers, schedule
+from pcg.training.sequences import Batches, Epoch, corpus, pad_ids, read_tokens, samples
+from pcg.training.teacher import Teacher
+
+log = logging.getLogger(__name__)
+DECAY = 0.8  # weight of a depth over that of the one before
+
+Loss = Callable[[Float[Tensor, "positions vocab"], Float[Tensor, "positions vocab"]], Float[Tensor, ""]]
+
+
+class Student(Protocol):
+    """A draft as it is trained; an ``nn.Module``."""
+
+    def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
+        """By depth, a state for each position: what comes before ``logits``."""
+
+    def logits(
+        self, states: Float[Tensor, "positions width"], teacher: Teacher
+    ) -> Float[Tensor, "positions vocab"]: ...
+
+    def matrices(self) -> list[nn.Parameter]:
+        """What Muon trains."""
+
+
+class DraftModule(L.LightningModule):
+    """One student, one loss.
+
+    Args:
+        temperature: of both distributions; the draft's use.
+        depths: draft steps unrolled; 1 for a student without the target's states.
+        share: of the positions of a batch that the loss is taken at: two softmaxes over the vocabulary cost more than
+            the student does.
+        groups: tables by name; held-out acceptance on each is reported.
+        heldout: batches that are not trained on.
+    """
+
+    trained: Tensor
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: Teacher,
+        loss: Loss,
+        *,
+        temperature: float,
+        depths: int,
+        share: float,
+        steps: int,
+        learning_rate: float,
+        groups: Mapping[str, GroupTable],
+        heldout: Sequence[Tensor],
+        report_every: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.student = student
+        self._teacher, self._loss, self._groups, self._heldout = (
+            [teacher],
+            loss,
+            groups,
+            heldout,
+        )  # in a list: not saved
+        self.temperature, self.depths, self.share = temperature, depths, share
+        self.steps, self.rate, self.report_every = steps, learning_rate, report_every
+        self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices = self.student.matrices()
+        chosen = {id(matrix) for matrix in matrices}
+        return optimizers(matrices, [p for p in self.student.parameters() if id(p) not in chosen], self.rate)
+
+    def _asked(
+        self, ids: Int[Tensor, "batch length"], share: float
+    ) -> tuple[list[Float[Tensor, "positions vocab"]], Float[Tensor, "positions vocab"]]:
+        """Draft log-probabilities by depth, and the target's probabilities, at a share of the spoken positions."""
+        [teacher] = self._teacher
+        teacher.read(ids)
+        spoken = teacher.spoken(ids)
+        if share < 1:
+            spoken = spoken & (torch.rand(spoken.shape, device=ids.device) < share)
+        with torch.no_grad():
+            target = (teacher.logits(teacher.hidden[-1][:, :-1][spoken]) / self.temperature).softmax(-1)
+        states = self.student.states(ids, teacher, self.depths)
+        logits = [self.student.logits(state[:, :-1][spoken], teacher) for state in states]
+        return [(each / self.temperature).log_softmax(-1) for each in logits], target
+
+    def training_step(self, ids: Int[Tensor, "batch length"], index: int) -> None:
+        step = int(self.trained)
+        both: Any = self.optimizers()
+        for optimizer in both:
+            optimizer.param_groups[0]["lr"] = self.rate * schedule(step, self.steps)
+            optimizer.zero_grad()
+        drafts, target = self._asked(ids, self.share)
+        weights = [DECAY**depth for depth in range(len(drafts))]
+        losses = [self._loss(draft, target) for draft in drafts]
+        self.manual_backward(torch.stack(losses) @ losses[0].new_tensor(weights) / sum(weights))
+        nn.utils.clip_grad_norm_(self.student.parameters(), 0.5)
+        for optimizer in both:
+            optimizer.step()
+        self.trained += 1
+        if self.trained % 50 == 0:
+            with torch.no_grad():
+                alphas = {f"alpha_{n}": acceptance(draft, target).mean() for n, draft in enumerate(drafts, 1)}
+            self.log_dict({"loss": losses[0].detach(), **alphas})
+        if self.trained % self.report_every == 0:
+            self.log_dict(self.held_out())
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """Expected acceptance on speech that was not trained on: ``exact_1`` is exact at depth 1, and so on."""
+        sums: dict[str, float] = {}
+        positions = 0
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            for ids in self._heldout:
+                drafts, target = self._asked(ids.to(self.device), 1.0)
+                positions += len(target)
+                for depth, draft in enumerate(drafts, 1):
+                    found = {"exact": acceptance(draft, target)}
+                    for name, table in self._groups.items():
+                        coarse = torch.minimum(table.coarse(draft.exp()), table.coarse(target))
+                        found[name] = coarse.sum(-1)
+                    for name, alpha in found.items():
+                        sums[f"{name}_{depth}"] = sums.get(f"{name}_{depth}", 0.0) + float(alpha.sum())
+        return {f"heldout_{name}": total / positions for name, total in sums.items()}
+
+
+@dataclass(frozen=True)
+class DraftTrainer:
+    """A draft stage: token sequences and a target -> a draft's folder.
+
+    Args:
+        tokens: folder of the token corpus, or of the target's own samples.
+        labels: ``corpus``: the sequences of the corpus; ``self``: what the target said itself (``trainer=samples``).
+        out: draft folder to write; its checkpoint lies beside it and is resumed from.
+        target: folder of the target that it will draft for.
+        text: the target's text side, which knows its speech ids.
+        student: ``make(teacher) -> Student`` and ``save``: one of ``pcg.training.students``.
+        loss: one of ``pcg.training.losses``.
+        temperature: at which the draft will be used.
+        depths: draft steps unrolled.
+        share: of the positions of a batch that the loss is taken at.
+        batch_tokens: most padded tokens a step.
+        groups: by name, group builders over the target's input table on which acceptance is reported.
+        report_every: steps between two reports on held-out speech; ``heldout``: its batches.
+    """
+
+    RANGES: ClassVar[Ranges] = {
+        **dict.fromkeys(("depths", "steps", "batch_tokens", "report_every", "checkpoint_every"), FROM_1),
+        **dict.fromkeys(("temperature", "learning_rate"), ABOVE_0),
+        "heldout": FROM_0,
+        "share": (lambda value: 0 < value <= 1, "above 0, at most 1"),
+    }
+
+    tokens: str
+    labels: Literal["corpus", "self"]
+    out: str
+    target: str
+    text: Any
+    student: Any
+    loss: Any
+    temperature: float
+    depths: int
+    share: float
+    steps: int
+    batch_tokens: int
+    learning_rate: float
+    groups: dict[str, GroupBuilder]
+    report_every: int
+    heldout: int
+    seed: int
+    accelerator: str
+    precision: str
+    checkpoint_every: int
+
+    def run(self) -> None:
+        L.seed_everything(self.seed, verbose=False)
+        teacher = Teacher(self.target, self.text.speech_ids)
+        student = self.student.make(teacher)
+        size = sum(parameter.numel() for parameter in student.parameters()) / 1e6
+        log.info("%s: %.1f M parameters of its own", Path(self.out).name, size)
+        held = iter(Batches(self._epoch("heldout"), self.batch_tokens, 0, pad_ids))
+        module = DraftModule(
+            student,
+            teacher,
+            on_groups(self.loss, teacher),
+            temperature=self.temperature,
+            depths=self.depths,
+            share=self.share,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            groups={name: teacher.groups(builder) for name, builder in self.groups.items()},
+            heldout=[next(held) for _ in range(self.heldout)],
+            report_every=self.report_every,
+        )
+        data = Batches(self._epoch("train"), self.batch_tokens, self.seed + resumed_at(self.out), pad_ids)
+        fit(
+            module,
+            DataLoader(data, batch_size=None),
+            2 * self.steps,
+            out=self.out,
+            accelerator=self.accelerator,
+            precision=self.precision,
+            checkpoint_every=self.checkpoint_every,
+            export=lambda: self.student.save(student, Path(self.out), teacher),
+        )
+
+    def _epoch(self, split: str) -> Epoch:
+        if self.labels == "self":
+            return samples(self.tokens, split)
+        phonemes = read_json(resolve_folder(self.target) / "tokens.json")["phonemes"]
+        return corpus(read_tokens(self.tokens, split), phonemes, single=0.25)
+
+
+def on_groups(loss: Any, teacher: Teacher) -> Loss:
+    """A loss whose groups are given by their builder gets the table over the target's embeddings."""
+    builder = getattr(loss, "groups", None)
+    return loss if builder is None or isinstance(builder, GroupTable) else replace(loss, groups=teacher.groups(builder))

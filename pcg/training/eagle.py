@@ -1,0 +1,154 @@
+"""The draft of ``pcg.models.eagle`` as it is trained: all positions at once, several draft steps unrolled.
+
+At depth 1 every position reads the target's states. At depth n it reads what depth n - 1 made of the position before,
+and attends to entries of depth 1 where a round would have true states, and to its own chain since (the training-time
+test of EAGLE-3, arXiv 2503.01840). So the draft learns on its own states what it will decode with.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pcg.models.blocks import LlamaConfig, rope_table
+
+_SELF, _MLP = "self_attn.", "mlp."
+
+
+class Norm(nn.Module):
+    """Root mean square, in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
+class MidLayer(nn.Module):
+    """The decoder layer; names as in the folder."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        width, heads, keys = config.width, config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.input_layernorm, self.hidden_norm = Norm(width, config.eps), Norm(width, config.eps)
+        self.post_attention_layernorm = Norm(width, config.eps)
+        sizes = {"q_proj": (2 * width, heads), "k_proj": (2 * width, keys), "v_proj": (2 * width, keys)}
+        sizes["o_proj"] = (heads, width)
+        self.self_attn = nn.ModuleDict({name: nn.Linear(*size, bias=False) for name, size in sizes.items()})
+        sizes = {"gate_proj": (width, config.hidden), "up_proj": (width, config.hidden)}
+        sizes["down_proj"] = (config.hidden, width)
+        self.mlp = nn.ModuleDict({name: nn.Linear(*size, bias=False) for name, size in sizes.items()})
+
+    def feed(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        x = self.post_attention_layernorm(x)
+        return self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](x)) * self.mlp["up_proj"](x))
+
+
+class Eagle(nn.Module):
+    """Embeddings and target states in, normed states of each depth out; the target's head makes logits of those."""
+
+    rotations: Tensor
+
+    def __init__(self, config: LlamaConfig, reads: int) -> None:
+        """``reads``: how many of the target's states are read."""
+        super().__init__()
+        self.config = config
+        self.fc = nn.Linear(reads * config.width, config.width, bias=False)
+        self.midlayer = MidLayer(config)
+        self.norm = Norm(config.width, config.eps)
+        self.register_buffer("rotations", torch.view_as_real(rope_table(config, torch.device("cpu"))), persistent=False)
+
+    def forward(
+        self,
+        embedded: Float[Tensor, "batch length width"],
+        states: Float[Tensor, "batch length features"],
+        depths: int,
+    ) -> list[Float[Tensor, "batch length width"]]:
+        """State n at position p, from which depth n + 1 predicts the token after p."""
+        x, layer = self.fc(_later(states)), self.midlayer
+        out: list[Tensor] = []
+        past: list[tuple[Tensor, Tensor]] = []  # keys and values of each depth
+        for _ in range(depths):
+            read = torch.cat([layer.input_layernorm(embedded), layer.hidden_norm(x)], -1)
+            query, key, value = (self._heads(layer.self_attn[name](read)) for name in ("q_proj", "k_proj", "v_proj"))
+            past.append((self._turn(key), value))
+            mixed = _chain_attention(self._turn(query), past)
+            x = x + layer.self_attn["o_proj"](mixed.transpose(1, 2).flatten(2))
+            x = x + layer.feed(x)
+            out.append(self.norm(x))
+            x = _later(x)
+        return out
+
+    def _heads(self, x: Float[Tensor, "batch length size"]) -> Float[Tensor, "batch heads length dim"]:
+        return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+
+    def _turn(self, x: Float[Tensor, "batch heads length dim"]) -> Float[Tensor, "batch heads length dim"]:
+        cos, sin = self.rotations[: x.shape[2]].to(x.dtype).unbind(-1)
+        first, second = x.chunk(2, -1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+    def start_from(self, layer: dict[str, Tensor], norm: Tensor) -> None:
+        """Take a layer of the target: its attention on the states, its MLP; embeddings are not heard at first."""
+        with torch.no_grad():
+            for name, module in self.midlayer.self_attn.items():
+                old, weight = layer[f"{_SELF}{name}.weight"].float(), module.get_parameter("weight")
+                if name == "o_proj":
+                    weight.copy_(old)
+                else:
+                    weight[:, : self.config.width].normal_(std=float(old.std()) / 4)
+                    weight[:, self.config.width :].copy_(old)
+            for name, module in self.midlayer.mlp.items():
+                module.get_parameter("weight").copy_(layer[f"{_MLP}{name}.weight"].float())
+            self.midlayer.hidden_norm.weight.copy_(layer["input_layernorm.weight"].float())
+            self.midlayer.post_attention_layernorm.weight.copy_(layer["post_attention_layernorm.weight"].float())
+            self.norm.weight.copy_(norm.float())
+            width = self.config.width
+            self.fc.weight.normal_(std=0.01)
+            self.fc.weight[:, -width:] += torch.eye(width)
+
+    def save(self, folder: Path, config: dict[str, Any]) -> None:
+        """The folder that ``pcg.models.eagle`` reads, in float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+    def load(self, folder: Path) -> None:
+        self.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+
+
+def _later(x: Float[Tensor, "batch length width"], by: int = 1) -> Float[Tensor, "batch length width"]:
+    """What stood ``by`` positions before, zero at the start."""
+    return F.pad(x, (0, 0, by, 0))[:, : x.shape[1]]
+
+
+def _chain_attention(
+    query: Float[Tensor, "batch heads length dim"], past: list[tuple[Tensor, Tensor]]
+) -> Float[Tensor, "batch heads length dim"]:
+    """Attention at depth n: entries of depth 1 up to n - 1 positions back, then one entry of each depth since."""
+    batch, heads, length, size = query.shape
+    query = query.reshape(batch * heads, length, size) * size**-0.5
+    (keys, values), *chain = [
+        tuple(each.repeat_interleave(heads // each.shape[1], 1).reshape(batch * heads, length, size) for each in pair)
+        for pair in past
+    ]
+    mask = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1 - len(chain))
+    scores = [torch.baddbmm(mask.expand(batch * heads, -1, -1), query, keys.transpose(1, 2))]
+    near = [
+        (_later(key, len(chain) - 1 - i), _later(value, len(chain) - 1 - i)) for i, (key, value) in enumerate(chain)
+    ]
+    scores += [(query * key).sum(-1, keepdim=True) for key, _ in near]
+    weights = torch.cat(scores, -1).softmax(-1)
+    mixed = weights[..., :length] @ values
+    for i, (_, value) in enumerate(near):
+        mixed = mixed + weights[..., length + i, None] * value
+    return mixed.view(batch, heads, length, size)

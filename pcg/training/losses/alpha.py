@@ -1,0 +1,23 @@
+"""What the losses share: the probability that a draft's token is kept, and the divergence, a number a position."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LEAST = 1e-5  # of an alpha that a logarithm is taken of
+
+
+def acceptance(
+    draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
+) -> Float[Tensor, "positions"]:
+    """``alpha = sum_x min(p(x), q(x))``: exact speculative decoding keeps the draft's token with this probability."""
+    return torch.minimum(draft_log_probs.exp(), target_probs).sum(-1)
+
+
+def divergence(
+    draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
+) -> Float[Tensor, "positions"]:
+    """``KL(p || q)`` in nats. What p does not hold (p = 0) adds nothing, however unlikely q finds it."""
+    return (torch.special.xlogy(target_probs, target_probs) - target_probs * draft_log_probs).nan_to_num(0.0).sum(-1)

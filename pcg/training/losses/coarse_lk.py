@@ -1,0 +1,30 @@
+"""LK on groups: what PCG keeps is what is trained. In no source; docs/drafts.md says whether it helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcg.groups.table import GroupBuilder, GroupTable
+from pcg.training.losses.alpha import LEAST
+
+
+@dataclass(frozen=True)
+class CoarseLK:
+    """``mean_i -log sum_k min(P_c(k), Q_c(k))``; PCG keeps the draft's token with that probability (DESIGN section 3).
+
+    Attributes:
+        groups: a table over the speech vocabulary, or what builds it: the trainer does, over the target's embeddings.
+    """
+
+    groups: GroupTable | GroupBuilder
+
+    def __call__(
+        self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
+    ) -> Float[Tensor, ""]:
+        assert isinstance(self.groups, GroupTable)
+        kept = torch.minimum(self.groups.coarse(draft_log_probs.exp()), self.groups.coarse(target_probs)).sum(-1)
+        return -kept.clamp(min=LEAST).log().mean()

@@ -1,0 +1,20 @@
+"""The logarithm of acceptance itself (LK losses, arXiv 2602.23881, L_alpha)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pcg.training.losses.alpha import LEAST, acceptance
+
+
+@dataclass(frozen=True)
+class LK:
+    """``mean_i -log alpha_i``. Its gradient is that of the total variation over alpha, so hopeless positions count."""
+
+    def __call__(
+        self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
+    ) -> Float[Tensor, ""]:
+        return -acceptance(draft_log_probs, target_probs).clamp(min=LEAST).log().mean()

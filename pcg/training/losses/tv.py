@@ -1,0 +1,20 @@
+"""Total variation, as the bad example: where the two share nothing its gradient vanishes (arXiv 2602.23881)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pcg.training.losses.alpha import acceptance
+
+
+@dataclass(frozen=True)
+class TV:
+    """``mean_i 1 - alpha_i``, in [0, 1]."""
+
+    def __call__(
+        self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
+    ) -> Float[Tensor, ""]:
+        return 1 - acceptance(draft_log_probs, target_probs).mean()

@@ -1,0 +1,137 @@
+"""What the language models learn from: token sequences in LLaSA's shape, and batches of them.
+
+A training sequence is one utterance or two of the same speaker, end to end:
+``text_start phonemes text_end speech_start audio speech_end``. Two utterances teach the model to go on in the
+voice of the first, which is all that a voice prompt is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pcg.training.audio import shards
+
+MARKERS = {"text_start": 1, "text_end": 2, "speech_start": 3, "speech_end": 4}
+AUDIO_OFFSET = 64  # ids below it are markers and phonemes; id 0 pads
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One utterance of the token corpus."""
+
+    phonemes: str
+    tokens: list[int]
+
+
+def read_tokens(folder: str, split: str) -> dict[str, list[Spoken]]:
+    """Utterances by speaker."""
+    import datasets
+
+    by_speaker: dict[str, list[Spoken]] = {}
+    for shard in shards(folder, split):
+        for row in datasets.Dataset.from_parquet(str(shard), keep_in_memory=True):
+            by_speaker.setdefault(row["speaker"], []).append(Spoken(row["phonemes"], row["tokens"]))
+    return by_speaker
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Token ids, and where each speech position should look in the text (-1: not speech)."""
+
+    ids: list[int]
+    centre: list[float]
+
+
+def join(utterances: list[Spoken], phoneme_ids: dict[str, int]) -> Sequence:
+    """One training sequence; the centre runs along each utterance's own phonemes at its own pace."""
+    text = [phoneme_ids[c] for c in " ".join(u.phonemes for u in utterances)]
+    ids = [MARKERS["text_start"], *text, MARKERS["text_end"], MARKERS["speech_start"]]
+    centre, start = [-1.0] * len(ids), 1
+    for u in utterances:
+        ids += [AUDIO_OFFSET + t for t in u.tokens]
+        centre += [start + len(u.phonemes) * (i + 0.5) / len(u.tokens) for i in range(len(u.tokens))]
+        start += len(u.phonemes) + 1
+    return Sequence([*ids, MARKERS["speech_end"]], [*centre, -1.0])
+
+
+Epoch = Callable[[random.Random], list[Sequence]]
+
+
+def corpus(speakers: dict[str, list[Spoken]], phonemes: dict[str, int], single: float) -> Epoch:
+    """Each utterance once an epoch, alone (a share ``single`` of the sequences) or beside another of its speaker."""
+
+    def epoch(rng: random.Random) -> list[Sequence]:
+        out = []
+        for spoken in speakers.values():
+            order = rng.sample(spoken, len(spoken))
+            while order:
+                count = 1 if rng.random() < single else 2
+                out.append(join([order.pop() for _ in range(min(count, len(order)))], phonemes))
+        rng.shuffle(out)
+        return out
+
+    return epoch
+
+
+def samples(folder: str, split: str) -> Epoch:
+    """What a target has said itself (``pcg.training.samples``)."""
+    import datasets
+
+    said = [
+        Sequence(row["ids"], [])
+        for shard in shards(folder, split)
+        for row in datasets.Dataset.from_parquet(str(shard), keep_in_memory=True)
+    ]
+    return lambda rng: rng.sample(said, len(said))
+
+
+class Batches(IterableDataset):
+    """Endless batches of sequences of like length.
+
+    Args:
+        epoch: the sequences of one epoch, in a random order.
+        tokens: most padded tokens a batch.
+        pad: what becomes of a batch.
+    """
+
+    def __init__(self, epoch: Epoch, tokens: int, seed: int, pad: Callable[[list[Sequence]], Any]) -> None:
+        self.epoch, self.tokens, self.seed, self.pad = epoch, tokens, seed, pad
+
+    def __iter__(self) -> Iterator[Any]:
+        rng = random.Random(self.seed)
+        while True:
+            sequences = self.epoch(rng)
+            for start in range(0, len(sequences), 1024):
+                pool = sorted(sequences[start : start + 1024], key=lambda sequence: len(sequence.ids))
+                batches = list(self._cut(pool))
+                rng.shuffle(batches)
+                yield from map(self.pad, batches)
+
+    def _cut(self, pool: list[Sequence]) -> Iterator[list[Sequence]]:
+        batch: list[Sequence] = []
+        for sequence in pool:  # sorted: the newest is the longest
+            if batch and len(sequence.ids) * (len(batch) + 1) > self.tokens:
+                yield batch
+                batch = []
+            batch.append(sequence)
+        yield batch
+
+
+def pad_ids(batch: list[Sequence]) -> Int[Tensor, "batch length"]:
+    """Padded right with id 0."""
+    longest = max(len(s.ids) for s in batch)
+    return torch.tensor([s.ids + [0] * (longest - len(s.ids)) for s in batch])
+
+
+def pad(batch: list[Sequence]) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+    """Ids and centres."""
+    longest = max(len(s.ids) for s in batch)
+    return pad_ids(batch), torch.tensor([s.centre + [-1.0] * (longest - len(s.centre)) for s in batch])

@@ -1,0 +1,123 @@
+"""The drafts that can be trained: one that reads the target's states, and a Llama of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from pcg.models.blocks import LlamaConfig
+from pcg.models.checkpoint import read_json
+from pcg.training.eagle import Eagle
+from pcg.training.speech import SpeechLM
+from pcg.training.teacher import Teacher
+
+
+class ReadingStudent(nn.Module):
+    """``Eagle``, with the target's embeddings and head."""
+
+    def __init__(self, eagle: Eagle, reads: Sequence[int]) -> None:
+        super().__init__()
+        self.eagle, self.reads = eagle, reads
+
+    def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
+        states = torch.cat([teacher.hidden[depth] for depth in self.reads], -1)
+        return self.eagle(teacher.embed(ids), states, depths)
+
+    def logits(self, states: Float[Tensor, "positions width"], teacher: Teacher) -> Float[Tensor, "positions vocab"]:
+        return teacher.logits(states)
+
+    def matrices(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.eagle.parameters() if parameter.ndim == 2]
+
+
+class OwnStudent(nn.Module):
+    """A Llama of its own over the bundled pair's tokens; nothing to unroll, as its states do not depend on depth."""
+
+    def __init__(self, model: SpeechLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
+        return [self.model.hidden(ids)]
+
+    def logits(self, states: Float[Tensor, "positions width"], teacher: Teacher) -> Float[Tensor, "positions vocab"]:
+        return self.model.logits(states)
+
+    def matrices(self) -> list[nn.Parameter]:
+        return self.model.matrices()
+
+
+@dataclass(frozen=True)
+class EagleDraft:
+    """Makes and saves a ``ReadingStudent``.
+
+    Args:
+        reads: states of the target that it reads; state i comes after i layers, the last is normed.
+        start: a folder to train further; None starts from the target's last layer.
+        hidden: width of its MLP; None for the target's.
+    """
+
+    reads: list[int]
+    start: str | None = None
+    hidden: int | None = None
+
+    def make(self, teacher: Teacher) -> ReadingStudent:
+        eagle = Eagle(LlamaConfig.read(self._config(teacher), teacher.folder), len(self.reads))
+        if self.start is None:
+            eagle.start_from(*_last_layer(teacher.folder))
+        else:
+            eagle.load(Path(self.start))
+        return ReadingStudent(eagle, self.reads)
+
+    def save(self, student: ReadingStudent, folder: Path, teacher: Teacher) -> None:
+        student.eagle.save(folder, self._config(teacher))
+
+    def _config(self, teacher: Teacher) -> dict[str, Any]:
+        config = json.loads((teacher.folder / "config.json").read_text())
+        changes = {"architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "reads": list(self.reads)}
+        changes["intermediate_size"] = self.hidden or config["intermediate_size"]
+        return config | changes | {"target_fingerprint": teacher.fingerprint}
+
+
+@dataclass(frozen=True)
+class LlamaDraft:
+    """Makes and saves an ``OwnStudent``.
+
+    Args:
+        llama, levels: as of ``pcg.training.lm.LMTrainer``.
+        start: a folder to train further; None starts anew.
+    """
+
+    llama: dict[str, Any]
+    levels: list[int]
+    start: str | None = None
+
+    def make(self, teacher: Teacher) -> OwnStudent:
+        model = SpeechLM(self.llama, self.levels, steps=1, learning_rate=0.0, guide_layer=0, guide=0.0, guide_width=1.0)
+        if self.start is not None:
+            model.start_from(self.start, _phonemes(teacher))
+        return OwnStudent(model)
+
+    def save(self, student: OwnStudent, folder: Path, teacher: Teacher) -> None:
+        student.model.export(folder, _phonemes(teacher))
+
+
+def _phonemes(teacher: Teacher) -> dict[str, int]:
+    return read_json(teacher.folder / "tokens.json")["phonemes"]
+
+
+def _last_layer(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
+    """Of a Llama of one shard."""
+    with safe_open(str(folder / "model.safetensors"), framework="pt") as weights:
+        names = [name for name in weights.keys() if ".layers." in name]  # noqa: SIM118
+        prefix = f"model.layers.{max(int(name.split('.')[2]) for name in names)}."
+        layer = {n.removeprefix(prefix): weights.get_tensor(n) for n in names if n.startswith(prefix)}
+        return layer, weights.get_tensor("model.norm.weight")

@@ -1,0 +1,201 @@
+"""A draft that reads the target: exact with it has the target's law, in any batch, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pcg.acceptance.exact import Exact
+from pcg.decoding.autoregressive import decode
+from pcg.decoding.rows import Prompt
+from pcg.decoding.speculative import speculative_decode
+from pcg.models.eagle import EagleLM
+from pcg.models.hf import HfLM
+from pcg.models.llama import LlamaLM
+from pcg.models.ngram import NGram
+from pcg.models.phonemes import Phonemes
+from pcg.sampling import Randomness, Sampling, as_keys
+from pcg.training.students import EagleDraft
+from pcg.training.teacher import Teacher
+from pcg.types import Utterance
+from tests.fakes import make_bundled_folder
+
+TEXTS = ("Yes.", "The cat sat on the mat.", "Who is there?", "Come here now, please.")
+
+
+def load_target(folder: Path) -> LlamaLM:
+    return LlamaLM(str(folder), Phonemes(str(folder)), "float32", "cpu", "speech")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[LlamaLM, EagleLM]:
+    """A random target of few tokens, and a draft made from its last layer: alike, far from equal."""
+    root = tmp_path_factory.mktemp("eagle")
+    folder = make_bundled_folder(
+        root / "target", layers=3, width=32, kv_heads=4, audio_tokens=12, tied=False, initializer_range=0.5
+    )
+    teacher = Teacher(str(folder), Phonemes(str(folder)).speech_ids)
+    maker = EagleDraft([1, 2, 3])
+    torch.manual_seed(0)
+    maker.save(maker.make(teacher), root / "draft", teacher)
+    target = load_target(folder)
+    return target, EagleLM(str(root / "draft"), target, "float32", "cpu")
+
+
+def say(
+    pair: tuple[LlamaLM, EagleLM],
+    texts: Sequence[str],
+    sampling: Sampling,
+    gamma: int,
+    voice: int = 6,
+    length: int = 24,
+) -> list[list[int]]:
+    target, draft = pair
+    prompts = [Prompt(Utterance(text, text), torch.arange(voice + i % 3) % 12) for i, text in enumerate(texts)]
+    randomness = Randomness(3, as_keys(list(texts), torch.device("cpu")))
+    if gamma == 0:
+        said = decode(target, prompts, sampling=sampling, max_tokens=24, randomness=randomness)
+    else:
+        said = speculative_decode(
+            target, draft, Exact(), prompts, gamma=gamma, sampling=sampling, max_tokens=24, randomness=randomness
+        )
+    return [[*each.tokens.tolist(), each.finished] for each in said]
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3, 5])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_is_the_targets_own_in_batches_of_one_and_eight(pair, gamma: int, penalty: float) -> None:
+    sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
+    texts = [f"{text} {i}" for i in ("one", "two") for text in TEXTS]
+    plain = say(pair, texts, sampling, 0)
+    assert say(pair, texts, sampling, gamma) == plain
+    assert [say(pair, [text], sampling, gamma, voice=6 + i % 3)[0] for i, text in enumerate(texts)] == [
+        say(pair, [text], sampling, 0, voice=6 + i % 3)[0] for i, text in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("gamma", [2, 4])
+def test_tokens_are_the_same_in_any_batch(pair, gamma: int) -> None:
+    """Rows of different lengths that leave at different times; float32 differs in its last digits between batches."""
+    sampling = Sampling(temperature=0.9, repetition_penalty=1.2)
+    together = say(pair, TEXTS, sampling, gamma)
+    alone = [say(pair, [text], sampling, gamma, voice=6 + i % 3)[0] for i, text in enumerate(TEXTS)]
+    assert together == alone
+    assert len({len(each) for each in together}) > 1
+
+
+def test_exact_with_it_has_the_targets_law(pair) -> None:
+    """Three tokens of many rows of one prompt, against the target's distribution of them by the chain rule."""
+    target, draft = pair
+    rows, sampling = 6_000, Sampling(temperature=0.7, top_k=3)
+    prompt = Prompt(Utterance("u", TEXTS[1]), torch.arange(6))
+    ids = target.prompt(prompt.utterance, prompt.speech)
+    law: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(3):
+        longer: dict[tuple[int, ...], float] = {}
+        for said, probability in law.items():
+            if target.end in said:
+                longer[said] = probability
+                continue
+            cache = target.prefill([ids], 60)
+            fed = torch.cat([ids[-1:], target.token_ids(torch.tensor(said, dtype=torch.int64))])[None]
+            probs = sampling.probabilities(target.step(fed, cache)[0, -1])
+            for token in probs.nonzero()[:, 0].tolist():
+                longer[(*said, token)] = probability * float(probs[token])
+        law = longer
+    counts = dict.fromkeys(law, 0)
+    said = speculative_decode(
+        target, draft, Exact(), [prompt] * rows, gamma=2, sampling=sampling, max_tokens=3,
+        randomness=Randomness(0, torch.arange(rows) * 7919 + 1),
+    )  # fmt: skip
+    for each in said:
+        counts[(*each.tokens.tolist(), *([target.end] if each.finished else []))] += 1
+    expected = torch.tensor([rows * probability for probability in law.values()])
+    often = expected > 5
+    assert int(often.sum()) > 8
+    chi_square = float((((torch.tensor(list(counts.values())) - expected) ** 2) / expected)[often].sum())
+    freedom = int(often.sum()) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_transformers_gives_the_same_states(pair) -> None:
+    """``models/hf.py`` as the target: states, embeddings and head of the same model, rows of different lengths."""
+    target, _ = pair
+    other = HfLM(str(target.folder), Phonemes(str(target.folder)), "float32", "cpu")
+    ids = [torch.tensor([1, 8, 2, 3, 70, 71]), torch.tensor([1, 9, 2, 3, 72])]
+    more = torch.tensor([[70, 73, 74], [75, 70, 71]])
+    caches = [model.prefill(ids, 20, (0, 1, 3)) for model in (target, other)]
+    for model, cache in zip((target, other), caches, strict=True):
+        model.step(more, cache)
+        cache.lengths = cache.lengths - 2
+        model.step(more[:, :1], cache)
+    assert caches[0].lengths.tolist() == caches[1].lengths.tolist()
+    for row, length in enumerate(caches[0].lengths.tolist()):
+        mine, theirs = (cache.hidden[row, :, :length] for cache in caches)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
+    assert other.fingerprint == target.fingerprint
+    torch.testing.assert_close(other.embed(more), target.embed(more))
+    hidden = caches[0].hidden[:, 2, :3]
+    torch.testing.assert_close(other.head(hidden), target.head(hidden), rtol=0, atol=1e-4)
+
+
+def test_a_published_head_of_fewer_tokens_loads(pair, tmp_path: Path) -> None:
+    """EAGLE-3 as others publish it: its own head over a part of the vocabulary, ``d2t`` telling which."""
+    target, _ = pair
+    config = json.loads((target.folder / "config.json").read_text())
+    rows = target.token_ids(torch.arange(target.vocab_size))[::2]
+    config |= {"num_hidden_layers": 1, "draft_vocab_size": len(rows)}
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes = {
+        "fc.weight": (width, 3 * width), "norm.weight": (width,), "lm_head.weight": (len(rows), width),
+        **{f"midlayer.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")},
+        "midlayer.hidden_norm.weight": (width,),
+        **{f"midlayer.self_attn.{name}_proj.weight": (width, 2 * width) for name in "qkv"},
+        "midlayer.self_attn.o_proj.weight": (width, width),
+        **{f"midlayer.mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")},
+        "midlayer.mlp.down_proj.weight": (width, inner),
+    }  # fmt: skip
+    weights = {name: torch.randn(shape) * 0.2 for name, shape in shapes.items()}
+    weights["d2t"] = rows - torch.arange(len(rows))
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    draft = EagleLM(str(tmp_path), target, "float32", "cpu")
+    assert draft.reads == (2, 1, 0)  # where the folder does not say: as published heads do, of 3 layers
+    ids = torch.tensor([1, 8, 2, 3, 70, 71])
+    memory = target.prefill([ids], 20, draft.reads)
+    logits = draft.step(ids[None, -1:], draft.prefill([ids], 20, target=memory))[0, 0]
+    assert torch.isfinite(logits).nonzero()[:, 0].tolist() == list(range(0, target.vocab_size, 2))
+    hidden = say((target, draft), TEXTS[:2], Sampling(temperature=0.8), 3)
+    assert len(hidden) == 2
+
+
+def test_what_does_not_fit_is_one_clear_error(pair, tmp_path: Path) -> None:
+    target, draft = pair
+    ids = torch.tensor([1, 8, 2, 3, 70, 71])
+    with pytest.raises(ValueError, match=r"reads the target's states \(1, 2, 3\)"):
+        draft.prefill([ids], 20, target=target.prefill([ids], 20))
+    with pytest.raises(ValueError, match="hidden state 4 asked for: 0 to 3"):
+        target.prefill([ids], 20, (4,))
+    narrow = load_target(make_bundled_folder(tmp_path / "narrow", width=16, audio_tokens=12))
+    source = Path(str(tmp_path / "draft"))
+    source.mkdir()
+    config = json.loads((target.folder / "config.json").read_text()) | {"num_hidden_layers": 1, "reads": [1]}
+    (source / "config.json").write_text(json.dumps(config))
+    save_file({"fc.weight": torch.zeros(32, 32)}, source / "model.safetensors")
+    with pytest.raises(ValueError, match="reads states of width 32, the target's are 16 wide"):
+        EagleLM(str(source), narrow, "float32", "cpu")
+    with pytest.raises(ValueError, match="which a NGram does not show"):
+        EagleLM(str(source), NGram(13), "float32", "cpu")
+    (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.raises(ValueError, match="has 2 layers"):
+        EagleLM(str(source), target, "float32", "cpu")
+
+
+def test_a_target_that_nobody_reads_keeps_no_states(pair) -> None:
+    target, _ = pair
+    assert target.prefill([torch.tensor([1, 8, 2, 3, 70])], 20).hidden.numel() == 0
