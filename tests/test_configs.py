@@ -60,13 +60,20 @@ LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the pl
 
 
 def test_no_group_is_left_out() -> None:
-    assert {group for group, _ in choices()} <= {*OFFERED, *LAID_OVER, "grouping/groups", "trainer"}
+    assert {group for group, _ in choices()} <= {*OFFERED, *LAID_OVER, "grouping/groups", "trainer", "trainer/loss"}
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_every_entry_point_composes(root: str) -> None:
     config = compose(root, ["trainer=codec"] if root == "train" else [])
     assert OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("stage", ["draft", "eagle"])
+@pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "trainer/loss"])
+def test_every_loss_is_valid_for_every_draft(stage: str, choice: str) -> None:
+    config = cli.plain(compose("train", [f"trainer={stage}", f"trainer/loss={choice}"]))
+    assert problems_of_node(config["trainer"], "trainer") == []
 
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "trainer"])
