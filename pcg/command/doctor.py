@@ -113,20 +113,20 @@ def _problems(wanted: Iterable[Need]) -> list[str]:
 
 
 def _choices() -> Iterator[str]:
-    """A group a line with what is ready, then a line for each choice that is not."""
+    """A group a line with what is ready, then a line for those that lack the same."""
     from pcg.command.launching import EXTRAS
 
     wanted = {group: {name: needs_of(group, name) for name in _names(group)} for group in _GROUPS}
-    for group, extras in EXTRAS.items():
+    for group, plugins in EXTRAS.items():  # hydra-joblib-launcher, hydra-submitit-launcher, submitit, ...
         wanted[group] = {
-            name: [need for need in optional() if need.line == install_line(extra)] for name, extra in extras.items()
+            name: [need for need in optional() if name.partition("_")[0] in need.requirement.name] for name in plugins
         }
     for group, choices in wanted.items():
-        ready = [name for name, asked in choices.items() if not _problems(asked)]
-        yield f"{group:<16} {' '.join(ready) or '-'}"
+        by_lack: dict[str, list[str]] = {"": []}
         for name, asked in choices.items():
-            if problems := _problems(asked):
-                yield f"{'':<16} {name}: {'; '.join(problems)}"
+            by_lack.setdefault("; ".join(_problems(asked)), []).append(name)
+        yield f"{group:<16} {' '.join(by_lack.pop('')) or '-'}"
+        yield from (f"{'':<16} {' '.join(names)}: {lack}" for lack, names in by_lack.items())
 
 
 def _names(group: str) -> list[str]:
