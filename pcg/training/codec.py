@@ -181,16 +181,7 @@ class CodecTrainer:
         crops = MelCrops(self._frames(), self.crop, self.batch, self.seed + resumed_at(self.out))
         loader = DataLoader(crops, batch_size=None)
         save = lambda: save_codec(Path(self.out), net, self.mel, self.net)  # noqa: E731
-        fit(
-            module,
-            loader,
-            2 * self.steps - self.critic["critic_after"],
-            out=self.out,
-            accelerator=self.accelerator,
-            precision=self.precision,
-            checkpoint_every=self.checkpoint_every,
-            export=save,
-        )
+        fit(self, module, loader, 2 * self.steps - self.critic["critic_after"], save)
 
     def _frames(self) -> Float[Tensor, "frames bands"]:
         """All frames of the shards, float16."""

@@ -221,14 +221,11 @@ class DraftTrainer:
         )
         data = Batches(self._epoch("train"), self.batch_tokens, self.seed + resumed_at(self.out), pad_ids)
         fit(
+            self,
             module,
             DataLoader(data, batch_size=None),
             2 * self.steps,
-            out=self.out,
-            accelerator=self.accelerator,
-            precision=self.precision,
-            checkpoint_every=self.checkpoint_every,
-            export=lambda: self.student.save(student, Path(self.out), teacher),
+            lambda: self.student.save(student, Path(self.out), teacher),
         )
 
     def _epoch(self, split: str) -> Epoch:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -52,30 +52,41 @@ def resumed_at(out: str) -> int:
     return int(torch.load(path, map_location="cpu", weights_only=True)["state_dict"]["trained"]) if path.exists() else 0
 
 
+class Stage(Protocol):
+    """What every stage that trains is told of how: conf/trainer/*.yaml.
+
+    Attributes:
+        out: the folder of its model.
+        accelerator, precision: Lightning's.
+        checkpoint_every: steps.
+    """
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def accelerator(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
 def fit(
-    module: L.LightningModule,
-    loader: DataLoader,
-    max_steps: int,
-    *,
-    out: str,
-    accelerator: str,
-    precision: str,
-    checkpoint_every: int,
-    export: Callable[[], None],
+    stage: Stage, module: L.LightningModule, loader: DataLoader, max_steps: int, export: Callable[[], None]
 ) -> None:
-    """Train up to ``max_steps`` optimiser steps, from the checkpoint beside ``out`` if there is one.
+    """Train up to ``max_steps`` optimiser steps, from the checkpoint beside the stage's ``out`` if there is one.
 
     Args:
-        export: writes the model folder ``out``; called with every checkpoint.
+        export: writes the model folder; called with every checkpoint.
     """
-    checkpoint = _checkpoint(out)
+    checkpoint = _checkpoint(stage.out)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = L.Trainer(
         max_steps=max_steps,
-        accelerator=accelerator,
+        accelerator=stage.accelerator,
         devices=1,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=[_Checkpoint(checkpoint, checkpoint_every, export)],
+        precision=stage.precision,  # type: ignore[arg-type]
+        callbacks=[_Checkpoint(checkpoint, stage.checkpoint_every, export)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

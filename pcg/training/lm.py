@@ -68,12 +68,9 @@ class LMTrainer:
         epoch = corpus(speakers, phonemes, self.single)
         data = Batches(epoch, self.batch_tokens, self.seed + resumed_at(self.out), pad)
         fit(
+            self,
             module,
             DataLoader(data, batch_size=None),
             2 * self.steps,
-            out=self.out,
-            accelerator=self.accelerator,
-            precision=self.precision,
-            checkpoint_every=self.checkpoint_every,
-            export=lambda: module.export(Path(self.out), phonemes),
+            lambda: module.export(Path(self.out), phonemes),
         )
