@@ -34,6 +34,7 @@ _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -772359229
 _DRAW = 1 << 40  # between two draws at one position: above any position * len(Purpose)
 
 
+TOLERANCE = 1e-3  # of a distribution's sum; float32 softmax over 65,536 tokens stays within 1e-4
 _DRAWS_AHEAD = 96  # as many draws a position are kept at hand; more are asked for too seldom
 
 
@@ -166,7 +167,8 @@ class Sampling:
             penalised = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
             logits = torch.where(seen, penalised, logits)
         if self.temperature == 0:
-            return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+            best, token = logits.max(-1, keepdim=True)
+            return torch.zeros_like(logits).scatter_(-1, token, 1 + 0 * best)  # NaN where the logits hold one
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
@@ -177,6 +179,38 @@ class Sampling:
             beyond = ranked.cumsum(-1) - ranked >= self.top_p  # the token that crosses top_p stays
             logits = logits.masked_fill(torch.zeros_like(beyond).scatter_(-1, order, beyond), -torch.inf)
         return logits.softmax(-1)
+
+
+def check_probabilities(**named: Float[Tensor, "..."]) -> None:
+    """That every row of each tensor is a distribution; on every call, of a rule and of plain decoding.
+
+    A sum and a minimum over tensors that a model has just written cost far less than its pass, and a NaN that slips
+    through would end as a silently wrong token.
+
+    Raises:
+        ValueError: for a NaN, an infinity, a negative number or a row that does not sum to 1.
+    """
+    found = torch.stack([each for probs in named.values() for each in _extremes(probs)]).tolist()  # one wait
+    for (name, probs), least, low, high in zip(named.items(), found[::3], found[1::3], found[2::3], strict=True):
+        if not (least >= 0 and low > 1 - TOLERANCE and high < 1 + TOLERANCE):  # a NaN fails each
+            raise ValueError(_describe(name, probs, probs.sum(-1)))
+
+
+def _extremes(probs: Float[Tensor, "..."]) -> tuple[Tensor, Tensor, Tensor]:
+    """The least probability, and the least and the greatest sum of a row."""
+    return probs.amin(), *probs.sum(-1).aminmax()
+
+
+def _describe(name: str, probs: Float[Tensor, "..."], sums: Float[Tensor, "..."]) -> str:
+    if not probs.isfinite().all():
+        rows = int((~probs.isfinite()).any(-1).sum())
+        return (
+            f"{name} holds NaN or infinity in {rows} of {sums.numel()} rows: the model overflows (its weights are "
+            "checked when they are read); give it another dtype, float32 or bfloat16"
+        )
+    if (probs < 0).any():
+        return f"{name} holds negative numbers, down to {probs.min().item():.3g}: logits instead of probabilities?"
+    return f"{name} is not normalised: rows sum to {sums.min().item():.4g} up to {sums.max().item():.4g}"
 
 
 def draw(weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:

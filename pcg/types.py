@@ -48,10 +48,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Audio:
-    """Mono samples in [-1, 1] with their rate in Hz."""
+    """Mono samples in [-1, 1] with their rate in Hz.
+
+    Attributes:
+        source: the file that they were read from, for messages; empty for audio that was made.
+    """
 
     samples: np.ndarray
     sample_rate: int
+    source: str = ""
 
     @property
     def seconds(self) -> float:

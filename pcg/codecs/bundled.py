@@ -13,12 +13,12 @@ from typing import ClassVar
 import soxr
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pcg.codecs.fsq import FSQ
 from pcg.codecs.mel import MelSpectrogram
-from pcg.models.checkpoint import resolve_folder
+from pcg.models.checkpoint import Checkpoint, resolve_folder
 from pcg.ranges import FROM_1, Ranges
 from pcg.types import Audio
 
@@ -98,11 +98,13 @@ class BundledCodec:
 
     def __init__(self, path: str, device: str = "cpu", iterations: int = 64) -> None:
         folder = resolve_folder(path)
-        config = json.loads((folder / "config.json").read_text())
+        checkpoint = Checkpoint(folder)
+        config = checkpoint.config
         self._mel = MelSpectrogram(**config["mel"]).to(device)
         self._net = CodecNet(bands=config["mel"]["bands"], **config["net"])
+        state = self._net.state_dict()
         self._net.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+            {name: checkpoint.tensor(name, tuple(old.shape)).to(old.dtype) for name, old in state.items()}
         )
         self._net.eval().to(device)
         self._device, self._iterations = device, iterations
@@ -112,9 +114,15 @@ class BundledCodec:
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[Audio]) -> list[Int[Tensor, "length"]]:
-        tokens = []
+        """Raises ValueError for a clip that is too short to have a spectrum."""
+        tokens, shortest = [], self._mel.fft // 2 + 1
         for clip in audio:
             samples = soxr.resample(clip.samples.astype("float32"), clip.sample_rate, self.sample_rate)
+            if len(samples) < shortest:
+                raise ValueError(
+                    f"{clip.source or 'a clip'} lasts {1000 * clip.seconds:.3g} ms: this codec needs "
+                    f"{1000 * shortest / self.sample_rate:.3g} ms or more"
+                )
             mel = self._mel(torch.from_numpy(samples).to(self._device)[None])
             tokens.append(self._net.quantise(mel)[1][0])
         return tokens

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.codecs.fbank import Fbank
-from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.types import Audio
 
@@ -68,6 +68,8 @@ class Xcodec2:
             )
         self._dtype, self._device = dtype_of(dtype), torch.device(device)
         self._model = Xcodec2Model.from_pretrained(folder, dtype=self._dtype, local_files_only=True)
+        for name, weight in self._model.named_parameters():
+            check_finite(f"{path}: {name}", weight)
         self._model.eval().requires_grad_(False).to(self._device)
         self._fbank = Fbank().to(self._device)
         self._batch_size = batch_size

@@ -55,8 +55,8 @@ class Bundled:
                 text=record["text"],
                 speaker=record["speaker"],
                 prompt_text=voice["text"],
-                load_prompt=Recording(partial(_bytes, self._voices, voice_row)),
-                load_reference=Recording(partial(_bytes, self._rows, row)),
+                load_prompt=Recording(partial(_bytes, self._voices, voice_row), f"voice {voice['id']}"),
+                load_reference=Recording(partial(_bytes, self._rows, row), f"recording {record['id']}"),
             )
 
 

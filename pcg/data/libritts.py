@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,7 +82,7 @@ class LibriTTS:
         rows = self._open()
         audio = rows.select_columns("audio")
         about = rows.remove_columns("audio")
-        return [_clip(row, partial(_bytes, audio, index)) for index, row in enumerate(about)]
+        return [self._clip(row, partial(_bytes, audio, index)) for index, row in enumerate(about)]
 
     def _stream(self) -> list[Clip]:
         spool = Path(tempfile.mkdtemp(prefix="pcg-libritts-"))
@@ -91,18 +91,19 @@ class LibriTTS:
         for row in self._open():
             file = spool / str(len(clips))
             file.write_bytes(row["audio"]["bytes"])
-            clips.append(_clip(row, file.read_bytes))
+            clips.append(self._clip(row, file.read_bytes))
             if self._limit is not None and len(clips) >= self._limit and self._all_voiced(clips):
                 break
         return clips
 
+    def _clip(self, row: Mapping[str, Any], read: Callable[[], bytes]) -> Clip:
+        name = str(row["id"])
+        source = f"recording {name} of {self._path}"
+        return Clip(name, str(row["speaker_id"]), row["text_normalized"].strip(), read, source)
+
     def _all_voiced(self, clips: Sequence[Clip]) -> bool:
         by_speaker = grouped(clips)
         return all(self._voices.choose(clip, by_speaker[clip.speaker]) for clip in clips[: self._limit])
-
-
-def _clip(row: Mapping[str, Any], read: Any) -> Clip:
-    return Clip(str(row["id"]), str(row["speaker_id"]), row["text_normalized"].strip(), read)
 
 
 def _bytes(audio: Any, index: int) -> bytes:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from pcg.data.reading import read_text
 from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit
 from pcg.ranges import BOUNDS, LIMIT, Ranges
 from pcg.types import Utterance
@@ -37,7 +38,7 @@ class LibriTTSLocal:
 
     @cached_property
     def _clips(self) -> list[Clip]:
-        files = sorted(self._folder.glob("*/*/*.wav"), key=lambda file: file.stem)
+        files = sorted(self._folder.glob("[!.]*/[!.]*/[!.]*.wav"), key=lambda file: file.stem)
         if not files:
             raise ValueError(f"{self._folder} holds no <speaker>/<chapter>/<id>.wav: give one set, LibriTTS/test-clean")
         silent = [file for file in files if not _text_file(file).is_file()]
@@ -46,7 +47,7 @@ class LibriTTSLocal:
                 f"{len(silent)} recording(s) have no text beside them, the first is {_text_file(silent[0])}"
             )
         return [
-            Clip(file.stem, file.parts[-3], _text_file(file).read_text(encoding="utf-8").strip(), file.read_bytes)
+            Clip(file.stem, file.parts[-3], read_text(_text_file(file)).strip(), file.read_bytes, str(file))
             for file in files
         ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pcg.data.audio import recorded_in
+from pcg.data.reading import read_text
 from pcg.data.voices import checked_limit
 from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
@@ -36,7 +37,7 @@ class SeedTTS:
 
     @cached_property
     def _utterances(self) -> list[Utterance]:
-        lines = [line for line in self._file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in read_text(self._file).splitlines() if line.strip()]
         if not lines:
             raise ValueError(f"{self._file} holds no lines")
         return [self._utterance(number, line.split("|")) for number, line in enumerate(lines[: self._limit], 1)]

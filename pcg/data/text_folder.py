@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from pcg.data.audio import recorded_in
+from pcg.data.audio import SUFFIXES, recorded_in
+from pcg.data.reading import read_text, visible
 from pcg.data.voices import checked_limit
 from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
+_UNREAD_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mp4", ".webm", ".wma")
+
 
 class TextFolder:
     """``<name>.txt`` is an utterance. ``<name>.wav`` is its voice, and ``<name>.prompt`` then says what the voice says.
+
+    The voice may be any file that soundfile reads (``.flac``, ``.mp3``, ...); endings may be in capitals. Hidden files
+    do not count.
 
     Args:
         path: folder.
         limit: first N by name; None for all.
 
     Raises:
-        ValueError: no such folder, no texts in it, an empty text, or a voice without what it says.
+        ValueError: no such folder, no texts in it, a text that is empty or in an unknown encoding, a voice without what
+            it says or the reverse, or two voices for one text.
     """
 
     RANGES: ClassVar[Ranges] = {"limit": LIMIT}
@@ -33,10 +41,21 @@ class TextFolder:
 
     @cached_property
     def _utterances(self) -> list[Utterance]:
-        files = sorted(self._folder.glob("*.txt"))[: self._limit]
-        if not files:
+        beside: defaultdict[str, list[Path]] = defaultdict(list)  # by name: files that are no texts
+        texts = []
+        for file in visible(self._folder.iterdir()):
+            if file.suffix.lower() == ".txt":
+                texts.append(file)
+            else:
+                beside[file.stem].append(file)
+        if not texts:
             raise ValueError(f"{self._folder} holds no *.txt")
-        return [_utterance(file) for file in files]
+        lonely = [file for name in beside.keys() - {text.stem for text in texts} for file in _prompts(beside[name])]
+        if lonely:
+            raise ValueError(
+                f"{min(lonely)} says what a voice says, but there is no {min(lonely).stem}.txt to be said in it"
+            )
+        return [_utterance(file, beside[file.stem]) for file in texts[: self._limit]]
 
     def __len__(self) -> int:
         return len(self._utterances)
@@ -45,14 +64,38 @@ class TextFolder:
         return iter(self._utterances)
 
 
-def _utterance(file: Path) -> Utterance:
-    text = " ".join(file.read_text(encoding="utf-8").split())
+def _prompts(files: list[Path]) -> list[Path]:
+    return [file for file in files if file.suffix.lower() == ".prompt"]
+
+
+def _utterance(file: Path, beside: list[Path]) -> Utterance:
+    text = _words(file)
+    voice, says = _voice(file, beside), _prompts(beside)
+    if voice is None and not says:
+        return Utterance(file.stem, text)
+    if voice is None:
+        others = [other.name for other in beside if other not in says]
+        raise ValueError(
+            f"{says[0]} says what a voice says, but there is no voice {file.stem}.wav, .flac, .mp3, ... beside it"
+            + (f" (there is {', '.join(others)})" if others else "")
+        )
+    if not says:
+        raise ValueError(f"{voice} is a voice, but {file.stem}.prompt, which says what it says, is missing")
+    return Utterance(file.stem, text, speaker=file.stem, prompt_text=_words(says[0]), load_prompt=recorded_in(voice))
+
+
+def _voice(text: Path, beside: list[Path]) -> Path | None:
+    unread = [file for file in beside if file.suffix.lower() in _UNREAD_SUFFIXES]
+    if unread:
+        raise ValueError(f"{unread[0]} cannot be read as a voice: make it a WAV, FLAC, OGG or MP3 file")
+    voices = [file for file in beside if file.suffix.lower() in SUFFIXES]
+    if len(voices) > 1:
+        raise ValueError(f"{text} has more than one voice: {', '.join(file.name for file in voices)}")
+    return voices[0] if voices else None
+
+
+def _words(file: Path) -> str:
+    text = " ".join(read_text(file).split())
     if not text:
         raise ValueError(f"{file} is empty")
-    voice, says = file.with_suffix(".wav"), file.with_suffix(".prompt")
-    if not voice.is_file():
-        return Utterance(file.stem, text)
-    if not says.is_file():
-        raise ValueError(f"{voice} is a voice, but {says.name}, which says what it says, is missing")
-    prompt_text = " ".join(says.read_text(encoding="utf-8").split())
-    return Utterance(file.stem, text, speaker=file.stem, prompt_text=prompt_text, load_prompt=recorded_in(voice))
+    return text

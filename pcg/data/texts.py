@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pcg.data.audio import recorded_in
+from pcg.data.reading import read_text
 from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
@@ -17,7 +18,7 @@ class Texts:
     An utterance is named by its line number, so that its random numbers stay when other lines change.
 
     Args:
-        path: UTF-8 text file.
+        path: text file in UTF-8, or in the encoding that its byte-order mark tells.
         prompt: audio file of the voice; None for none.
         prompt_text: what the prompt says; needed with a prompt, because models read it before the text.
         limit: first N lines; None for all.
@@ -42,7 +43,7 @@ class Texts:
             ]
             if bad
         ]
-        lines = [] if wrong else file.read_text(encoding="utf-8").splitlines()
+        lines = [] if wrong else read_text(file).splitlines()
         self._lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()][:limit]
         if not wrong and not self._lines:
             wrong.append(f"path={path}: holds no text")

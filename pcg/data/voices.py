@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import soundfile
-
-from pcg.data.audio import Recording
+from pcg.data.audio import Recording, UnreadableAudio
 from pcg.types import Utterance
+
+log = logging.getLogger("pcg")
 
 
 @dataclass(frozen=True)
@@ -21,21 +22,27 @@ class Clip:
 
     Attributes:
         read: the bytes of its WAV or FLAC file.
+        source: what that file is called.
     """
 
     id: str
     speaker: str
     text: str
     read: Callable[[], bytes]
+    source: str = "a recording"
 
     @cached_property
     def seconds(self) -> float:
-        """From the file's header; nothing is decoded."""
-        return soundfile.info(io.BytesIO(self.read())).duration
+        """Of its audio, decoded once to see that it is sound; NaN where it is not, which is told."""
+        try:
+            return self.recording().seconds
+        except UnreadableAudio as error:
+            log.warning("%s; it is nobody's voice prompt", error)
+            return math.nan
 
     @property
     def recording(self) -> Recording:
-        return Recording(self.read)
+        return Recording(self.read, self.source)
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,8 @@ class Voices:
     """Which clip is the voice prompt of which.
 
     The clips of a speaker are put in an order of the utterance's own, by a hash of the seed and both ids; the
-    first that is long enough and not too long is the prompt. So a choice depends on the seed and on the speaker's
-    clips, and on no other utterance, on no limit and on no order of reading.
+    first that can be read, is long enough and not too long is the prompt. So a choice depends on the seed and on the
+    speaker's clips, and on no other utterance, on no limit and on no order of reading.
 
     Attributes:
         shortest, longest: bounds of a prompt, in seconds.

@@ -11,7 +11,7 @@ from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt, Rows
 from pcg.decoding.statistics import plain_counts
 from pcg.interfaces import TokenLM
-from pcg.sampling import Purpose, Randomness, Sampling, draw
+from pcg.sampling import Purpose, Randomness, Sampling, check_probabilities, draw
 from pcg.types import Generation
 
 
@@ -42,6 +42,7 @@ def decode(
         logits = target.step(last, cache)[:, -1]
         clock.enter("other")
         probs = sampling.probabilities(logits, rows.seen)
+        check_probabilities(target_probs=probs)
         tokens = draw(probs, rows.randomness.uniform(rows.positions, Purpose.TOKEN))
         last = target.token_ids(tokens).unsqueeze(1)
         active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens)).active

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,11 @@ from pcg.models import hub
 
 BUNDLED = "bundled:"
 Dtype = Literal["float32", "bfloat16", "float16"]
+_FLOATS = ("F64", "F32", "BF16", "F16")  # as safetensors calls them
+_QUANTISED_KEYS = ("quantization_config", "compression_config", "quantization")
+_SCALE = re.compile(
+    r"(weight|input|output|k|v)_scale(_inv|_2)?$|[._](SCB|scales|qzeros|qweight|g_idx|absmax|quant_map|weight_packed)$"
+)
 
 
 def resolve_folder(path: str) -> Path:
@@ -45,8 +51,8 @@ def read_json(file: Path) -> dict[str, Any]:
 class Checkpoint:
     """The tensors of a model folder, read one by one so that no second copy of a model is ever held.
 
-    Raises FileNotFoundError for a missing folder, config or shard, ValueError for a folder of pickles only, a
-    truncated file, or a tensor that is missing or of the wrong shape.
+    Raises FileNotFoundError for a missing folder, config or shard, ValueError for a folder of pickles only, quantised
+    weights, a truncated file, or a tensor that is missing, of the wrong shape or not finite.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,6 +60,7 @@ class Checkpoint:
         self.config = read_json(folder / "config.json")
         self._open = {file: _open_safetensors(file) for file in self._shards()}
         self._where = {name: file for file, handle in self._open.items() for name in handle.keys()}  # noqa: SIM118
+        self._refuse_quantised()
 
     def _shards(self) -> list[Path]:
         index = self.folder / "model.safetensors.index.json"
@@ -84,6 +91,22 @@ class Checkpoint:
             digest.update(norm.float().numpy().tobytes())
         return digest.hexdigest()
 
+    def _refuse_quantised(self) -> None:
+        """Numbers that mean something only times a scale, by the config, by their type or by a scale beside them."""
+        signs = [f"config.json has {key}" for key in _QUANTISED_KEYS if self.config.get(key)]
+        for name, file in self._where.items():
+            dtype = self._open[file].get_slice(name).get_dtype()
+            if name.endswith("weight") and dtype not in _FLOATS:
+                signs.append(f"{name} is {dtype}")
+            elif _SCALE.search(name):
+                signs.append(f"there is {name}")
+        if signs:
+            raise ValueError(
+                f"{self.folder} holds quantised weights ({', '.join(signs[:3])}): only {', '.join(_FLOATS)} are read. "
+                "Take the checkpoint that it was made from, or undo it once: "
+                "AutoModelForCausalLM.from_pretrained(FOLDER).dequantize().save_pretrained(NEW)"
+            )
+
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
@@ -95,7 +118,17 @@ class Checkpoint:
         tensor = _complete(file, lambda: self._open[file].get_tensor(name))
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{self.folder}: {name} has shape {tuple(tensor.shape)}, its config.json says {shape}")
+        check_finite(f"{self.folder}: {name}", tensor)
         return tensor
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raises ValueError for a NaN or an infinity, which would reach every token that comes after."""
+    if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
+        return
+    bad = int((~tensor.isfinite()).sum())  # a sum may overflow where no number does
+    if bad:
+        raise ValueError(f"{name} holds NaN or infinity in {bad} of its {tensor.numel()} numbers: fetch it again")
 
 
 def _open_safetensors(file: Path) -> Any:

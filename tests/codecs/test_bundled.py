@@ -1,9 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from pcg.codecs.bundled import BundledCodec
 from pcg.data.bundled import Bundled
+from pcg.models.checkpoint import resolve_folder
 from pcg.types import Audio
 
 
@@ -58,3 +61,24 @@ def test_a_row_decodes_alike_in_any_batch(codec, clip):
 
 def test_the_codebook_is_one_vector_a_token(codec):
     assert codec.codebook().unique(dim=0).shape == (codec.codebook_size, 6)
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(0, 16_000), (1, 16_000), (320, 16_000), (480, 24_000)])
+def test_a_clip_that_is_too_short_is_named(codec, samples, rate):
+    short = Audio(np.zeros(samples, np.float32), rate, "voices/me.wav")
+    with pytest.raises(
+        ValueError, match=rf"^voices/me\.wav lasts {1000 * samples / rate:g} ms: this codec needs 20\.1 ms"
+    ):
+        codec.encode([short])
+    assert len(codec.encode([Audio(np.zeros(321, np.float32), 16_000)])[0]) == 1
+
+
+def test_a_broken_folder_is_named(tmp_path):
+    shutil.copytree(resolve_folder("bundled:codec"), tmp_path / "codec")
+    file = tmp_path / "codec" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"codec/model\.safetensors is truncated or not safetensors"):
+        BundledCodec(str(tmp_path / "codec"))
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"codec holds neither model\.safetensors nor"):
+        BundledCodec(str(tmp_path / "codec"))

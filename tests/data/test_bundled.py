@@ -44,7 +44,7 @@ def test_prompts_are_in_the_speakers_voice_and_never_a_test_sentence(utterances)
 
 def test_audio_is_decoded_only_when_asked_for(monkeypatch):
     decoded = []
-    monkeypatch.setattr(audio, "decode", lambda data: decoded.append(data))
+    monkeypatch.setattr(audio, "decode", lambda data, source: decoded.append(data))
     first = next(iter(Bundled()))
     assert decoded == []
     first.load_prompt()

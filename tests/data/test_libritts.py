@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pcg.data.audio import UnreadableAudio
 from pcg.data.libritts import LibriTTS
 from pcg.data.libritts_local import LibriTTSLocal
 from pcg.data.seedtts import SeedTTS
@@ -94,7 +95,44 @@ def test_no_audio_is_held_or_read_twice_for_its_length() -> None:
     voices = Voices(0.1, 60, 0)
     list(voices.utterances(clips, None))
     assert len(reads) <= 6
-    assert all(set(vars(c)) <= {"id", "speaker", "text", "read", "seconds"} for c in clips)
+    assert all(set(vars(c)) <= {"id", "speaker", "text", "read", "source", "seconds"} for c in clips)
+
+
+def test_a_damaged_recording_is_named_and_the_next_voice_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_libritts_folders(tmp_path / "test-clean")
+    before = {u.id: u for u in LibriTTSLocal(str(folder), prompt_seconds=BOUNDS)}
+    spoilt = Path(next(iter(before.values())).load_prompt.source)
+    spoilt.write_bytes(spoilt.read_bytes()[:9000])
+    after = list(LibriTTSLocal(str(folder), prompt_seconds=BOUNDS))
+    assert [u.id for u in after] == list(before)
+    assert all(Path(u.load_prompt.source) != spoilt for u in after)
+    for utterance in after:
+        utterance.load_prompt()
+        old = before[utterance.id]
+        assert utterance.prompt_text == old.prompt_text or Path(old.load_prompt.source) == spoilt
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert told[0].startswith(f"{spoilt} is cut short: 9000 of ")
+    (itself,) = [u for u in after if u.id == spoilt.stem]
+    with pytest.raises(UnreadableAudio, match=f"{spoilt.name} is cut short"):
+        itself.load_reference()
+
+
+def test_hidden_files_do_not_count_and_texts_are_decoded_by_their_mark(tmp_path: Path) -> None:
+    folder = make_libritts_folders(tmp_path / "test-clean")
+    before = [(u.id, u.text, u.prompt_text) for u in LibriTTSLocal(str(folder), prompt_seconds=BOUNDS)]
+    wav = next(folder.glob("*/*/*.wav"))
+    wav.with_name(f"._{wav.name}").write_bytes(b"\0\5\x16\7")
+    (folder / ".trash" / "1").mkdir(parents=True)
+    (folder / ".trash" / "1" / "old.wav").write_bytes(wav.read_bytes())
+    text = wav.with_suffix(".normalized.txt")
+    text.write_text(text.read_text(), encoding="utf-16")
+    assert [(u.id, u.text, u.prompt_text) for u in LibriTTSLocal(str(folder), prompt_seconds=BOUNDS)] == before
+    text.write_bytes("Im Café".encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{text.name} is not UTF-8 \(line 1, byte 0xe9\): save it as UTF-8"):
+        list(LibriTTSLocal(str(folder)))
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, folders: str, monkeypatch: pytest.MonkeyPatch) -> None:

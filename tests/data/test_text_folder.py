@@ -33,3 +33,49 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     with pytest.raises(ValueError, match=r"a\.prompt, which says what it says, is missing"):
         list(TextFolder(str(tmp_path)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("Spoken by me.")
+    (tmp_path / "a.prompt").write_text("This is me.")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.WAV", "a.flac", "a.FLAC", "a.ogg", "a.Mp3", "a.aiff"])
+def test_a_voice_may_be_whatever_soundfile_reads(folder: Path, name: str) -> None:
+    with (folder / name).open("wb") as file:
+        kind = Path(name).suffix[1:].upper()
+        soundfile.write(file, np.sin(np.arange(16_000)), 16_000, format=kind)
+    (utterance,) = TextFolder(str(folder))
+    assert utterance.prompt_text == "This is me."
+    assert utterance.load_prompt().source == str(folder / name)
+    assert utterance.load_prompt().seconds == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("beside", "problem"),
+    [
+        ([], r"a\.prompt says what a voice says, but there is no voice a\.wav, \.flac, \.mp3, \.\.\. beside it$"),
+        (["a.pdf"], r"there is no voice a\.wav, .* beside it \(there is a\.pdf\)"),
+        (["a.m4a"], r"a\.m4a cannot be read as a voice: make it a WAV, FLAC, OGG or MP3 file"),
+        (["a.wav", "a.flac"], r"a\.txt has more than one voice: a\.flac, a\.wav"),
+        (["a.wav", "b.prompt"], r"b\.prompt says what a voice says, but there is no b\.txt to be said in it"),
+    ],
+)
+def test_a_voice_is_used_or_its_files_are_named(folder: Path, beside: list[str], problem: str) -> None:
+    for name in beside:
+        (folder / name).touch()
+    with pytest.raises(ValueError, match=problem):
+        list(TextFolder(str(folder)))
+
+
+def test_hidden_files_and_capitals(folder: Path) -> None:
+    (folder / "a.wav").touch()
+    for name in ("._a.txt", "._a.wav", ".notes.txt"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / "a.prompt").rename(folder / "a.PROMPT")
+    (folder / "B.TXT").write_text("\ufeffSpoken by nobody.", encoding="utf-8")
+    assert [(u.id, u.text, u.prompt_text) for u in TextFolder(str(folder))] == [
+        ("B", "Spoken by nobody.", ""), ("a", "Spoken by me.", "This is me."),
+    ]  # fmt: skip

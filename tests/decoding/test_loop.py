@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pcg.acceptance.exact import Exact
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.clock import PARTS, Clock
 from pcg.decoding.pair import check_compatible
@@ -198,3 +199,18 @@ def test_a_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     draft.device = torch.device("meta")
     with pytest.raises(ValueError, match="the draft is on meta, the target on cpu"):
         check_compatible(draft, target)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_an_error_with_the_target_alone_too(
+    markovs: tuple[MarkovLM, MarkovLM], temperature: float, bad: float
+) -> None:
+    target, draft = markovs
+    broken = MarkovLM(torch.where(torch.arange(20) == 5, bad, target.table))
+    sampling = Sampling(temperature=temperature)
+    with pytest.raises(ValueError, match=r"^target_probs holds NaN or infinity in 8 of 8 rows: the model overflows"):
+        decode(broken, PROMPTS, sampling=sampling, max_tokens=9, randomness=Randomness(0, torch.arange(8)))
+    for pair, which in ((broken, draft), "target"), ((target, broken), "draft"):
+        with pytest.raises(ValueError, match=f"^{which}_probs holds NaN or infinity"):
+            run(*pair, list(range(8)), rule=Exact(), sampling=sampling)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.hf import HfLM
+from pcg.models.llama import LlamaLM
+from pcg.models.phonemes import Phonemes
 from tests.fakes import make_bundled_folder
 
 
@@ -73,3 +80,72 @@ def test_dtype_is_named() -> None:
     assert dtype_of("bfloat16") is torch.bfloat16
     with pytest.raises(ValueError, match="one of float32, bfloat16, float16"):
         dtype_of("int8")
+
+
+def rewritten(folder: Path, changes: dict[str, torch.Tensor], **config: object) -> Path:
+    """A model folder with other tensors, and other keys in its config.json."""
+    file, settings = folder / "model.safetensors", folder / "config.json"
+    save_file({**load_file(file), **changes}, file)
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **config}))
+    return folder
+
+
+WEIGHT = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "sign"),
+    [
+        ({}, {"quantization_config": {"quant_method": "fp8"}}, "config.json has quantization_config"),
+        ({}, {"quantization": {"bits": 4, "group_size": 64}}, "config.json has quantization"),
+        ({WEIGHT: torch.zeros(176, 64).to(torch.float8_e4m3fn)}, {}, rf"{WEIGHT} is F8_E4M3"),
+        ({WEIGHT: torch.zeros(176, 64).to(torch.float8_e5m2)}, {}, rf"{WEIGHT} is F8_E5M2"),
+        ({WEIGHT: torch.zeros(176, 64, dtype=torch.int8)}, {}, rf"{WEIGHT} is I8"),
+        ({WEIGHT: torch.zeros(88, 64, dtype=torch.uint8)}, {}, rf"{WEIGHT} is U8"),
+        ({f"{WEIGHT}_scale": torch.ones(1)}, {}, rf"there is {WEIGHT}_scale"),
+        ({f"{WEIGHT}_scale_inv": torch.ones(1)}, {}, rf"there is {WEIGHT}_scale_inv"),
+        ({WEIGHT.replace("weight", "SCB"): torch.ones(176)}, {}, "there is model.layers.0.mlp.up_proj.SCB"),
+        ({WEIGHT.replace("weight", "scales"): torch.ones(176)}, {}, "there is model.layers.0.mlp.up_proj.scales"),
+        ({WEIGHT.replace("weight", "qweight"): torch.ones(8, dtype=torch.int32)}, {}, r"model.*\.qweight is I32"),
+    ],
+)
+def test_quantised_weights_are_refused_by_name(
+    changes: dict[str, torch.Tensor], config: dict[str, object], sign: str, tmp_path: Path
+) -> None:
+    folder = rewritten(make_bundled_folder(tmp_path), changes, **config)
+    message = rf"holds quantised weights \({sign}.*\): only F64, F32, BF16, F16 are read\. Take .*dequantize"
+    with pytest.raises(ValueError, match=message):
+        Checkpoint(folder)
+
+
+def test_other_integers_and_scales_are_no_quantisation(tmp_path: Path) -> None:
+    others = {
+        "bn.num_batches_tracked": torch.tensor(3),
+        "attn.mask": torch.zeros(2, dtype=torch.bool),
+        "block.scale": WIDE,
+    }
+    folder = rewritten(make_bundled_folder(tmp_path), others, quantization_config=None)
+    assert Checkpoint(folder).tensor("block.scale", (2,)).tolist() == WIDE.tolist()
+
+
+WIDE = torch.tensor([3e38, 3e38])  # finite, and their sum is not
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_tensor_that_is_not_finite_is_named(bad: float, tmp_path: Path) -> None:
+    folder = make_bundled_folder(tmp_path)
+    norm = load_file(folder / "model.safetensors")["model.norm.weight"]
+    norm[3] = bad
+    rewritten(folder, {"model.norm.weight": norm})
+    with pytest.raises(ValueError, match=r"model\.norm\.weight holds NaN or infinity in 1 of its 64 numbers: fetch it"):
+        Checkpoint(folder).tensor("model.norm.weight", (64,))
+
+
+@pytest.mark.parametrize("model", [partial(LlamaLM, head="speech"), HfLM])
+def test_models_refuse_weights_that_are_not_finite(model: Callable[..., object], tmp_path: Path) -> None:
+    folder = make_bundled_folder(tmp_path)
+    weight = load_file(folder / "model.safetensors")[WEIGHT]
+    weight[5, 6:9] = torch.nan
+    rewritten(folder, {WEIGHT: weight})
+    with pytest.raises(ValueError, match=rf"{WEIGHT} holds NaN or infinity in 3 of its"):
+        model(str(folder), Phonemes(str(folder)), "float32", "cpu")

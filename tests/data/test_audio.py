@@ -1,0 +1,64 @@
+"""Audio files are read whole, or refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pcg.data.audio import SUFFIXES, UnreadableAudio, decode, recorded_in
+
+TONE = 0.3 * np.sin(np.arange(16_000) / 9)
+
+
+def audio(kind: str = "WAV", samples: np.ndarray = TONE, **how: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format=kind, **how)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64"])
+def test_what_soundfile_reads_is_read(kind: str, tmp_path: Path) -> None:
+    assert f".{kind.lower()}" in SUFFIXES
+    path = tmp_path / "voice.audio"
+    path.write_bytes(audio(kind))
+    clip = recorded_in(path)()
+    assert (clip.sample_rate, clip.source) == (16_000, str(path))
+    assert clip.seconds == pytest.approx(1, abs=0.1)
+    assert np.abs(clip.samples).max() == pytest.approx(0.3, abs=0.05)
+
+
+def test_channels_are_averaged() -> None:
+    assert decode(audio(samples=np.stack([TONE, -TONE], 1))).samples == pytest.approx(np.zeros(16_000), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "is damaged, or of no kind that can be read"),
+        (b"no audio at all, but words", "is damaged, or of no kind that can be read .*: WAV, FLAC, OGG, MP3"),
+        (audio("FLAC")[:3000], "is damaged, or of no kind"),
+        (audio()[:20_000], "is cut short: 20000 of 32044 bytes are there"),
+        (audio("MP3")[:1500], r"is cut short: \d+ of 16000 samples are there"),
+        (audio(samples=np.zeros(0)), "holds no audio"),
+        (
+            audio(samples=np.where(np.arange(16_000) == 7, np.nan, TONE), subtype="FLOAT"),
+            "holds NaN or infinity in 1 of its",
+        ),
+        (audio(samples=np.full(100, np.inf), subtype="FLOAT"), "holds NaN or infinity in 100 of its 100 samples"),
+    ],
+)
+def test_what_cannot_be_read_is_named(data: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "my voice.wav"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableAudio, match=f"my voice.wav {problem}"):
+        recorded_in(path)()
+
+
+def test_a_wav_out_of_a_pipe_is_read() -> None:
+    piped = bytearray(audio())
+    piped[4:8] = b"\xff" * 4
+    assert decode(bytes(piped)).seconds == 1
