@@ -80,3 +80,12 @@ def test_every_command_shown_is_right(name: str, line: str, monkeypatch: pytest.
     if name == "report":
         cli.take_lists("study")
     cli.check_command_line(name, sys.argv[1:], CHECKS[name])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    linked = [page.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
+    named = [ROOT / name for name in re.findall(r"`((?:pcg|conf|tests|experiments|docs)/[\w./-]+)`", text)]
+    missing = [str(path) for path in linked + named if not path.exists() and "mine" not in path.name]
+    assert not missing
