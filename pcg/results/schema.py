@@ -76,7 +76,7 @@ KEYS: Mapping[str, str] = {
 }
 
 _INTRODUCTION = """Written when a run is complete, before any logger sees it. Counts are stored, and every rate is
-derived from them in `pcg/runner/result.py`, whose table this page is. What was not measured is null. Means and ratios
+derived from them in `pcg/results/schema.py`, whose table this page is. What was not measured is null. Means and ratios
 are over the whole run (sums over utterances, then the ratio), not means of ratios.
 
 **Several devices.** A batch is decoded and timed in one process on one device, both ways. Seconds are sums over all
