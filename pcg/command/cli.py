@@ -19,7 +19,6 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -27,8 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pcg.command import launching, objective, places, status
+from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
-from pcg.command.launching import missing_extra
 from pcg.command.launching import texts as _texts
 from pcg.config.validate import ConfigError, check, nearest
 from pcg.config.values import expanded, problems_of_values
@@ -38,6 +37,8 @@ from pcg.studies import plan
 
 Check = Callable[[Mapping[str, Any]], object]
 T = TypeVar("T")
+# What composing raises; its last three where Hydra meets what it does not foresee.
+_COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError)
 CONF = str(places.CONF)
 launching.set_defaults(places.CONF)
 
@@ -156,13 +157,19 @@ def check_command_line(config_name: str, arguments: Sequence[str], check: Check 
     if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
         return
     with _composing(args.config_dir) as loader:
-        problems, overrides = _parse(loader, args.overrides)
+        problems, overrides = typed.parse(loader, args.overrides)
         if not problems:
             started = []
-            if args.multirun and (sweep := _composed_sweep(loader, config_name, args.overrides)) is not None:
+            sweep = _composed_sweep(loader, config_name, args.overrides) if args.multirun else None
+            if sweep is not None:
                 overrides = _sweep_of(loader, sweep) + overrides
                 started = launching.problems(sweep, overrides)
             problems = started + _problems(loader, config_name, overrides, args.multirun, check)
+            if args.multirun and sweep is None and not problems:
+                problems = ["-m: the sweep does not compose; it needs its hydra.sweeper and hydra.launcher as they are"]
+        if not problems and not args.multirun and any(item.key_or_group == "experiment" for item in overrides):
+            config = loader.load_configuration(config_name, args.overrides, RunMode.RUN)
+            problems = typed.problems_of_lone_study(config, config_name, args.overrides)
     if problems:
         raise ConfigError(problems)
 
@@ -181,29 +188,21 @@ def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
         GlobalHydra.instance().clear()
 
 
-def _parse(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[str], list[Override]]:
-    problems, overrides = [], []
-    parser = OverridesParser.create(config_loader=loader)
-    for text in texts:
-        try:
-            overrides += parser.parse_overrides([text])
-        except HydraException as error:
-            problems.append(f"{text!r} is no override (key=value): {str(error).splitlines()[0]}")
-    return problems, overrides
-
-
 def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> DictConfig | None:
     """The config of a sweep as a whole, with its ``hydra`` node; None where it does not compose."""
     try:
-        return loader.load_configuration(config_name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
-    except (HydraException, OmegaConfBaseException):
+        config = loader.load_configuration(
+            config_name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False
+        )
+        return config if config.hydra.sweeper and config.hydra.launcher else None
+    except _COMPOSING:
         return None  # what is wrong is found and named run by run
 
 
 def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
     """What an experiment's ``hydra.sweeper.params`` asks for; the command line comes after it and wins."""
     parameters = config.hydra.sweeper.get("params") or {}
-    problems, overrides = _parse(loader, [f"{key}={value}" for key, value in parameters.items()])
+    problems, overrides = typed.parse(loader, [f"{key}={value}" for key, value in parameters.items()])
     if problems:
         raise ConfigError(f"hydra.sweeper.params: {problem}" for problem in problems)
     return overrides
@@ -212,19 +211,14 @@ def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
 def _problems(
     loader: ConfigLoader, name: str, overrides: list[Override], multirun: bool, check: Check | None
 ) -> list[str]:
-    if not multirun and (swept := [item.input_line for item in overrides if item.is_sweep_override()]):
-        return [f"{line}: several values make a sweep; add -m" for line in swept]
+    if not multirun and (several := typed.problems_of_several(loader, overrides)):
+        return several
     latest = {override.get_key_element(): override for override in overrides}
     groups = {key: item for key, item in latest.items() if _choices(loader, item.key_or_group)}
-    problems = [
-        f"{item.key_or_group}={value}: there is no such choice"
-        f"{missing_extra(item.key_or_group, value) or nearest(value, _choices(loader, item.key_or_group))}"
-        for item in groups.values()
-        for value in _texts(item)
-        if value != "null" and value not in _choices(loader, item.key_or_group)
-    ]
+    refused = typed.problems_of_groups(loader, groups)
+    problems = [problem for found in refused.values() for problem in found]
     # What is said of a group of which a wrong choice was made cannot be judged; the rest can.
-    wrong = {item.key_or_group for item in groups.values() if any(p.startswith(item.key_or_group) for p in problems)}
+    wrong = {groups[key].key_or_group for key in refused}
     latest = {key: item for key, item in latest.items() if item.key_or_group.split(".")[0] not in wrong}
     groups = {key: item for key, item in groups.items() if key in latest}
     values = {key: item for key, item in latest.items() if key not in groups}
@@ -244,7 +238,7 @@ def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Ma
     """By override, what is wrong with its key."""
     try:
         config = loader.load_configuration(name, chosen, RunMode.RUN)
-    except (HydraException, OmegaConfBaseException):
+    except _COMPOSING:
         return {}  # composing again, with the values, names it
     known = set(_keys(OmegaConf.to_container(config, resolve=False)))
     offered = {key for key in known if key.partition(".")[0] != "hydra"} | set(loader.list_groups("")) - {"hydra"}
@@ -273,13 +267,15 @@ def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], che
         one_each = [column[min(index, len(column) - 1)] for column in columns]
         try:
             config = plain(compose(name, chosen + one_each))
-            problems += problems_of_values(config)
+        except _COMPOSING as error:
+            problems.append(_reason(error))
+            continue
+        problems += problems_of_values(config)
+        try:
             if check is not None:
                 check(config)
         except ConfigError as error:
             problems += error.problems
-        except (HydraException, OmegaConfBaseException) as error:
-            problems.append(_reason(error))
     return problems
 
 

@@ -89,9 +89,11 @@ def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     """What is wrong with the ``metrics`` group: ``when``, and a node for each metric."""
     when = (metrics or {}).get("when", "inline")
     problems = [] if when in ("inline", "after") else [f"metrics.when={when!r}: inline or after"]
-    for name, node in metric_nodes(metrics).items():
+    built = metric_nodes(metrics)
+    for name, node in built.items():
         problems += problems_of_node(node, f"metrics.{name}")
-    return problems
+    unnamed = [name for name in metrics or {} if name != "when" and name not in built]
+    return problems + [f"metrics.{name}: names no metric; ~metrics.{name} leaves it out" for name in unnamed]
 
 
 def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
@@ -157,6 +159,7 @@ def _problems_of_settings(config: Mapping[str, Any]) -> list[str]:
         (Decoding, config.get("decoding") or {}, "decoding"),
         (Plan, config.get("plan") or {}, "plan"),
     ):
+        given = given if isinstance(given, Mapping) else {}  # what it is instead is named with the settings
         wrong = _wrong_arguments(part, given, path)
         good = {key: value for key, value in given.items() if key not in wrong}
         problems += wrong.values()
@@ -187,11 +190,18 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
         if parameter.default is parameter.empty and name not in given and name not in supplied
     }
     mistyped = {
-        key: f"{_join(path, key)}={value!r}: expected {_words(hints[key])}"
+        key: _mistyped(_join(path, key), value, hints[key])
         for key, value in given.items()
         if key in hints and key in parameters and not is_built(value) and not _fits(value, hints[key])
     }
     return {**unknown, **missing, **mistyped}
+
+
+def _mistyped(key: str, value: Any, hint: Any) -> str:
+    """What is expected instead of a value; where it is text that reads as something else, how to write it."""
+    text = value if isinstance(value, int | float) and not isinstance(value, bool) else "..."
+    quoted = f"; text goes into quotes: \"{key}='{text}'\"" if _fits("", hint) and value is not None else ""
+    return f"{key}={value!r}: expected {_words(hint)}{quoted}"
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
@@ -232,7 +242,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping)
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return isinstance(value, list) and (not options or all(_fits(item, options[0]) for item in value))
-    return True
+    return not _is_part(hint)  # a part, which the node itself would name
+
+
+def _is_part(hint: Any) -> bool:
+    """Whether an annotation is of what is built: a protocol, a class of ours, something to call."""
+    return typing.get_origin(hint) is Callable or getattr(hint, "__module__", "").partition(".")[0] == "pcg"
 
 
 def _words(hint: Any) -> str:
@@ -243,6 +258,8 @@ def _words(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, options))
     if hint is type(None):
         return "null"
+    if _is_part(hint):
+        return f"a part to build, with its {TARGET}"
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     return plain.get(
         hint, "a list" if isinstance(origin, type) and not issubclass(origin, Mapping) else "keys and values"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -35,13 +35,27 @@ def resolve_folder(path: str) -> Path:
     return hub.fetch(path) if hub.is_hub_id(path) else Path(path).expanduser()
 
 
+class Described(dict[str, Any]):
+    """An object of a JSON file: asked for a key that it lacks, it raises a ValueError that names file and key."""
+
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"{self.file} lacks {key!r}")
+
+
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError or ValueError, each naming the file."""
+    """The object in a file, and the objects in it, as ``Described``.
+
+    Raises FileNotFoundError or ValueError, each naming the file.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: a model folder holds config.json, its tokens and *.safetensors")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda found: Described(found, file))
+    except ValueError as error:  # of JSON, or of UTF-8
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, expected an object")

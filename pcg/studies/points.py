@@ -51,6 +51,7 @@ def settings_and_points(
         ConfigError: everything that is wrong with it.
     """
     rules, grids, only = config["rules"], config["grids"], config["only"]
+    only = [only] if isinstance(only, str) else only
     problems = [*found]
     problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
     settings: Settings | None = None

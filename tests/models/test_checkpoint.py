@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from pcg.models.checkpoint import Checkpoint, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, dtype_of, read_json, resolve_folder
 from pcg.models.hf import HfLM
-from pcg.models.llama import LlamaLM
+from pcg.models.llama import LlamaConfig, LlamaLM
 from pcg.models.phonemes import Phonemes
 from tests.fakes import make_bundled_folder
 
@@ -149,3 +150,30 @@ def test_models_refuse_weights_that_are_not_finite(model: Callable[..., object],
     rewritten(folder, {WEIGHT: weight})
     with pytest.raises(ValueError, match=rf"{WEIGHT} holds NaN or infinity in 3 of its"):
         model(str(folder), Phonemes(str(folder)), "float32", "cpu")
+
+
+def test_a_key_that_is_missing_is_named_with_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"mel": {"bands": 100}, "layers": [{"width": 3}]}', encoding="utf-8")
+    config = read_json(file)
+    assert (config["mel"], config.get("hop"), {**config}.keys()) == ({"bands": 100}, None, {"mel", "layers"})
+    for ask, key in (
+        (lambda: config["hop"], "hop"),
+        (lambda: config["mel"]["hop"], "hop"),
+        (lambda: config["layers"][0]["heads"], "heads"),
+    ):
+        with pytest.raises(ValueError, match=f"{file} lacks '{key}'"):
+            ask()
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_every_key_of_a_llama_that_is_missing_is_named(tmp_path: Path) -> None:
+    source = resolve_folder("bundled:draft") / "config.json"
+    whole = json.loads(source.read_text(encoding="utf-8"))
+    file = tmp_path / "config.json"
+    needed = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
+              "max_position_embeddings", "rms_norm_eps")  # fmt: skip
+    for key in needed:
+        file.write_text(json.dumps({name: value for name, value in whole.items() if name != key}), encoding="utf-8")
+        with pytest.raises(ValueError, match=f"{file} lacks '{key}'"):
+            LlamaConfig.read(read_json(file), tmp_path)

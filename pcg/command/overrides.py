@@ -1,0 +1,118 @@
+"""What people type: Hydra's overrides, with how to quote a value and what a group may be told."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from pcg.command.launching import missing_extra, texts
+from pcg.config.validate import nearest
+
+_KEY = re.compile(r"[+~]{0,2}[\w./@:-]+")
+_SHELL = re.compile(r'(["$`\\])')
+_CALL = re.compile(r"(int|float|str|bool|choice|range|interval|glob|tag|sort|shuffle)\(.*\)")  # of Hydra
+_PLAIN = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
+
+
+def parse(loader: ConfigLoader, given: Sequence[str]) -> tuple[list[str], list[Override]]:
+    """What is wrong with how overrides are written, and those that can be read."""
+    problems, overrides = [], []
+    parser = OverridesParser.create(config_loader=loader)
+
+    def read(text: str) -> list[Override]:
+        return parser.parse_overrides([text])
+
+    for text in given:
+        try:
+            found = read(text)
+        except HydraException as error:
+            reason = f"{text!r} is no override (key=value): {str(error).splitlines()[0]}"
+            problems.append(_as_text(text, read) or reason)
+            continue
+        if found[0].key_or_group:
+            overrides += found
+        else:
+            problems.append(f"{text!r} is no override (key=value): it has no key")
+    return problems, overrides
+
+
+def _as_text(text: str, read: Callable[[str], object]) -> str | None:
+    """How to write an override whose value Hydra cannot read as it stands; None where quotes are no help."""
+    key, equals, value = text.partition("=")
+    if not equals or not value or not _KEY.fullmatch(key) or _CALL.fullmatch(value):
+        return None
+    try:
+        read(_in_quotes(key, value))
+    except HydraException:
+        return None
+    return f"{text}: quote the value, for Hydra and for the shell: {quoted(key, value)}"
+
+
+def _in_quotes(key: str, value: str) -> str:
+    mark = '"' if "'" in value else "'"
+    return f"{key}={mark}{value.replace(mark, chr(92) + mark)}{mark}"
+
+
+def quoted(key: str, value: str) -> str:
+    """An override as it is typed, its value being text whatever signs are in it."""
+    return '"' + _SHELL.sub(r"\\\1", _in_quotes(key, value)) + '"'
+
+
+def problems_of_several(loader: ConfigLoader, overrides: Sequence[Override]) -> list[str]:
+    """Several values without ``-m``, which a comma in a text looks like."""
+    return [
+        f"{item.input_line}: several values make a sweep; add -m{_or_one_text(loader, item)}"
+        for item in overrides
+        if item.is_sweep_override()
+    ]
+
+
+def _or_one_text(loader: ConfigLoader, item: Override) -> str:
+    key, _, value = str(item.input_line).partition("=")
+    numbers = all(_PLAIN.fullmatch(each.strip()) for each in value.split(","))
+    if numbers or _CALL.fullmatch(value) or loader.get_group_options(item.key_or_group):
+        return ""
+    return f", or quote what is one text: {quoted(key, value)}"
+
+
+def problems_of_groups(loader: ConfigLoader, groups: Mapping[str, Override]) -> dict[str, list[str]]:
+    """By key, what is wrong with the choices of groups."""
+    return {key: found for key, item in groups.items() if (found := _problems_of_group(loader, item))}
+
+
+def _problems_of_group(loader: ConfigLoader, item: Override) -> list[str]:
+    group, choices = item.key_or_group, loader.get_group_options(item.key_or_group)
+    without = f"; {group}=none is a run without" if "none" in choices else ""
+    if item.is_delete():
+        return [f"{item.input_line}: a group cannot be taken away{without}"]
+    values = texts(item)
+    if not values:
+        return [f"{item.input_line}: holds no value"]
+    return [
+        f"{group}={value}: there is no such choice"
+        f"{without if value == 'null' else ''}{missing_extra(group, value) or nearest(value, choices)}"
+        for value in values
+        if value not in choices
+    ]
+
+
+def problems_of_lone_study(config: Any, command: str, arguments: Sequence[str]) -> list[str]:
+    """An experiment that is a sweep, asked for as one run, of which a plan may be made (``dry``).
+
+    Args:
+        config: composed for one run, with its ``hydra`` node.
+        arguments: of the command line.
+    """
+    if not config.hydra.sweeper.get("params") or config.get("dry"):
+        return []
+    choice = config.hydra.runtime.choices["experiment"]
+    program = sys.argv[0] if sys.argv[0].startswith("pcg ") else f"python experiments/{command}.py"
+    return [f"experiment={choice}: a study of several runs, started by -m: {program} {shlex.join(['-m', *arguments])}"]
