@@ -151,7 +151,7 @@ class Sampling:
                 ),
                 (self.top_k is not None and self.top_k < 1, f"top_k={self.top_k}: 1 or more, or null"),
                 (not 0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, at most 1"),
-                (not 0.01 <= penalty <= 100, f"repetition_penalty={penalty}: .01 to 100"),
+                (not 1e-4 <= penalty <= 1e4, f"repetition_penalty={penalty}: .0001 to 10,000"),
             ]
             if bad
         ]

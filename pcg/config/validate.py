@@ -27,7 +27,7 @@ from pcg.sampling import Sampling
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
 SUPPLIED: Mapping[str, frozenset[str]] = {
     "target": frozenset({"device"}),
-    "draft": frozenset({"device", "vocab_size"}),
+    "draft": frozenset({"device", "vocab_size", "target"}),
     "codec": frozenset({"device"}),
 }
 # Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be

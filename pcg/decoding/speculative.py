@@ -54,14 +54,14 @@ def speculative_decode(
     clock.enter("other")
     # The target is fed the last token. The draft is fed the last two, though it mostly knows the first of them: after
     # a block that was kept whole it does not, and this way every round has the same shapes. A draft that reads the
-    # target's states is fed all that a round can have added: what it knew of them came from states of its own.
-    again = gamma + 1 if draft.reads else 2
+    # target's states is fed all that the last round added: what it knew of those came from states of its own.
     last = torch.stack([ids[-1:] for ids in target_ids])
-    recent = torch.stack([ids[-again:] for ids in draft_ids])
+    width, again = (gamma + 1, 1) if draft.reads else (2, 2)
+    recent = torch.stack([ids[-width:] for ids in draft_ids])
     draft_cache.lengths = draft_cache.lengths - (again - 1)
 
     while len(rows.index):
-        draft_tokens, draft_probs, seen = propose(draft, recent, draft_cache, gamma, sampling, rows, clock)
+        draft_tokens, draft_probs, seen = propose(draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock)
         block = torch.cat([last, target.token_ids(draft_tokens)], 1)
         clock.enter("target")
         logits = target.step(block, target_cache)
@@ -81,10 +81,11 @@ def speculative_decode(
             clock.enter("other")
 
         rejected = gamma - verdict.accepted.cpu()
+        again = gamma + 1 - int(rejected.min()) if draft.reads else 2
         target_cache.lengths = target_cache.lengths - rejected
         draft_cache.lengths = draft_cache.lengths - rejected - (again - 2)
         last = target.token_ids(verdict.token).unsqueeze(1)
-        newest = count.unsqueeze(1) + torch.arange(again, device=count.device)
+        newest = count.unsqueeze(1) + torch.arange(width, device=count.device)
         recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
             active = torch.tensor(commit.active, dtype=torch.int64)

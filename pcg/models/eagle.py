@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pcg.interfaces import Readable
 from pcg.models.blocks import Blocks, LlamaCache, LlamaConfig
-from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
+from pcg.models.footprint import Footprint
 from pcg.models.linear import linear
 from pcg.types import Utterance
 
@@ -82,6 +83,17 @@ class EagleLM:
         self._state_norm = self.blocks.read_norm(checkpoint, f"{LAYER}hidden_norm.weight")
         self._norm = self.blocks.read_norm(checkpoint, "norm.weight")
         self._head, self._places = _own_head(checkpoint, c, target, self.blocks)
+
+    @staticmethod
+    def footprint(path: str, dtype: str, speech_rows: int) -> Footprint:
+        """Of one with the target's head, which it reads and does not hold."""
+        config = read_json(resolve_folder(path) / "config.json")
+        sizes = LlamaConfig.read(config, resolve_folder(path))
+        width, queries, keys = sizes.width, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+        body = width * (len(config.get("reads") or (0, 0, 0)) * width + 2 * (queries + 2 * keys) + queries)
+        body += width * (3 * sizes.hidden + 4)
+        size, head = dtype_of(dtype).itemsize, speech_rows * width
+        return Footprint(body, size * body, size * (body + head), body + head, size * 2 * keys, published=False)
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self._target.prompt(utterance, prompt_tokens)

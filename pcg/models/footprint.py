@@ -51,17 +51,19 @@ class Footprint:
     published: bool
 
 
-def footprint(path: str, dtype: str, head: str, speech_rows: int) -> Footprint:
+def footprint(path: str, dtype: str, head: str, speech_rows: int, layers: int | None = None) -> Footprint:
     """Of ``pcg.models.llama.LlamaLM`` with these settings.
 
     Args:
         speech_rows: audio tokens and end-of-speech, which a sliced head keeps.
+        layers: None for all of its own.
 
     Raises:
         FileNotFoundError: neither a folder with a config.json nor a hub id whose shape is known.
     """
     config, published = _config(path)
-    width, hidden, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    width, hidden = config["hidden_size"], config["intermediate_size"]
+    layers = layers or config["num_hidden_layers"]
     head_dim = config.get("head_dim") or width // config["num_attention_heads"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     table, tied = config["vocab_size"] * width, config.get("tie_word_embeddings", False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from rich.console import Console
@@ -74,7 +75,9 @@ def needs(config: Mapping[str, Any]) -> Needs:
     settings = check(config)
     decoding, plan = Decoding(**settings.decoding), Plan(**settings.plan)
     models = {
-        role: _model(role, config[role], decoding, plan) for role in ("target", "draft") if is_built(config[role])
+        role: _model(role, config["target"], config[role], decoding, plan)
+        for role in ("target", "draft")
+        if is_built(config[role])
     }
     rows = decoding.batch_size * LLASA_ROWS * 4
     target, draft = models["target"], models.get("draft")
@@ -91,12 +94,14 @@ def needs(config: Mapping[str, Any]) -> Needs:
     )
 
 
-def _model(role: str, node: Mapping[str, Any], decoding: Decoding, plan: Plan) -> Model:
+def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decoding: Decoding, plan: Plan) -> Model:
+    """``target`` says what a draft that is made of it does not."""
     make = constructor(node[TARGET])
     if not hasattr(make, "footprint"):  # made of no weights
         return Model(0, 0, 0, 0.0, 0.0, False)
     try:
-        size = make.footprint(node["path"], node["dtype"], node.get("head", "full"), LLASA_ROWS)
+        known = {"head": "full", **target, **node, "speech_rows": LLASA_ROWS}
+        size = make.footprint(**{key: known[key] for key in signature(make.footprint).parameters if key in known})
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError([f"{role}.path: {error}"]) from error
     gpu, batch = GPUS[plan.gpu], decoding.batch_size

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +19,8 @@ from pcg.training.drafts import DraftModule, on_groups
 from pcg.training.losses.coarse_lk import CoarseLK
 from pcg.training.losses.kl import KL
 from pcg.training.losses.lk import LK
+from pcg.training.samples import Samples
+from pcg.training.sequences import samples
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
 from tests.fakes import make_bundled_folder
@@ -116,3 +121,31 @@ def test_a_draft_of_another_target_is_refused(folder, teacher, tmp_path):
     target = LlamaLM(str(other), Phonemes(str(other)), "float32", "cpu", "speech")
     with pytest.raises(ValueError, match="was trained on the target with fingerprint"):
         EagleLM(str(tmp_path / "draft"), target, "float32", "cpu")
+
+
+def test_a_targets_own_samples_are_labels(tmp_path):
+    """Shards of ids that end by themselves, the same at each start, and read back as sequences."""
+    folder = make_bundled_folder(tmp_path / "target", audio_tokens=8, width=16)
+    target = LlamaLM(str(folder), Phonemes(str(folder)), "float32", "cpu", "speech")
+    letters = sorted(json.loads((folder / "tokens.json").read_text())["phonemes"])
+    spoken = [{"id": str(i), "speaker": "s", "phonemes": letters[i], "tokens": [i % 8] * 3} for i in range(6)]
+    (tmp_path / "tokens").mkdir()
+    for split in ("train", "heldout"):
+        datasets.Dataset.from_list(spoken).to_parquet(tmp_path / "tokens" / f"{split}-0000.parquet")
+
+    def stage(out: str) -> Samples:
+        return Samples(str(tmp_path / "tokens"), str(tmp_path / out), target, 5, 2, 3, 2, 60, 1.0, 0)
+
+    stage("a").run()
+    first = (tmp_path / "a" / "train-0000.parquet").stat().st_mtime_ns
+    (tmp_path / "a" / "train-0001.parquet").unlink()
+    stage("a").run()
+    stage("b").run()
+    assert (tmp_path / "a" / "train-0000.parquet").stat().st_mtime_ns == first
+    read = [samples(str(tmp_path / name), "train")(random.Random(0)) for name in ("a", "b")]
+    assert read[0] == read[1]
+    end = int(target.token_ids(torch.tensor(target.end)))
+    for sequence in read[0]:
+        assert sequence.ids[0] == 1
+        assert sequence.ids[-1] == end
+        assert end not in sequence.ids[:-1]
