@@ -85,7 +85,7 @@ def show(runs: Sequence[Status]) -> None:
         table.add_column(column, justify="right" if column == "utterances" else "left", overflow="fold")
     for run in runs:
         table.add_row(run.label, run.run_id, run.state, f"{run.done} of {run.total}", run.reason)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     states = Counter(run.state for run in runs)
     counted = ", ".join(f"{states[state]} {state}" for state in STATES)

@@ -25,7 +25,7 @@ def figure(form: str, value: float | None, ci95: Sequence[float] | None = None) 
 
 def console(width: int) -> Console:
     """The terminal as wide as it is; a file or a pipe gets ``width`` columns."""
-    return Console(width=None if Console().is_terminal else width)
+    return Console(width=None if Console().is_terminal else width, markup=False, emoji=False)
 
 
 def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

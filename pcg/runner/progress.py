@@ -16,7 +16,7 @@ class LiveView:
     def __init__(self, label: str, total: int, devices: int = 1) -> None:
         console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),

@@ -107,7 +107,7 @@ def compare(config: Mapping[str, Any]) -> Path:
     settings.study_folder.mkdir(parents=True, exist_ok=True)
     path = settings.study_folder / "bench.json"
     write_atomically(path, json.dumps(values, indent=1, allow_nan=False))
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 140, markup=False, emoji=False)
     console.print(table(values["contestants"], decoding.gamma, config["clock"]))
     console.print(f"-> {path}")
     return path

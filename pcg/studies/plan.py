@@ -129,7 +129,7 @@ def show(config: Mapping[str, Any]) -> None:
     for role, model in found.models.items():
         sizes = (f"{model.parameters:,}", _gb(model.weights), _gb(model.cache))
         table.add_row(role, *sizes, *(f"{1000 * s:.2f} ms" for s in (model.pass_one, model.pass_block)))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     console.print(f"groups {_gb(found.groups)}, probabilities {_gb(found.working)}; codec and metrics not counted")
     verdict = "fits" if found.fits else "DOES NOT FIT: lower decoding.batch_size or decoding.max_tokens"

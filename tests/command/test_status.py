@@ -79,3 +79,11 @@ def test_a_sweep_is_told_as_one_table_whatever_would_launch_it(tmp_path: Path) -
     )
     assert done.stdout.count("target alone") == 1
     assert not list(tmp_path.rglob("batches.jsonl"))
+
+
+def test_signs_of_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "[b]x[/] :smile: [/no]"
+    status.show([status.Status("pcg [red]", "0123456789", "failed", 0, 1, reason)])
+    printed = capsys.readouterr().out
+    assert reason in printed
+    assert "pcg [red]" in printed
