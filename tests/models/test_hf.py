@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcg.models.hf import HfLM
+from pcg.models.hf import HfLM, cache_argument
 from pcg.models.llama import LlamaLM
 from pcg.models.llasa import Llasa
 from pcg.types import Utterance
@@ -65,6 +65,17 @@ def test_one_row_never_grows_by_what_was_rolled_back(pair: tuple[LlamaLM, HfLM])
         cache.lengths = cache.lengths - 4
     model.step(prompt[None, -1:], cache)
     assert cache.valid.shape[1] == len(prompt)
+
+
+def test_the_cache_goes_by_the_name_that_a_model_gives_it() -> None:
+    def before_5_24(input_ids: object, past_key_values: object = None, **rest: object) -> None: ...
+    def since(input_ids: object, cache: object = None, **rest: object) -> None: ...
+    def without(input_ids: object, labels: object) -> None: ...
+
+    assert cache_argument(before_5_24) == "past_key_values"
+    assert cache_argument(since) == "cache"
+    with pytest.raises(ValueError, match=r"no cache of keys and values, only input_ids, labels"):
+        cache_argument(without)
 
 
 def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path) -> None:
