@@ -67,7 +67,7 @@ def test_what_is_missing_is_named_by_choice_with_its_line(lacking, capsys: pytes
     assert "joblib: hydra-joblib-launcher is missing: pip install -e '.[sweeps]'" in shown
     assert "would not work" in shown
     assert "  target=bundled: hibari-tts is missing" in shown
-    assert "libritts_local" in shown.partition("dataset")[2].partition("\n")[0]  # what needs none of it is ready
+    assert "libritts_local" in shown.partition("\n  dataset ")[2].partition("\n")[0]  # what needs none of it is ready
 
 
 def test_an_extra_that_the_default_run_does_not_need_may_be_missing(lacking) -> None:
