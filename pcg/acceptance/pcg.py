@@ -62,19 +62,19 @@ class PCG:
         gamma = draft_tokens.shape[1]
         numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.GROUP, Purpose.BONUS)
         groups = self.groups.draw_group(draft_tokens, numbers[:, :gamma, 1])
-        draft_mass, target_mass = self._masses(groups, draft_probs, target_probs[:, :gamma])
+        draft_mass, target_mass = self.masses(groups, draft_probs, target_probs[:, :gamma])
         accepted = leading(numbers[:, :gamma, 0] * draft_mass < target_mass)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         rejected = accepted < gamma
         if not rejected.any():
             return Verdict(accepted, draw(target_end, numbers[:, gamma, 2]))
-        token = self._recover(draft_end, target_end, positions + accepted, randomness)
+        token = self.recover(draft_end, target_end, positions + accepted, randomness)
         if not rejected.all():
             token = torch.where(rejected, token, draw(target_end, numbers[:, gamma, 2]))
         return Verdict(accepted, token)
 
-    def _masses(
+    def masses(
         self,
         groups: Int[Tensor, "batch n"],
         draft_probs: Float[Tensor, "batch n vocab"],
@@ -84,43 +84,65 @@ class PCG:
         members, weights = self.groups.members_of(groups)
         return (draft_probs.gather(2, members) * weights).sum(2), (target_probs.gather(2, members) * weights).sum(2)
 
-    def _recover(
+    def recover(
         self,
         draft_end: Float[Tensor, "batch vocab"],
         target_end: Float[Tensor, "batch vocab"],
         at: Int[Tensor, "batch"],
         randomness: Randomness,
+        share: Float[Tensor, "batch 1"] | None = None,
         stage: int = 0,
     ) -> Int[Tensor, "batch"]:
-        """A token from the residual; rows that were not rejected (draft all 0) get some token."""
+        """A token from the residual ``(c P_c - Q_c)+``; rows that were not rejected (draft all 0) get some token.
+
+        Args:
+            at: position of the token.
+            share: ``c``, what block verification has left of the target; 1 without it.
+        """
+        share = torch.ones(len(at), 1, dtype=torch.float64, device=at.device) if share is None else share
         if stage == len(TRIALS):
-            return draw(self._dense_residual(draft_end, target_end), randomness.uniform(at, Purpose.RECOVERED))
+            weights = self._dense_residual(draft_end, target_end, share)
+            return draw(weights, randomness.uniform(at, Purpose.RECOVERED))
         trials, used = TRIALS[stage], 3 * sum(TRIALS[:stage])
         numbers = randomness.draws(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
-        token, group, found = self._thin(draft_end, target_end, numbers.unflatten(1, (3, trials)))
+        token, group, found = self._thin(draft_end, target_end, share, numbers.unflatten(1, (3, trials)))
         if self.residual == "draft":
             token = self._pick_by_draft(group, token, draft_end, randomness.uniform(at, Purpose.RECOVERED))
         if not found.all():
             left = (~found).nonzero().squeeze(1)
-            rows = draft_end[left], target_end[left], at[left], randomness.keep(left)
-            token[left] = self._recover(*rows, stage + 1)
+            rows = draft_end[left], target_end[left], at[left], randomness.keep(left), share[left]
+            token[left] = self.recover(*rows, stage + 1)
         return token
 
     def _thin(
         self,
         draft_end: Float[Tensor, "batch vocab"],
         target_end: Float[Tensor, "batch vocab"],
+        share: Float[Tensor, "batch 1"],
         numbers: Float[Tensor, "batch 3 trials"],
     ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
         """The first pair of token and group that thinning keeps, and whether it keeps any."""
+        tokens, groups, kept = self.trials(draft_end, target_end, share, numbers)
+        first = kept.byte().argmax(1, keepdim=True)
+        return tokens.gather(1, first).squeeze(1), groups.gather(1, first).squeeze(1), kept.any(1)
+
+    def trials(
+        self,
+        draft_end: Float[Tensor, "batch vocab"],
+        target_end: Float[Tensor, "batch vocab"],
+        share: Float[Tensor, "batch 1"],
+        numbers: Float[Tensor, "batch 3 trials"],
+    ) -> tuple[Int[Tensor, "batch trials"], Int[Tensor, "batch trials"], Bool[Tensor, "batch trials"]]:
+        """Pairs ``t ~ p, k ~ w[., t]``, and which of them are kept: each with ``(c - Q_c(k)/P_c(k))+``.
+
+        The third number decides; where it is below ``c - Q_c(k)/P_c(k)``, its pair is kept.
+        """
         trial, group, keep = numbers.unbind(1)
         tokens = draw_several(target_end, trial)
         groups = self.groups.draw_group(tokens, group)
         rows = [probs.unsqueeze(1).expand(-1, tokens.shape[1], -1) for probs in (draft_end, target_end)]
-        draft_mass, target_mass = self._masses(groups, *rows)
-        kept = keep * target_mass < target_mass - draft_mass
-        first = kept.byte().argmax(1, keepdim=True)
-        return tokens.gather(1, first).squeeze(1), groups.gather(1, first).squeeze(1), kept.any(1)
+        draft_mass, target_mass = self.masses(groups, *rows)
+        return tokens, groups, keep * target_mass < share * target_mass - draft_mass
 
     def _pick_by_draft(
         self,
@@ -136,11 +158,14 @@ class PCG:
         return torch.where(weights.sum(1) > SMALLEST, picked, token)
 
     def _dense_residual(
-        self, draft_end: Float[Tensor, "batch vocab"], target_end: Float[Tensor, "batch vocab"]
+        self,
+        draft_end: Float[Tensor, "batch vocab"],
+        target_end: Float[Tensor, "batch vocab"],
+        share: Float[Tensor, "batch 1"],
     ) -> Float[Tensor, "batch vocab"]:
         """Weights of the recovered token over the vocabulary; the target where rounding leaves nothing."""
-        masses = self.groups.coarse(torch.stack([draft_end, target_end]))
-        recovered = self._recovered(draft_end, target_end, *masses)
+        draft_mass, target_mass = self.groups.coarse(torch.stack([draft_end, target_end]))
+        recovered = self._recovered(draft_end, target_end, draft_mass, target_mass, share)
         return torch.where((recovered > 0).any(1, keepdim=True), recovered, target_end)
 
     def law(
@@ -165,29 +190,13 @@ class PCG:
         target_probs: Float[Tensor, "*batch vocab"],
         draft_mass: Float[Tensor, "*batch groups"],
         target_mass: Float[Tensor, "*batch groups"],
+        share: float | Float[Tensor, "*batch 1"] = 1.0,
     ) -> Float[Tensor, "*batch vocab"]:
-        """Probability that a token is recovered: drafted, rejected and emitted by the residual."""
-        excess = (target_mass - draft_mass).clamp(min=0)
+        """Probability that a token is recovered: drafted, rejected and emitted by the residual ``(c P_c - Q_c)+``."""
+        excess = (share * target_mass - draft_mass).clamp(min=0)
         if self.residual == "target":
             return target_probs * self.groups.spread(excess / torch.where(excess > 0, target_mass, 1))
-        return extended_residual(self.groups, draft_probs, target_probs, draft_mass, target_mass)
-
-
-def extended_residual(
-    groups: GroupTable,
-    draft_probs: Float[Tensor, "*batch vocab"],
-    target_probs: Float[Tensor, "*batch vocab"],
-    draft_mass: Float[Tensor, "*batch groups"],
-    target_mass: Float[Tensor, "*batch groups"],
-    share: float | Float[Tensor, "*batch 1"] = 1.0,
-) -> Float[Tensor, "*batch vocab"]:
-    """``(c P_c - Q_c)+`` by token, the draft choosing within a group, the target where the draft has no say.
-
-    Args:
-        share: ``c``, what block verification has left of the target; else 1.
-    """
-    excess = (share * target_mass - draft_mass).clamp(min=0)
-    drafted = draft_mass > SMALLEST
-    by_draft = excess * drafted / torch.where(drafted, draft_mass, 1)
-    by_target = excess * ~drafted / torch.where(target_mass > 0, target_mass, 1)
-    return draft_probs * groups.spread(by_draft) + target_probs * groups.spread(by_target)
+        drafted = draft_mass > SMALLEST  # where the draft has no say, the target chooses within a group
+        by_draft = excess * drafted / torch.where(drafted, draft_mass, 1)
+        by_target = excess * ~drafted / torch.where(target_mass > 0, target_mass, 1)
+        return draft_probs * self.groups.spread(by_draft) + target_probs * self.groups.spread(by_target)

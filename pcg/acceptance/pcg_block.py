@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.block import joint_ratio, keep_probability, longest
+from pcg.acceptance.block import joint_ratio, longest
 from pcg.acceptance.checks import check_block
-from pcg.acceptance.pcg import PCG, extended_residual
-from pcg.acceptance.steps import at_end, emit, uniforms
+from pcg.acceptance.pcg import PCG, TRIALS
+from pcg.acceptance.steps import at_end
 from pcg.groups.table import GroupTable
-from pcg.sampling import Purpose, Randomness
+from pcg.sampling import Purpose, Randomness, draw
 from pcg.types import Verdict
 
 
@@ -32,7 +32,11 @@ class PCGBlock:
     extended target, so the draft picks the token inside a recovered group (as PCG with ``residual: draft``).
     The bonus token has no draft; it is drawn from ``p``, whose group law is ``P_c`` as well.
 
-    Unlike PCG this needs the dense ``P_c`` and ``Q_c`` of every position: one pass over the table a round.
+    Neither ``Z_i`` nor the residual needs dense ``P_c``. Prefix i passes with ``h_i = Z_i/(Z_i + 1 - c_i)``, and that
+    is who wins a race: repeat {``t ~ p``, ``k ~ w[., t]``; it passes with probability ``(c_i - Q_c(k)/P_c(k))+``, which
+    is ``Z_i`` in all, and fails with ``1 - c_i``; else again}: ``1/(Z_i + 1 - c_i)`` draws in expectation. As in PCG's
+    thinning, which also gives the residual, their number is bounded, and what is open then takes the sparse
+    dense-vector form, which has the same law.
     """
 
     groups: GroupTable
@@ -46,23 +50,48 @@ class PCGBlock:
         randomness: Randomness,
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
-        gamma = draft_tokens.shape[1]
-        groups = self.groups.draw_group(draft_tokens, randomness.draws(positions, Purpose.GROUP, gamma))
-        both = self.groups.coarse(torch.cat([draft_probs, target_probs], 1))
-        draft_mass, target_mass = both[:, :gamma], both[:, gamma:]
-        drawn = groups.long().unsqueeze(2)
-        ratios = (target_mass[:, :gamma].gather(2, drawn) / draft_mass.gather(2, drawn)).squeeze(2)
-        joint = joint_ratio(ratios)
-        keep = keep_probability(draft_mass, target_mass, joint)
-        accepted = longest(randomness.draws(positions, Purpose.ACCEPT, gamma) < keep)
-
-        draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        draft_mass, target_mass = at_end(accepted, draft_mass, target_mass)
+        gamma, pcg = draft_tokens.shape[1], PCG(self.groups, "draft")
+        drawn = self.groups.draw_group(draft_tokens, randomness.draws(positions, Purpose.GROUP, gamma))
+        draft_mass, target_mass = pcg.masses(drawn, draft_probs, target_probs[:, :gamma])
+        joint = joint_ratio(target_mass / draft_mass)
+        whole = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, -1] < joint[:, -1]
+        token = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))
+        if whole.all():
+            return Verdict(torch.full_like(positions, gamma), token)
+        shorter = self._race(pcg, draft_probs, target_probs, joint, positions, randomness)
+        accepted = longest(torch.cat([shorter, whole.unsqueeze(1)], 1))
         share = joint.gather(1, accepted.unsqueeze(1))
-        residual = extended_residual(self.groups, draft_end, target_end, draft_mass, target_mass, share)
-        weights = torch.where((accepted == gamma).unsqueeze(1), target_end, residual)
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
-        return emit(accepted, weights, target_end, numbers)
+        ends = at_end(accepted, draft_probs, target_probs)
+        return Verdict(accepted, torch.where(whole, token, pcg.recover(*ends, positions + accepted, randomness, share)))
+
+    def _race(
+        self,
+        pcg: PCG,
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        joint: Float[Tensor, "batch gamma+1"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Bool[Tensor, "batch gamma-1"]:
+        """Which of the prefixes that are shorter than the block pass."""
+        gamma, used = draft_probs.shape[1], draft_probs.shape[1]
+        passes = joint[:, 1:gamma] == 1  # Z/(Z + 0), or its limit
+        row, prefix = (~passes).nonzero(as_tuple=True)
+        draft, target = draft_probs[row, prefix + 1], target_probs[row, prefix + 1]
+        share = joint[row, prefix + 1].unsqueeze(1)
+        for trials in TRIALS:
+            if not len(row):
+                return passes
+            numbers = randomness.draws(positions, Purpose.ACCEPT, used + (gamma - 1) * 3 * trials)[:, used:]
+            numbers, used = numbers.unflatten(1, (gamma - 1, 3, trials))[row, prefix], used + (gamma - 1) * 3 * trials
+            _, _, won = pcg.trials(draft, target, share, numbers)
+            over = won | (numbers[:, 2] >= share)
+            passes[row, prefix] = won.gather(1, over.byte().argmax(1, keepdim=True)).squeeze(1)
+            row, prefix, draft, target, share = (each[~over.any(1)] for each in (row, prefix, draft, target, share))
+        left = (share * self.groups.coarse(target) - self.groups.coarse(draft)).clamp(min=0).sum(1)
+        keep = left / (left + 1 - share.squeeze(1))
+        passes[row, prefix] = randomness.draws(positions, Purpose.ACCEPT, gamma)[row, prefix] < keep
+        return passes
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

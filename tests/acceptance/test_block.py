@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.acceptance import pcg_block
 from pcg.acceptance.block import Block, joint_ratio, keep_probability
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.acceptance.pcg_block import PCGBlock
 from pcg.groups.table import GroupTable
-from pcg.sampling import Randomness
+from pcg.sampling import Purpose, Randomness
 from tests.acceptance.harness import chi_square, pairs, simulate, survival, table
 
 CASES = range(6)
@@ -138,6 +139,31 @@ def test_tokens_of_a_block_of_three_follow_the_law(rule: Block | PCGBlock, law: 
     assert survival(*chi_square(said[:, 0] * 24 + said[:, 1], torch.outer(laws[0], laws[1]).flatten())) > 1e-5
     bonus = token[accepted == 3]
     assert survival(*chi_square(bonus, targets[3])) > 1e-5
+
+
+@pytest.mark.parametrize("trials", [(1,), (24, 160)], ids=["mostly dense", "mostly races"])
+def test_pcg_block_passes_prefixes_at_the_dense_rate(trials: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept tokens have the law of the block test on the dense sums, whichever way a prefix is decided."""
+    groups = table(24, "ragged")
+    chosen = [pairs(24)[name] for name in ("smooth", "close", "flat")]
+    drafts = torch.stack([draft for draft, _ in chosen])
+    targets = torch.stack([target for _, target in chosen] + [pairs(24)["zeros"][1]])
+    rows = 20_000
+    keys = torch.arange(rows)
+    tokens = torch.stack([torch.multinomial(each, rows, True, generator=SEEDS) for each in drafts], 1)
+    drawn = groups.draw_group(tokens, Randomness(5, keys).draws(keys % 50, Purpose.GROUP, 3)).long()
+    masses = groups.coarse(drafts).expand(rows, -1, -1), groups.coarse(targets).expand(rows, -1, -1)
+    ratios = [mass[:, :3].gather(2, drawn.unsqueeze(2)).squeeze(2) for mass in masses]
+    one, two, three = keep_probability(*masses, joint_ratio(ratios[1] / ratios[0])).double().unbind(1)
+    wanted = torch.stack([(1 - one) * (1 - two) * (1 - three), one * (1 - two) * (1 - three), two * (1 - three), three])
+
+    monkeypatch.setattr(pcg_block, "TRIALS", trials)
+    block = drafts.expand(rows, -1, -1), targets.expand(rows, -1, -1)
+    accepted = PCGBlock(groups).verify(tokens, *block, keys % 50, Randomness(5, keys)).accepted
+    assert survival(*chi_square(accepted, wanted.mean(1))) > 1e-4
+
+
+SEEDS = torch.Generator().manual_seed(1)
 
 
 @pytest.mark.parametrize(
