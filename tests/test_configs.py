@@ -60,7 +60,15 @@ LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the pl
 
 
 def test_no_group_is_left_out() -> None:
-    assert {group for group, _ in choices()} <= {*OFFERED, *LAID_OVER, "grouping/groups", "trainer", "trainer/loss"}
+    assert {group for group, _ in choices()} <= {
+        *OFFERED,
+        *LAID_OVER,
+        "grouping/groups",
+        "trainer",
+        "trainer/loss",
+        "trainer/prompts",
+        "trainer/text",
+    }
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
@@ -73,6 +81,16 @@ def test_every_entry_point_composes(root: str) -> None:
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "trainer/loss"])
 def test_every_loss_is_valid_for_every_draft(stage: str, choice: str) -> None:
     config = cli.plain(compose("train", [f"trainer={stage}", f"trainer/loss={choice}"]))
+    assert problems_of_node(config["trainer"], "trainer") == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["trainer=samples", f"trainer/prompts={choice}"] for group, choice in choices() if group == "trainer/prompts"]
+    + [["trainer=eagle", f"trainer/text={choice}"] for group, choice in choices() if group == "trainer/text"],
+)
+def test_every_source_of_a_stage_is_valid(overrides: list[str]) -> None:
+    config = cli.plain(compose("train", overrides))
     assert problems_of_node(config["trainer"], "trainer") == []
 
 

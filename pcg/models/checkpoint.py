@@ -121,16 +121,20 @@ class Checkpoint:
                 "AutoModelForCausalLM.from_pretrained(FOLDER).dequantize().save_pretrained(NEW)"
             )
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._where)
+
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The whole tensor as stored, on the CPU."""
+    def tensor(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
+        """The whole tensor as stored, on the CPU; ``shape`` is what it must have, None where any will do."""
         if name not in self._where:
             raise ValueError(f"{self.folder} has no tensor {name}")
         file = self._where[name]
         tensor = _complete(file, lambda: self._open[file].get_tensor(name))
-        if tuple(tensor.shape) != shape:
+        if shape is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{self.folder}: {name} has shape {tuple(tensor.shape)}, its config.json says {shape}")
         check_finite(f"{self.folder}: {name}", tensor)
         return tensor

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pcg.groups.table import GroupBuilder, GroupTable
-from pcg.models.checkpoint import read_json, resolve_folder
+from pcg.models.checkpoint import Dtype, read_json, resolve_folder
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.training.fit import fit, resumed_at
 from pcg.training.losses.alpha import acceptance
@@ -160,6 +160,7 @@ class DraftTrainer:
         labels: ``corpus``: the sequences of the corpus; ``self``: what the target said itself (``trainer=samples``).
         out: draft folder to write; its checkpoint lies beside it and is resumed from.
         target: folder of the target that it will draft for.
+        target_dtype: in which the target runs.
         text: the target's text side, which knows its speech ids.
         student: ``make(teacher) -> Student`` and ``save``: one of ``pcg.training.students``.
         loss: one of ``pcg.training.losses``.
@@ -182,6 +183,7 @@ class DraftTrainer:
     labels: Literal["corpus", "self"]
     out: str
     target: str
+    target_dtype: Dtype
     text: Any
     student: Any
     loss: Any
@@ -201,7 +203,7 @@ class DraftTrainer:
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)
-        teacher = Teacher(self.target, self.text.speech_ids)
+        teacher = Teacher(self.target, self.text.speech_ids, self.target_dtype)
         student = self.student.make(teacher)
         size = sum(parameter.numel() for parameter in student.parameters()) / 1e6
         log.info("%s: %.1f M parameters of its own", Path(self.out).name, size)

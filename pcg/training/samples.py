@@ -1,8 +1,8 @@
-"""The target's own samples, as labels for drafts: what a draft is asked after in use is what the target has said.
+"""The target's own samples, as labels for drafts: in use a draft is asked after what the target has said.
 
-The texts and voices are pairs of utterances of the token corpus, the first of which is the voice prompt. They are decoded
-once, in batches, at the temperature of use, and stored as ids alone: running the target over a batch again costs a third
-of a training step, while its hidden states would take 2 KB a token of the bundled pair, and 24 KB of an 8B model.
+They are decoded once, in batches, at the temperature of use, and stored as ids alone: to run the target over a batch
+again costs a third of a training step, while its hidden states would take 2 KB a token of the bundled pair, and 24 KB
+of an 8B model.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,10 +20,8 @@ from torch import Tensor
 
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
-from pcg.models.checkpoint import read_json
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.sampling import Randomness, Sampling, as_keys
-from pcg.training.sequences import join, read_tokens
 from pcg.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -38,7 +34,7 @@ class Samples:
     Utterances that reach ``max_tokens`` without an end are left out.
 
     Args:
-        tokens: folder of the token corpus.
+        prompts: texts and voices: one of ``pcg.training.prompts``.
         out: where the shards go.
         target: the target, as a run builds it.
         utterances, heldout: how many of each split.
@@ -55,7 +51,7 @@ class Samples:
         "temperature": ABOVE_0,
     }
 
-    tokens: str
+    prompts: Any
     out: str
     target: Any
     utterances: int
@@ -69,7 +65,7 @@ class Samples:
     def run(self) -> None:
         Path(self.out).mkdir(parents=True, exist_ok=True)
         for split, count in (("heldout", self.heldout), ("train", self.utterances)):
-            prompts = self._prompts(split)
+            prompts = self.prompts.of(self.target, split, self.seed)
             for index in range(-(-count // self.shard_size)):
                 size = min(self.shard_size, count - index * self.shard_size)
                 chosen = [
@@ -78,16 +74,6 @@ class Samples:
                 path = Path(self.out) / f"{split}-{index:04d}.parquet"
                 if not path.exists():
                     self._write(path, chosen)
-
-    def _prompts(self, split: str) -> Iterator[tuple[str, list[int]]]:
-        """Name and ids up to the second utterance's speech, of pairs of one speaker, endlessly."""
-        phonemes = read_json(Path(self.target.folder) / "tokens.json")["phonemes"]
-        speakers = [spoken for spoken in read_tokens(self.tokens, split).values() if len(spoken) > 1]
-        rng, number = random.Random(f"{self.seed} {split}"), 0
-        while True:
-            pair = rng.sample(rng.choices(speakers, [len(spoken) for spoken in speakers])[0], 2)
-            yield f"{split}-{number}", join(pair, phonemes).ids[: -1 - len(pair[1].tokens)]
-            number += 1
 
     def _write(self, path: Path, prompts: list[tuple[str, list[int]]]) -> None:
         import datasets
@@ -118,7 +104,7 @@ class Samples:
 
 
 def _asked_with(target: Any, ids: dict[str, Int[Tensor, "_"]]) -> Any:
-    """The target, prompted by ids that are there already: the corpus holds phonemes, not text."""
+    """The target, prompted by ids that are there already."""
     asked = copy.copy(target)
     asked.prompt = lambda utterance, _speech: ids[utterance.id]
     return asked

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from pcg.models.blocks import LlamaConfig
-from pcg.models.checkpoint import read_json
+from pcg.models.checkpoint import Checkpoint, read_json
 from pcg.training.eagle import Eagle
 from pcg.training.speech import SpeechLM
 from pcg.training.teacher import Teacher
@@ -72,7 +71,7 @@ class EagleDraft:
     def make(self, teacher: Teacher) -> ReadingStudent:
         eagle = Eagle(LlamaConfig.read(self._config(teacher), teacher.folder), len(self.reads))
         if self.start is None:
-            eagle.start_from(*_last_layer(teacher.folder))
+            eagle.start_from(*_last_layer(teacher.folder, teacher.model.config.num_hidden_layers))
         else:
             eagle.load(Path(self.start))
         return ReadingStudent(eagle, self.reads)
@@ -114,10 +113,9 @@ def _phonemes(teacher: Teacher) -> dict[str, int]:
     return read_json(teacher.folder / "tokens.json")["phonemes"]
 
 
-def _last_layer(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
-    """Of a Llama of one shard."""
-    with safe_open(str(folder / "model.safetensors"), framework="pt") as weights:
-        names = [name for name in weights.keys() if ".layers." in name]  # noqa: SIM118
-        prefix = f"model.layers.{max(int(name.split('.')[2]) for name in names)}."
-        layer = {n.removeprefix(prefix): weights.get_tensor(n) for n in names if n.startswith(prefix)}
-        return layer, weights.get_tensor("model.norm.weight")
+def _last_layer(folder: Path, layers: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Of a Llama's folder."""
+    checkpoint, prefix = Checkpoint(folder), f"model.layers.{layers - 1}."
+    names = [name for name in checkpoint.names if name.startswith(prefix)]
+    layer = {name.removeprefix(prefix): checkpoint.tensor(name, None) for name in names}
+    return layer, checkpoint.tensor("model.norm.weight", None)

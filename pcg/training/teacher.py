@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.groups.table import GroupBuilder, GroupTable
-from pcg.models.checkpoint import Checkpoint, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.training.attention import prefer_products
 
 
@@ -19,29 +19,30 @@ class Teacher:
         speech_ids: its ids of the speech vocabulary.
     """
 
-    def __init__(self, path: str, speech_ids: Int[Tensor, "vocab"], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, path: str, speech_ids: Int[Tensor, "vocab"], dtype: Dtype = "float32") -> None:
         from transformers import AutoModelForCausalLM
 
         self.folder = resolve_folder(path)
         self.fingerprint = Checkpoint(self.folder).fingerprint
-        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype_of(dtype), local_files_only=True)
         self.model = model.eval().requires_grad_(False)
         prefer_products(self.model)
         self.speech_ids = speech_ids
+        self._rows = model.get_output_embeddings().weight[speech_ids]
         self.hidden: tuple[Tensor, ...] = ()
 
     def read(self, ids: Int[Tensor, "batch length"]) -> None:
         """Run over a batch; ``hidden`` then holds the state after each layer, the last one normed."""
         self.model.to(ids.device)
+        self._rows = self._rows.to(ids.device)
         with torch.no_grad():
-            self.hidden = self.model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+            self.hidden = self.model.base_model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
 
     def embed(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         return self.model.get_input_embeddings()(ids)
 
     def logits(self, hidden: Float[Tensor, "positions width"]) -> Float[Tensor, "positions vocab"]:
-        rows = self.model.get_output_embeddings().weight[self.speech_ids.to(hidden.device)]
-        return (hidden @ rows.to(hidden.dtype).T).float()
+        return (hidden @ self._rows.to(hidden.dtype).T).float()
 
     def spoken(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch ahead"]:
         """Positions whose next id is of the speech vocabulary: those that a draft is asked at."""

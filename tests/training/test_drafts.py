@@ -19,6 +19,7 @@ from pcg.training.drafts import DraftModule, on_groups
 from pcg.training.losses.coarse_lk import CoarseLK
 from pcg.training.losses.kl import KL
 from pcg.training.losses.lk import LK
+from pcg.training.prompts import CorpusPairs
 from pcg.training.samples import Samples
 from pcg.training.sequences import samples
 from pcg.training.students import EagleDraft
@@ -134,7 +135,7 @@ def test_a_targets_own_samples_are_labels(tmp_path):
         datasets.Dataset.from_list(spoken).to_parquet(tmp_path / "tokens" / f"{split}-0000.parquet")
 
     def stage(out: str) -> Samples:
-        return Samples(str(tmp_path / "tokens"), str(tmp_path / out), target, 5, 2, 3, 2, 60, 1.0, 0)
+        return Samples(CorpusPairs(str(tmp_path / "tokens")), str(tmp_path / out), target, 5, 2, 3, 2, 60, 1.0, 0)
 
     stage("a").run()
     first = (tmp_path / "a" / "train-0000.parquet").stat().st_mtime_ns

@@ -187,6 +187,7 @@ def test_a_smaller_model_grows_without_changing_what_it_says(tmp_path):
 
 def draft_stage(work: Path, student: object, name: str, steps: int, **changes: object) -> DraftTrainer:
     where = {"tokens": str(work / "tokens"), "labels": "corpus", "out": str(work / name), "target": str(work / "draft")}
+    where["target_dtype"] = "float32"
     sizes = {"temperature": 0.8, "depths": 2, "share": 0.5, "steps": steps, "batch_tokens": 800, "learning_rate": 1e-3}
     how = {"seed": 0, "accelerator": "cpu", "precision": "32-true", "checkpoint_every": 100}
     reports = {"groups": {"near": Cosine(0.5)}, "report_every": 2, "heldout": 0}  # its phonemes may be unknown
