@@ -7,7 +7,7 @@ end-of-speech counted in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -33,6 +33,9 @@ COUNTS = (
 )
 KINDS = ("exact", "group", "recovered", "bonus")
 _LEAST = 1e-9  # a rule may emit what a truncated target gives no probability at all
+# A token below this share of the target's largest probability is one that the target hardly ever says. On the bundled
+# pair (temperature .8) these are 4,036 of 4,097 tokens and hold .7 % of the target's mass, but 21 % of the draft's.
+UNLIKELY = 1e-3
 
 
 class Statistics:
@@ -49,7 +52,7 @@ class Statistics:
         rows = len(randomness.keys)
         self._counts = torch.zeros(rows, len(COUNTS), dtype=torch.int64)
         self._by_position = torch.zeros(rows, gamma, dtype=torch.int64)
-        self._sums = torch.zeros(rows, 3, dtype=torch.float64)
+        self._sums = torch.zeros(rows, 1 + len(DISTANCES), dtype=torch.float64)
         self._kinds: list[list[str]] = [[] for _ in range(rows)]
         self._target_probs: list[list[float]] = [[] for _ in range(rows)]
         self._draft_probs: list[list[float | None]] = [[] for _ in range(rows)]
@@ -93,15 +96,16 @@ class Statistics:
         self._note_kinds(seen, group_only, kept)
         self._note_probs(seen)
 
-    def _distortion(self, seen: Round, is_tested: Bool[Tensor, "batch gamma"]) -> Float[Tensor, "batch 2"]:
-        """Total variation and KL between the rule's law and the target, summed over tested tokens."""
-        sums = torch.zeros(len(is_tested), 2, dtype=torch.float64)
+    def _distortion(self, seen: Round, is_tested: Bool[Tensor, "batch gamma"]) -> Float[Tensor, "batch distances"]:
+        """Distances of the rule's law from the target, summed over tested tokens."""
+        sums = torch.zeros(len(is_tested), len(DISTANCES), dtype=torch.float64)
         if self._law is None:
             return sums
         row, place = is_tested.nonzero(as_tuple=True)
         target = seen.target_probs[row, place]
         law = self._law(seen.draft_probs[row, place], target)
-        return sums.index_add_(0, row, torch.stack([total_variation(law, target), kl(law, target)], 1).double().cpu())
+        distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1)
+        return sums.index_add_(0, row, distances.double().cpu())
 
     def _note_kinds(self, seen: Round, group_only: Bool[Tensor, "batch gamma"], kept: Int[Tensor, "batch"]) -> None:
         gamma = group_only.shape[1]
@@ -124,7 +128,7 @@ class Statistics:
 
     def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
         """The generations with counts, sums, and the kind and probabilities of each token."""
-        names = ("alpha_exact", "tv", "kl") if self._law is not None else ("alpha_exact",)
+        names = ("alpha_exact", *DISTANCES) if self._law is not None else ("alpha_exact",)
         rows = zip(
             generations,
             self._counts.tolist(),
@@ -170,3 +174,21 @@ def total_variation(
 def kl(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
     """KL(law || target) in nats; probabilities below 1e-9 count as 1e-9 in the logarithm, so that it stays finite."""
     return (law * (law.clamp(min=_LEAST).log() - target.clamp(min=_LEAST).log())).sum(-1)
+
+
+def overshoot_unlikely(
+    law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """What the law puts above the target at tokens that the target hardly ever says, 0 to 1.
+
+    The overshoot ``sum (law - p)+`` is the total variation, as both sum to 1: the rest of it lies at likely tokens.
+    """
+    unlikely = target < UNLIKELY * target.amax(-1, keepdim=True)
+    return ((law - target).clamp(min=0) * unlikely).sum(-1)
+
+
+DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tv": total_variation,
+    "kl": kl,
+    "overshoot_unlikely": overshoot_unlikely,
+}

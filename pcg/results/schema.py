@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pcg.decoding.clock import PARTS
-from pcg.decoding.statistics import COUNTS
+from pcg.decoding.statistics import COUNTS, DISTANCES, UNLIKELY
 from pcg.metrics.aggregate import Estimate, figures, paired_ratio, ratio
 
-SCHEMA = 2
+SCHEMA = 3
 
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
@@ -67,6 +67,9 @@ KEYS: Mapping[str, str] = {
     "distortion.tv": "total variation between the rule's law and the target, mean over tested positions; null if the "
     "rule has no closed law",
     "distortion.kl": "KL(law || target) in nats, mean over tested positions; null likewise",
+    "distortion.overshoot_unlikely": "of tv, what the law puts above the target at tokens that the target hardly ever "
+    f"says: below {UNLIKELY:g} of its largest probability; null likewise, and in results before schema 3",
+    "distortion.overshoot_likely": "the rest of tv: what it puts above the target at all other tokens",
     "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit)",
     "quality.baseline_*": "the same of the target alone on the same prompts",
     "left_out": "figures that some utterances could not have (`figure`, `utterances`), and that are of the others: "
@@ -109,7 +112,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         "counts": _counts(rows, gamma),
         "acceptance": _acceptance(rows),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma),
-        "distortion": {key: _per(rows, "sums", key, "tested").value for key in ("tv", "kl")},
+        "distortion": _distortion(rows),
         "quality": quality(rows, ratios),
         "left_out": left_out(rows, ratios),
     }
@@ -135,6 +138,12 @@ def _acceptance(rows: Sequence[Row]) -> dict[str, Any]:
         **_with_interval("tau", _per(rows, "counts", "emitted", "target_passes")),
         "alpha_exact": _per(rows, "sums", "alpha_exact", "tested").value,
     }
+
+
+def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:
+    found = {key: _per(rows, "sums", key, "tested").value for key in DISTANCES}
+    total, unlikely = found["tv"], found["overshoot_unlikely"]
+    return {**found, "overshoot_likely": None if total is None or unlikely is None else max(total - unlikely, 0.0)}
 
 
 def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int) -> dict[str, Any]:

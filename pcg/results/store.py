@@ -29,11 +29,20 @@ def read(folder: Path) -> Result | None:
     if not path.exists():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("schema") == 1:  # which had neither; else the same
-        values = {**values, "counts": {**values["counts"], "empty": None}, "left_out": []}
-    elif values.get("schema") != SCHEMA:
+    if values.get("schema") not in range(1, SCHEMA + 1):
         raise ValueError(f"{path} has schema {values.get('schema')}, this version reads 1 to {SCHEMA}: move it away")
-    return Result(str(folder), values)
+    return Result(str(folder), _with_later_keys(values))
+
+
+def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What earlier schemas had not, as not measured; nothing else has changed since."""
+    overshoot = {"overshoot_unlikely": None, "overshoot_likely": None}
+    return {
+        "left_out": [],
+        **values,
+        "counts": {"empty": None, **values["counts"]},
+        "distortion": {**overshoot, **values["distortion"]},
+    }
 
 
 def read_study(folder: Path) -> list[Result]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pcg.config.build import is_built
 from pcg.config.settings import Decoding, Settings
-from pcg.decoding.statistics import kl, total_variation
+from pcg.decoding.statistics import DISTANCES
 from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
 from pcg.ranges import Ranges, out_of_range
@@ -162,10 +162,10 @@ class Scorer:
         self.alphas.append(acceptance.clamp(0, 1).double().cpu())  # float32 sums stray beyond by 1e-7
         law = getattr(self.rule, "law", None)
         if law is None:
-            self.sums = {"tv": None, "kl": None}
+            self.sums = dict.fromkeys(DISTANCES)
             return
         emitted = law(draft_probs, target_probs)
-        for name, distance in (("tv", total_variation), ("kl", kl)):
+        for name, distance in DISTANCES.items():
             self.sums[name] = (self.sums.get(name) or 0.0) + distance(emitted, target_probs).double().sum().item()
 
     def take(self) -> tuple[Float[Tensor, "positions"], dict[str, float | None]]:
@@ -189,8 +189,7 @@ def _rows(
             "point": point.name,
             "positions": alphas.shape[1],
             "sum_alpha": alphas[index].sum().item(),
-            "sum_tv": sums["tv"],
-            "sum_kl": sums["kl"],
+            **{f"sum_{name}": total for name, total in sums.items()},
             **{
                 f"{name}_{gamma}": getattr(counts, name)[index].item()
                 for gamma, counts in counted.items()
@@ -232,7 +231,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], gammas: int) -> dict[str, Any]:
         return ratio([row[top] for row in rows], [row[bottom] for row in rows])
 
     figures: dict[str, Any] = {}
-    for name in ("alpha", "tv", "kl"):
+    for name in ("alpha", *DISTANCES):
         found = per(f"sum_{name}", "positions")
         figures |= {name: found.value, f"{name}_ci95": found.ci95}
     taus = [per("positions", f"rounds_{gamma}") for gamma in range(1, gammas + 1)]
@@ -259,13 +258,14 @@ def _show(values: Mapping[str, Any], files: Sequence[Path], gamma: int) -> Path:
 
 
 def _table(points: Sequence[Mapping[str, Any]], gamma: int) -> tuple[list[str], list[list[str]]]:
-    header = ["method", "alpha", f"tau({gamma})", "TV", "KL", "mean group"]
+    header = ["method", "alpha", f"tau({gamma})", "TV", "of it unlikely", "KL", "mean group"]
     rows = [
         [
             point["name"],
             tables.figure("{:.3f}", point["alpha"], point["alpha_ci95"]),
             tables.figure("{:.2f}", point["tau"][gamma - 1], point["tau_ci95"][gamma - 1]),
             tables.figure("{:.3f}", point["tv"]),
+            tables.figure("{:.3f}", point["overshoot_unlikely"]),
             tables.figure("{:.3f}", point["kl"]),
             tables.figure("{:.1f}", (point["groups"] or {}).get("mean_size")),
         ]

@@ -8,7 +8,7 @@ import torch
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
-from pcg.decoding.statistics import COUNTS, Statistics, kl, total_variation
+from pcg.decoding.statistics import COUNTS, Statistics, kl, overshoot_unlikely, total_variation
 from pcg.sampling import Purpose, Randomness, Sampling
 from pcg.types import Generation, Round, Utterance, Verdict
 from tests.fakes import AcceptAll, ExactRule, MarkovLM
@@ -123,6 +123,14 @@ def test_identities_hold_of_any_run(gamma: int, rule: ExactRule | AcceptAll) -> 
         accepted, tested = (sum(each.counts[name] for each in said) for name in ("accepted", "tested"))
         expected = sum(each.sums["alpha_exact"] for each in said)
         assert abs(accepted - expected) < 4 * tested**0.5 / 2
+
+
+def test_overshoot_at_unlikely_tokens_by_hand() -> None:
+    target = torch.tensor([0.9, 0.0995, 0.0005, 0.0])  # the bound is .0009
+    law = torch.tensor([0.5, 0.3, 0.1505, 0.0495])
+    torch.testing.assert_close(overshoot_unlikely(law, target), torch.tensor(0.15 + 0.0495))
+    torch.testing.assert_close(total_variation(law, target), torch.tensor(0.4))  # .2005 of it at the likely token 1
+    assert overshoot_unlikely(target, target) == 0
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

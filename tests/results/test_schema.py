@@ -46,7 +46,7 @@ def row(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "utterance": "u", "error": None, "finished": True, "counts": counts, "accepted_by_position": [12, 8],
-        "sums": {"alpha_exact": 15.0, "tv": 3.0, "kl": 6.0}, "audio_seconds": 2.0,
+        "sums": {"alpha_exact": 15.0, "tv": 3.0, "kl": 6.0, "overshoot_unlikely": 1.2}, "audio_seconds": 2.0,
         "scores": {"errors": 1, "words": 10}, "baseline_scores": {"errors": 0, "words": 10}, **changes,
     }  # fmt: skip
 
@@ -77,7 +77,9 @@ def test_rates_by_hand() -> None:
     assert speed["speedup"] == pytest.approx(1.5)
     assert speed["rtf"] == pytest.approx(1.0)  # 4 s of compute, prefill included, 4 s of audio
     assert speed["ideal_speedup"] == pytest.approx(3 * 0.04 / (2 * 0.01 + 0.05))
-    assert values["distortion"] == {"tv": pytest.approx(0.1), "kl": pytest.approx(0.2)}
+    assert values["distortion"] == pytest.approx(
+        {"tv": 0.1, "kl": 0.2, "overshoot_unlikely": 0.04, "overshoot_likely": 0.06}
+    )
     assert values["quality"]["wer"] == pytest.approx(0.1)
     assert values["quality"]["baseline_wer"] == 0.0
     assert values["counts"]["accepted_by_position"] == [24, 16]
@@ -87,7 +89,7 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
     silent = row(sums={"alpha_exact": 15.0}, baseline_scores={})
     alone = {"baseline_tokens": None, "baseline_seconds": None, "baseline_calls": None}
     values = summarise(RUN, [record([silent], **alone)], RATIOS)
-    assert values["distortion"] == {"tv": None, "kl": None}
+    assert values["distortion"] == dict.fromkeys(("tv", "kl", "overshoot_unlikely", "overshoot_likely"))
     assert values["speed"]["speedup"] is None
     assert values["speed"]["ideal_speedup"] is None
     assert values["acceptance"]["alpha_ci95"] is None  # one utterance says nothing about the spread
@@ -126,16 +128,17 @@ def test_the_runs_line_tells_of_empty_generations(config) -> None:
     assert "  2 empty -> " in one_line(Result(result.folder, values))
 
 
-def test_results_of_the_first_schema_are_read(config) -> None:
+def test_results_of_earlier_schemas_are_read(config) -> None:
     folder = Path(run_once(config()).folder)
     values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    del values["counts"]["empty"]
-    for schema in (0, 1, 3):
+    del values["counts"]["empty"], values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
+    for schema in (0, 1, 2, 4):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
-        if schema == 1:
+        if schema in (1, 2):
             found = read(folder)
             assert found is not None
             assert found.values["counts"]["empty"] is None  # not counted then
+            assert found.values["distortion"]["overshoot_unlikely"] is None
             continue
-        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 2: move it"):
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 3: move it"):
             read(folder)
