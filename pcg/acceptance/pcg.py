@@ -3,7 +3,7 @@
 Source: Yanuka et al. 2025, arXiv 2511.13732. Its abstract was read, its equations were not: the overlap-aware split,
 the group test and the residual are ours from that description (DESIGN section 3). Choices of ours: a token is split
 evenly over its groups, and after a rejection the target (``residual: target``) or the draft picks the token inside the
-recovered group.
+recovered group. ``floor`` (only plausible members are grouped) is ours too.
 """
 
 from __future__ import annotations
@@ -39,16 +39,24 @@ class PCG:
     Recovering needs no dense ``P_c``: repeat {``t ~ p``, ``k ~ w[., t]``, keep with ``(1 - Q_c(k)/P_c(k))+``}; a kept
     pair has law ``p(t) w[k,t] (1 - Q_c(k)/P_c(k))+``, normalised, which is the above.
 
+    With a ``floor``, tokens of ``p(t) < floor max p`` stand alone at this position. Token to group is still a Markov
+    kernel, and it may depend on ``p``, which is the same for draft and target: so the group law stays ``P_c``, alpha is
+    never below exact's, and the above holds with sums over plausible members. A token that stands alone has the law
+    ``min(p, q) + (p - q)+ = p(t)``: none gets more than the target gives it.
+
     Args:
         residual: ``target`` or ``draft``, the model that picks the token inside a recovered group.
+        floor: share of the target's largest probability, above 0, from which on a token is grouped; None groups all.
     """
 
     groups: GroupTable
     residual: str = "target"
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         if self.residual not in ("target", "draft"):
             raise ValueError(f"pcg: residual={self.residual!r}, want target or draft")
+        check_floor("pcg", self.floor)
 
     def verify(
         self,
@@ -62,7 +70,7 @@ class PCG:
         gamma = draft_tokens.shape[1]
         numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.GROUP, Purpose.BONUS)
         groups = self.groups.draw_group(draft_tokens, numbers[:, :gamma, 1])
-        draft_mass, target_mass = self.masses(groups, draft_probs, target_probs[:, :gamma])
+        draft_mass, target_mass = self.masses(draft_tokens, groups, draft_probs, target_probs[:, :gamma])
         accepted = leading(numbers[:, :gamma, 0] * draft_mass < target_mass)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
@@ -76,13 +84,25 @@ class PCG:
 
     def masses(
         self,
+        tokens: Int[Tensor, "batch n"],
         groups: Int[Tensor, "batch n"],
         draft_probs: Float[Tensor, "batch n vocab"],
         target_probs: Float[Tensor, "batch n vocab"],
+        bar: Float[Tensor, "batch #n 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-        """``Q_c`` and ``P_c`` of each group under its own distributions, from its members alone."""
+        """``Q_c`` and ``P_c`` of each token's group under its own distributions, from its members alone."""
         members, weights = self.groups.members_of(groups)
-        return (draft_probs.gather(2, members) * weights).sum(2), (target_probs.gather(2, members) * weights).sum(2)
+        draft, target = draft_probs.gather(2, members), target_probs.gather(2, members)
+        if self.floor is None:
+            return (draft * weights).sum(2), (target * weights).sum(2)
+        bar, token = _bar(target_probs, self.floor) if bar is None else bar, tokens.unsqueeze(2)
+        weights = weights * (target >= bar)
+        own_draft, own_target = draft_probs.gather(2, token), target_probs.gather(2, token)
+        alone = own_target < bar
+        return (
+            torch.where(alone, own_draft, (draft * weights).sum(2, keepdim=True)).squeeze(2),
+            torch.where(alone, own_target, (target * weights).sum(2, keepdim=True)).squeeze(2),
+        )
 
     def recover(
         self,
@@ -107,7 +127,8 @@ class PCG:
         numbers = randomness.draws(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
         token, group, found = self._thin(draft_end, target_end, share, numbers.unflatten(1, (3, trials)))
         if self.residual == "draft":
-            token = self._pick_by_draft(group, token, draft_end, randomness.uniform(at, Purpose.RECOVERED))
+            uniform = randomness.uniform(at, Purpose.RECOVERED)
+            token = self._pick_by_draft(group, token, draft_end, target_end, uniform)
         if not found.all():
             left = (~found).nonzero().squeeze(1)
             rows = draft_end[left], target_end[left], at[left], randomness.keep(left), share[left]
@@ -140,8 +161,9 @@ class PCG:
         trial, group, keep = numbers.unbind(1)
         tokens = draw_several(target_end, trial)
         groups = self.groups.draw_group(tokens, group)
-        rows = [probs.unsqueeze(1).expand(-1, tokens.shape[1], -1) for probs in (draft_end, target_end)]
-        draft_mass, target_mass = self.masses(groups, *rows)
+        draft, target = (probs.unsqueeze(1).expand(-1, tokens.shape[1], -1) for probs in (draft_end, target_end))
+        bar = None if self.floor is None else _bar(target_end, self.floor).unsqueeze(1)  # once for all trials
+        draft_mass, target_mass = self.masses(tokens, groups, draft, target, bar)
         return tokens, groups, keep * target_mass < share * target_mass - draft_mass
 
     def _pick_by_draft(
@@ -149,11 +171,15 @@ class PCG:
         group: Int[Tensor, "batch"],
         token: Int[Tensor, "batch"],
         draft_end: Float[Tensor, "batch vocab"],
+        target_end: Float[Tensor, "batch vocab"],
         uniform: Float[Tensor, "batch"],
     ) -> Int[Tensor, "batch"]:
         """A member of the group by the draft's probabilities; the target's choice where the draft gives it none."""
         members, weights = self.groups.members_of(group)
         weights = draft_end.gather(1, members) * weights
+        if self.floor is not None:  # of the plausible members; a token that stands alone stays
+            target, bar = target_end.gather(1, torch.cat([members, token[:, None]], 1)), _bar(target_end, self.floor)
+            weights = weights * ((target[:, :-1] >= bar) & (target[:, -1:] >= bar))
         picked = members.gather(1, draw(weights, uniform).unsqueeze(1)).squeeze(1)
         return torch.where(weights.sum(1) > SMALLEST, picked, token)
 
@@ -164,25 +190,47 @@ class PCG:
         share: Float[Tensor, "batch 1"],
     ) -> Float[Tensor, "batch vocab"]:
         """Weights of the recovered token over the vocabulary; the target where rounding leaves nothing."""
-        draft_mass, target_mass = self.groups.coarse(torch.stack([draft_end, target_end]))
-        recovered = self._recovered(draft_end, target_end, draft_mass, target_mass, share)
+        grouped = self._plausible(target_end)
+        draft, target = draft_end * grouped, target_end * grouped
+        draft_mass, target_mass = self.groups.coarse(torch.stack([draft, target]))
+        recovered = self._recovered(draft, target, draft_mass, target_mass, share)
+        recovered = recovered + (share * target_end - draft_end).clamp(min=0) * ~grouped
         return torch.where((recovered > 0).any(1, keepdim=True), recovered, target_end)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
         check_pair(draft_probs, target_probs, self.groups)
-        draft_mass, target_mass = self.groups.coarse(draft_probs), self.groups.coarse(target_probs)
+        grouped = self._plausible(target_probs)
+        draft, target = draft_probs * grouped, target_probs * grouped
+        draft_mass, target_mass = self.groups.coarse(draft), self.groups.coarse(target)
         keep = (target_mass / torch.where(draft_mass > 0, draft_mass, 1)).clamp(max=1)
-        kept = draft_probs * self.groups.spread(keep)
-        return kept + self._recovered(draft_probs, target_probs, draft_mass, target_mass)
+        kept = draft * self.groups.spread(keep)
+        return kept + self._recovered(draft, target, draft_mass, target_mass) + target_probs * ~grouped
 
     def expected_acceptance(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch"]:
         """``sum_k min(P_c(k), Q_c(k))``, never below exact's: token to group is a Markov kernel."""
         check_pair(draft_probs, target_probs, self.groups)
-        return self.groups.coarse(draft_probs).minimum(self.groups.coarse(target_probs)).sum(-1)
+        grouped = self._plausible(target_probs)
+        masses = self.groups.coarse(torch.stack([draft_probs * grouped, target_probs * grouped]))
+        return masses.amin(0).sum(-1) + (draft_probs.minimum(target_probs) * ~grouped).sum(-1)
+
+    def left(
+        self,
+        draft_probs: Float[Tensor, "batch vocab"],
+        target_probs: Float[Tensor, "batch vocab"],
+        share: Float[Tensor, "batch 1"],
+    ) -> Float[Tensor, "batch"]:
+        """``sum_k (c P_c(k) - Q_c(k))+``, the tokens that stand alone included."""
+        grouped = self._plausible(target_probs)
+        excess = share * target_probs - draft_probs
+        return self.groups.coarse(excess * grouped).clamp(min=0).sum(1) + (excess.clamp(min=0) * ~grouped).sum(1)
+
+    def _plausible(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
+        """The tokens that are grouped: all without a floor."""
+        return target_probs >= _bar(target_probs, self.floor or 0.0)
 
     def _recovered(
         self,
@@ -200,3 +248,12 @@ class PCG:
         by_draft = excess * drafted / torch.where(drafted, draft_mass, 1)
         by_target = excess * ~drafted / torch.where(target_mass > 0, target_mass, 1)
         return draft_probs * self.groups.spread(by_draft) + target_probs * self.groups.spread(by_target)
+
+
+def check_floor(rule: str, floor: float | None) -> None:
+    if floor is not None and not 0 < floor <= 1:
+        raise ValueError(f"{rule}: floor={floor}, want above 0 up to 1, or null")
+
+
+def _bar(target_probs: Float[Tensor, "*batch vocab"], floor: float) -> Float[Tensor, "*batch 1"]:
+    return floor * target_probs.amax(-1, keepdim=True)

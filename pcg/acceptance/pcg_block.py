@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pcg.acceptance.block import joint_ratio, longest
 from pcg.acceptance.checks import check_block
-from pcg.acceptance.pcg import PCG, TRIALS
+from pcg.acceptance.pcg import PCG, TRIALS, check_floor
 from pcg.acceptance.steps import at_end
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw
@@ -37,9 +37,16 @@ class PCGBlock:
     is ``Z_i`` in all, and fails with ``1 - c_i``; else again}: ``1/(Z_i + 1 - c_i)`` draws in expectation. As in PCG's
     thinning, which also gives the residual, their number is bounded, and what is open then takes the sparse
     dense-vector form, which has the same law.
+
+    Args:
+        floor: as PCG's; a token that stands alone is a group of its own.
     """
 
     groups: GroupTable
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        check_floor("pcg_block", self.floor)
 
     def verify(
         self,
@@ -50,9 +57,9 @@ class PCGBlock:
         randomness: Randomness,
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
-        gamma, pcg = draft_tokens.shape[1], PCG(self.groups, "draft")
+        gamma, pcg = draft_tokens.shape[1], PCG(self.groups, "draft", self.floor)
         drawn = self.groups.draw_group(draft_tokens, randomness.draws(positions, Purpose.GROUP, gamma))
-        draft_mass, target_mass = pcg.masses(drawn, draft_probs, target_probs[:, :gamma])
+        draft_mass, target_mass = pcg.masses(draft_tokens, drawn, draft_probs, target_probs[:, :gamma])
         joint = joint_ratio(target_mass / draft_mass)
         whole = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, -1] < joint[:, -1]
         token = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))
@@ -88,7 +95,7 @@ class PCGBlock:
             over = won | (numbers[:, 2] >= share)
             passes[row, prefix] = won.gather(1, over.byte().argmax(1, keepdim=True)).squeeze(1)
             row, prefix, draft, target, share = (each[~over.any(1)] for each in (row, prefix, draft, target, share))
-        left = (share * self.groups.coarse(target) - self.groups.coarse(draft)).clamp(min=0).sum(1)
+        left = pcg.left(draft, target, share)
         keep = left / (left + 1 - share.squeeze(1))
         passes[row, prefix] = randomness.draws(positions, Purpose.ACCEPT, gamma)[row, prefix] < keep
         return passes
@@ -97,10 +104,10 @@ class PCGBlock:
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
         """The extended target's law of the token: PCG's with ``residual: draft``."""
-        return PCG(self.groups, "draft").law(draft_probs, target_probs)
+        return PCG(self.groups, "draft", self.floor).law(draft_probs, target_probs)
 
     def expected_acceptance(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch"]:
         """Of a block of one token, as PCG's; longer blocks keep at least what this gives."""
-        return PCG(self.groups).expected_acceptance(draft_probs, target_probs)
+        return PCG(self.groups, floor=self.floor).expected_acceptance(draft_probs, target_probs)

@@ -37,8 +37,11 @@ RULES: dict[str, Callable[[int], object]] = {
     "pcg_draft": lambda vocab: PCG(table(vocab, "windows"), "draft"),
     "pcg_ragged": lambda vocab: PCG(table(vocab, "ragged")),
     "pcg_draft_ragged": lambda vocab: PCG(table(vocab, "ragged"), "draft"),
+    "pcg_floor": lambda vocab: PCG(table(vocab, "ragged"), floor=0.1),
+    "pcg_draft_floor": lambda vocab: PCG(table(vocab, "ragged"), "draft", 0.1),
     "block": lambda vocab: Block(),
     "pcg_block": lambda vocab: PCGBlock(table(vocab, "ragged")),
+    "pcg_block_floor": lambda vocab: PCGBlock(table(vocab, "ragged"), 0.1),
 }
 LOSSLESS = ("exact", "block")
 TOKENWISE = tuple(name for name in RULES if "block" not in name)

@@ -118,8 +118,12 @@ def test_pcg_block_is_block_on_pairs(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "law"),
-    [(Block(), Exact()), (PCGBlock(table(24, "ragged")), PCG(table(24, "ragged"), "draft"))],
-    ids=["block", "pcg_block"],
+    [
+        (Block(), Exact()),
+        (PCGBlock(table(24, "ragged")), PCG(table(24, "ragged"), "draft")),
+        (PCGBlock(table(24, "ragged"), 0.2), PCG(table(24, "ragged"), "draft", 0.2)),
+    ],
+    ids=["block", "pcg_block", "pcg_block_floor"],
 )
 def test_tokens_of_a_block_of_three_follow_the_law(rule: Block | PCGBlock, law: Exact | PCG) -> None:
     """Verified blocks, gone on with by the law where they ended early: each of the three tokens has the law."""

@@ -135,3 +135,39 @@ def test_a_table_that_is_not_kept_padded_gives_the_same_verdicts(monkeypatch: py
     ragged = GroupTable.from_csr(padded.sizes.long(), padded.members, VOCAB)
     assert ragged._padded is None
     assert all(torch.equal(a, b) for a, b in zip(simulate(PCG(ragged), drafts, targets, 2_000), expected, strict=True))
+
+
+@pytest.mark.parametrize("residual", ["target", "draft"])
+def test_with_a_floor_groups_keep_the_targets_law_and_the_rest_is_exact(residual: str) -> None:
+    """Groups of plausible members, disjoint so that the emitted token shows its group; each other token alone."""
+    groups, floor = table(VOCAB, "clusters"), 0.3
+    for draft, target in pairs(VOCAB).values():
+        grouped = target >= floor * target.max()
+        rule = PCG(groups, residual, floor)
+        law = rule.law(draft, target)
+        torch.testing.assert_close(law[~grouped], target[~grouped])
+        wanted, drafted = groups.coarse(target * grouped), groups.coarse(draft * grouped)
+        torch.testing.assert_close(groups.coarse(law * grouped), wanted, atol=1e-6, rtol=1e-4)
+        alpha = torch.minimum(drafted, wanted).sum() + torch.minimum(draft, target)[~grouped].sum()
+        torch.testing.assert_close(rule.expected_acceptance(draft, target), alpha)
+        assert alpha >= Exact().expected_acceptance(draft, target) - 1e-6
+        assert alpha <= PCG(groups).expected_acceptance(draft, target) + 1e-6
+
+
+def test_a_floor_that_nothing_is_below_changes_nothing() -> None:
+    drafts, targets = (torch.stack([pairs(VOCAB)["smooth"][side]] * (3 + side)) for side in (0, 1))
+    for residual in ("target", "draft"):
+        with_floor, without = (
+            simulate(PCG(table(VOCAB, "ragged"), residual, floor), drafts, targets, 3_000) for floor in (1e-6, None)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(with_floor, without, strict=True))
+
+
+@pytest.mark.parametrize("residual", ["target", "draft"])
+def test_with_a_floor_the_dense_fallback_has_the_same_law(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pcg_module, "TRIALS", (1,))
+    rule = PCG(table(VOCAB, "ragged"), residual, 0.3)
+    for name in ("smooth", "close", "zeros", "disjoint"):
+        draft, target = pairs(VOCAB)[name]
+        block = simulate(rule, draft[None], torch.stack([target, target]), 60_000)
+        assert survival(*chi_square(emitted(*block, 0), rule.law(draft, target))) > 1e-5

@@ -11,6 +11,7 @@ from pcg.acceptance.bucket import Bucket
 from pcg.acceptance.ensemble import Ensemble
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
+from pcg.acceptance.pcg_block import PCGBlock
 from pcg.acceptance.relaxed import Relaxed
 from pcg.acceptance.ssd import SSD
 from pcg.acceptance.topk import TopK
@@ -195,10 +196,16 @@ SEEDED: dict[str, list[list[int]]] = {
     "pcg_draft_ragged": [[0, 1, 3, 1, 3, 3], [20, 19, 7, 20, 2, 10]],
     "block": [[3, 1, 3, 1, 1, 3], [12, 10, 7, 20, 20, 10]],
     "pcg_block": [[3, 0, 3, 0, 0, 3], [12, 9, 7, 16, 19, 10]],
+    "pcg_floor": [[0, 1, 3, 1, 3, 1], [20, 12, 7, 20, 2, 4]],
+    "pcg_draft_floor": [[0, 1, 3, 1, 3, 1], [20, 12, 7, 20, 2, 4]],
+    "pcg_block_floor": [[3, 1, 3, 0, 0, 3], [12, 12, 7, 3, 19, 10]],
 }
 
 
-@pytest.mark.parametrize("name", [*LOSSLESS, "typical", "topk", "relaxed", "vadusa"])
+FLOORED = ("pcg_floor", "pcg_draft_floor", "pcg_block_floor")  # the best token stands alone
+
+
+@pytest.mark.parametrize("name", [*LOSSLESS, *FLOORED, "typical", "topk", "relaxed", "vadusa"])
 def test_greedy_at_temperature_zero(name: str) -> None:
     """What is emitted is the target's most likely token at each position, as plain greedy decoding."""
     tokens, draft_probs, target_probs, positions, keys = blocks(64, temperature=0.0)
@@ -268,6 +275,8 @@ def test_groups_over_another_vocabulary_are_refused(name: str) -> None:
         (lambda: Ensemble(1.5), "w=1.5"),
         (lambda: Vadusa(0), "draws=0"),
         (lambda: PCG(table(VOCAB, "windows"), "both"), "residual='both'"),
+        (lambda: PCG(table(VOCAB, "windows"), floor=0.0), "floor=0.0, want above 0"),
+        (lambda: PCGBlock(table(VOCAB, "windows"), 1.5), "floor=1.5"),
     ],
 )
 def test_bad_parameters_are_one_clear_error(make, message: str) -> None:  # type: ignore[no-untyped-def]

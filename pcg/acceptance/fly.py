@@ -1,0 +1,116 @@
+"""FLy: a rejection is put off where the target is unsure, and taken back if the draft then goes on as it should.
+
+Source: FLy, arXiv 2511.22972, whose paper was not read, as in vLLM's ``rejection_sample_method="fly"``, which was
+(``vllm/v1/spec_decode/fly.py``, the random path, and the documentation): same conditions, same defaults.
+Departures: vLLM's greedy path takes the entropy before temperature; here temperature 0 leaves none, so greedy decoding
+stays greedy. vLLM refuses blocks that no window fits in; here they are tested exactly, as vLLM's own short blocks are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual, uniforms
+from pcg.sampling import Purpose, Randomness
+from pcg.types import Verdict
+
+
+@dataclass(frozen=True)
+class Fly:
+    """Keep ``x`` when ``u < p(x)/q(x)``, or else when ``p(x) > 0``, the entropy of the target's ``top`` largest
+    probabilities is at least ``threshold`` nats, and exact would keep each of the next ``window`` drafts.
+
+    Law: with ``A(x)`` the probability that exact keeps the next ``window`` drafts after ``x``, a drafted ``t`` is kept
+    with ``a(t) = r + (1 - r) A(t)`` where the gate is open, and ``r = min(1, p(t)/q(t))`` elsewhere. So the token has
+    law ``q(t) a(t) + (1 - sum q a) (p - q)+ / sum (p - q)+``. ``A`` is of positions to come: the distributions at one
+    position do not tell it, so there is no ``law``, no distortion and no sampling from the law, but ``law_given`` it.
+    The last ``window`` drafts of a block are tested exactly. Nor is the next token the target's: after a rejection that
+    was taken back it has law ``min(p, q)``, normalised.
+
+    As the test looks beyond a rejection, it uses numbers of the round, not of the position (docs/rules.md, block).
+
+    Args:
+        threshold: in nats; the sum of ``-p log p`` over the ``top`` largest, not normalised.
+        window: drafts that must be kept after it; None is ``min(6, gamma - 1)``, at least 1.
+        top: probabilities in the entropy.
+    """
+
+    threshold: float = 0.3
+    window: int | None = None
+    top: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.threshold >= 0 or self.top < 1 or (self.window is not None and self.window < 1):
+            raise ValueError(
+                f"fly: threshold={self.threshold}, want 0 or more; window={self.window}, want 1 or more, or null; "
+                f"top={self.top}, want 1 or more"
+            )
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        check_block(draft_tokens, draft_probs, target_probs, positions)
+        gamma = draft_tokens.shape[1]
+        window = self.window or max(1, min(6, gamma - 1))
+        draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
+        kept = randomness.draws(positions, Purpose.ACCEPT, gamma) * draft < target
+        resumed = F.pad(kept, (0, window)).unfold(1, window, 1)[:, 1:].all(2)
+        accepted = leading(kept | (resumed & self._unsure(target_probs[:, :gamma]) & (target > 0)))
+
+        draft_end, target_end = at_end(accepted, draft_probs, target_probs)
+        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+
+    def law_given(
+        self,
+        draft_probs: Float[Tensor, "*batch vocab"],
+        target_probs: Float[Tensor, "*batch vocab"],
+        resumed: Float[Tensor, "*batch #vocab"],
+    ) -> Float[Tensor, "*batch vocab"]:
+        """Law of a token that a whole window follows.
+
+        Args:
+            resumed: ``A``, the probability that exact keeps the window, after each token.
+        """
+        return mixture(draft_probs, self._keep(draft_probs, target_probs, resumed), residual(draft_probs, target_probs))
+
+    def acceptance_given(
+        self,
+        draft_probs: Float[Tensor, "*batch vocab"],
+        target_probs: Float[Tensor, "*batch vocab"],
+        resumed: Float[Tensor, "*batch #vocab"],
+    ) -> Float[Tensor, "*batch"]:
+        """Likewise the probability that it is a draft that was kept."""
+        return (draft_probs * self._keep(draft_probs, target_probs, resumed)).sum(-1)
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """Of a block of one token, as exact's; longer blocks keep at least what this gives."""
+        check_pair(draft_probs, target_probs)
+        return draft_probs.minimum(target_probs).sum(-1)
+
+    def _keep(
+        self,
+        draft_probs: Float[Tensor, "*batch vocab"],
+        target_probs: Float[Tensor, "*batch vocab"],
+        resumed: Float[Tensor, "*batch #vocab"],
+    ) -> Float[Tensor, "*batch vocab"]:
+        check_pair(draft_probs, target_probs)
+        ratio = (target_probs / torch.where(draft_probs > 0, draft_probs, 1)).clamp(max=1)
+        return ratio + (1 - ratio) * resumed * (self._unsure(target_probs).unsqueeze(-1) & (target_probs > 0))
+
+    def _unsure(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch"]:
+        largest = target_probs.topk(min(self.top, target_probs.shape[-1]), -1).values
+        return torch.special.entr(largest).sum(-1) >= self.threshold
