@@ -100,6 +100,13 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class StateRule(Protocol):
+    """Makes a rule that asks the target's head again, for a batch whose cache keeps the target's last states."""
+
+    def over(self, target: Any, cache: Any, sampling: Any) -> Rule: ...
+
+
+@runtime_checkable
 class Codec(Protocol):
     """Discrete tokens <-> audio, one codebook."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt, Rows, mark
-from pcg.interfaces import Cache, Rule, TokenLM
+from pcg.interfaces import Cache, Readable, Rule, StateRule, TokenLM
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Generation, Round
 
@@ -24,7 +24,7 @@ from pcg.types import Generation, Round
 def speculative_decode(
     target: TokenLM,
     draft: TokenLM,
-    rule: Rule,
+    rule: Rule | StateRule,
     prompts: Sequence[Prompt],
     *,
     gamma: int,
@@ -49,7 +49,9 @@ def speculative_decode(
     draft_ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
     rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness, beyond=gamma)
     clock.enter("prefill")
-    target_cache = target.prefill(target_ids, max(map(len, target_ids)) + max_tokens + gamma, draft.reads)
+    reads = draft.reads + last_state(target, rule)
+    target_cache = target.prefill(target_ids, max(map(len, target_ids)) + max_tokens + gamma, reads)
+    rule = rule.over(target, target_cache, sampling) if isinstance(rule, StateRule) else rule
     draft_cache = draft.prefill(draft_ids, max(map(len, draft_ids)) + max_tokens + gamma, target=target_cache)
     clock.enter("other")
     # The target is fed the last token. The draft is fed the last two, though it mostly knows the first of them: after
@@ -94,6 +96,19 @@ def speculative_decode(
             last, recent = (ids[active.to(ids.device)] for ids in (last, recent))
     clock.pause()
     return rows.generations()
+
+
+def last_state(target: TokenLM, rule: Rule | StateRule) -> tuple[int, ...]:
+    """What the target must keep for the rule, after what the draft reads.
+
+    Raises:
+        ValueError: the target shows no states.
+    """
+    if not isinstance(rule, StateRule):
+        return ()
+    if not isinstance(target, Readable):
+        raise ValueError(f"{type(rule).__name__} reads hidden states, which a {type(target).__name__} does not show")
+    return (target.layers,)
 
 
 def propose(

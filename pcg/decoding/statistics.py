@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.interfaces import Rule
+from pcg.interfaces import Rule, StateRule
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Generation, Round
 
@@ -46,7 +46,7 @@ class Statistics:
         rule: distortion is measured where it has a ``law``.
     """
 
-    def __init__(self, gamma: int, rule: Rule, randomness: Randomness) -> None:
+    def __init__(self, gamma: int, rule: Rule | StateRule, randomness: Randomness) -> None:
         self._law = getattr(rule, "law", None)
         self._randomness = randomness
         rows = len(randomness.keys)

@@ -103,7 +103,7 @@ class EagleLM:
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> EagleCache:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""
-        if target is None or target.reads != self.reads:
+        if target is None or target.reads[: len(self.reads)] != self.reads:  # a rule's come after a draft's
             raise ValueError(f"this draft reads the target's states {self.reads}: prefill the target with them first")
         memory = self.blocks.cache(len(prompts), capacity)
         own = torch.zeros(len(prompts), 1, self.config.width, dtype=self.blocks.dtype, device=self.device)
@@ -134,7 +134,7 @@ class EagleLM:
         hidden = cache.target.hidden
         before = (cache.lengths.unsqueeze(1) + torch.arange(new) - 1).to(self.device)
         rows = torch.arange(len(hidden), device=self.device).unsqueeze(1)
-        states = hidden[rows, :, before.clamp(min=0)] * (before >= 0)[..., None, None]
+        states = hidden[rows, : len(self.reads), before.clamp(min=0)] * (before >= 0)[..., None, None]
         return self._fuse(states.flatten(2).to(self.blocks.dtype))
 
     def _forward(

@@ -21,7 +21,7 @@ from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
-from pcg.interfaces import Codec, Dataset, Metric, Rule, TokenLM
+from pcg.interfaces import Codec, Dataset, Metric, Rule, StateRule, TokenLM
 
 _kept = Kept()
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Parts:
 
     target: TokenLM
     draft: TokenLM | None
-    rule: Rule | None
+    rule: Rule | StateRule | None
     codec: Codec
     dataset: Dataset
     metrics: Mapping[str, Metric]
@@ -123,7 +123,7 @@ def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> No
         raise ConfigError(problems)
 
 
-def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec) -> Rule:
+def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec) -> Rule | StateRule:
     node = {key: value for key, value in run["grouping"].items() if key != "groups"}
     if "groups" not in run["grouping"]:
         return build(node)

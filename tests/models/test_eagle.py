@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pcg.acceptance.dropmatch import DropMatch
 from pcg.acceptance.exact import Exact
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
@@ -54,6 +55,7 @@ def say(
     gamma: int,
     voice: int = 6,
     length: int = 24,
+    rule: Exact | DropMatch | None = None,
 ) -> list[list[int]]:
     target, draft = pair
     prompts = [Prompt(Utterance(text, text), torch.arange(voice + i % 3) % 12) for i, text in enumerate(texts)]
@@ -62,9 +64,23 @@ def say(
         said = decode(target, prompts, sampling=sampling, max_tokens=24, randomness=randomness)
     else:
         said = speculative_decode(
-            target, draft, Exact(), prompts, gamma=gamma, sampling=sampling, max_tokens=24, randomness=randomness
+            target,
+            draft,
+            rule or Exact(),
+            prompts,
+            gamma=gamma,
+            sampling=sampling,
+            max_tokens=24,
+            randomness=randomness,
         )
     return [[*each.tokens.tolist(), each.finished] for each in said]
+
+
+def test_a_rule_may_read_the_target_beside_it(pair) -> None:
+    """Both find their own among the states that the target keeps: greedy, undropped opinions are the target's own."""
+    sampling = Sampling(temperature=0.0)
+    assert say(pair, TEXTS, sampling, 3, rule=DropMatch("naive", 1, 0.0)) == say(pair, TEXTS, sampling, 0)
+    assert say(pair, TEXTS, sampling, 3, rule=DropMatch("naive", 1, 0.0)) == say(pair, TEXTS, sampling, 3)
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 3, 5])
