@@ -29,8 +29,14 @@ class Decoding:
     top_p: float
     repetition_penalty: float
     baseline: bool
+    mode: str = "speculative"
 
-    RANGES: ClassVar[Ranges] = {"gamma": FROM_1, "batch_size": FROM_1, "max_tokens": FROM_1}
+    RANGES: ClassVar[Ranges] = {
+        "gamma": FROM_1,
+        "batch_size": FROM_1,
+        "max_tokens": FROM_1,
+        "mode": (lambda value: value in ("speculative", "law"), "speculative or law"),
+    }
 
     @property
     def sampling(self) -> Sampling:

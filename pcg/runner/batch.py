@@ -27,7 +27,7 @@ from torch import Tensor
 from pcg.config.settings import Decoding
 from pcg.decoding.rows import Prompt
 from pcg.results.environment import memory_advice
-from pcg.runner.decode import Decoded, decode_alone, decode_speculative
+from pcg.runner.decode import Decoded, decode_alone, decode_law, decode_speculative
 from pcg.runner.grouped import mean_sizes
 from pcg.runner.parts import Parts
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
@@ -105,9 +105,9 @@ class BatchRunner:
         return Prompt(utterance, None if prompt is None else self.parts.codec.encode([prompt])[0])
 
     def _decode(self, prompts: Sequence[Prompt], speculative: bool, max_tokens: int) -> Decoded:
-        return (decode_speculative if speculative else decode_alone)(
-            self.parts, prompts, self.decoding, self.seed, max_tokens
-        )
+        with_draft = decode_law if self.decoding.mode == "law" else decode_speculative
+        decode = with_draft if speculative else decode_alone
+        return decode(self.parts, prompts, self.decoding, self.seed, max_tokens)
 
     def _speak_and_score(
         self, prompts: Sequence[Prompt], generations: Sequence[Generation]

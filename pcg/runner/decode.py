@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pcg.config.settings import Decoding
-from pcg.decoding import autoregressive
+from pcg.decoding import autoregressive, law
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
@@ -69,6 +69,23 @@ def decode_speculative(
         clock=clock,
     )
     return Decoded(statistics.annotate(generations), clock.seconds, dict(clock.passes))
+
+
+def decode_law(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, seed: int, max_tokens: int) -> Decoded:
+    """Each token from the law of the rule."""
+    assert parts.draft is not None
+    clock = Clock(parts.device)
+    generations = law.decode(
+        parts.target,
+        parts.draft,
+        getattr(parts.rule, "law"),  # noqa: B009 - checked when the parts were loaded
+        prompts,
+        sampling=decoding.sampling,
+        max_tokens=max_tokens,
+        randomness=_randomness(parts, prompts, seed),
+        clock=clock,
+    )
+    return Decoded(generations, clock.seconds, dict(clock.passes))
 
 
 def _randomness(parts: Parts, prompts: Sequence[Prompt], seed: int) -> Randomness:

@@ -53,10 +53,13 @@ def load(run: Mapping[str, Any]) -> Parts:
     codec = _kept_part("codec", run["codec"], device=device)
     draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
+    rule = _rule(run, target, draft, codec) if draft is not None else None
+    if run["decoding"].get("mode") == "law" and not hasattr(rule, "law"):
+        raise ConfigError([f"decoding.mode=law: {type(rule).__name__} states no law of one position to draw from"])
     return Parts(
         target=target,
         draft=draft,
-        rule=_rule(run, target, draft, codec) if draft is not None else None,
+        rule=rule,
         codec=codec,
         dataset=load_dataset(run["dataset"]),
         metrics=load_metrics(run["metrics"]),

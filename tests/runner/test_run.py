@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
+from pcg.config.validate import ConfigError
 from pcg.results.records import Records
 from pcg.runner import run as run_module
 from pcg.runner.run import RunFailed, log_again, run_once
@@ -47,6 +48,23 @@ def test_a_run_is_complete_on_disk(config):
         assert len(samples) == 8 * len(row["tokens"])  # the voice prompt is cut off
         assert len(row["kinds"]) == len(row["tokens"])
     assert "u/0" not in (folder / "run.log").read_text()  # nothing failed
+
+
+def test_by_the_law_of_a_rule_no_speed_is_claimed(config):
+    values = run_once(config(**{"decoding.mode": "law"})).values
+    assert values["acceptance"]["alpha"] is None
+    assert values["acceptance"]["tau"] == 1.0
+    assert values["counts"]["draft_passes"] == values["counts"]["target_passes"] == values["counts"]["emitted"]
+    assert values["speed"]["speedup"] is values["speed"]["ideal_speedup"] is None
+    assert set(values["distortion"].values()) == {None}
+    assert values["quality"].keys() >= {"wer", "baseline_wer"}
+    assert values["quality"]["wer"] == values["quality"]["baseline_wer"]  # exact's law is the target's own
+    assert "gamma" not in values["config"]["decoding"]
+
+
+def test_a_rule_without_a_law_cannot_be_drawn_from(config):
+    with pytest.raises(ConfigError, match=r"decoding\.mode=law: Fly states no law of one position"):
+        run_once(config(**{"decoding.mode": "law", "grouping": {"_target_": "pcg.acceptance.fly.Fly"}}))
 
 
 def test_target_alone(config):
