@@ -101,9 +101,10 @@ class Rule(Protocol):
 
 @runtime_checkable
 class StateRule(Protocol):
-    """Makes a rule that asks the target's head again, for a batch whose cache keeps the target's last states."""
+    """Makes what verifies a batch by asking the target's head again: its cache keeps the target's last states."""
 
-    def over(self, target: Any, cache: Any, sampling: Any) -> Rule: ...
+    def over(self, target: Any, cache: Any, sampling: Any) -> Any:
+        """Something with a rule's ``verify``; distributions alone do not tell what it expects to keep."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Decoding by a rule's law: sequences have the chain of laws; a law that is the target's gives the target's own tokens."""
+"""Decoding by a rule's law: sequences have the chain of laws; where the law is the target's, so are the tokens."""
 
 from __future__ import annotations
 
