@@ -126,6 +126,15 @@ class Codec(Protocol):
 
 
 @runtime_checkable
+class Spectral(Codec, Protocol):
+    """A codec that makes spectra of tokens first, and samples of these by a vocoder: what tokens sound like is had
+    without the vocoder, which may be most of the work."""
+
+    def spectra(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
+        """Levels in dB, those of a token side by side."""
+
+
+@runtime_checkable
 class Dataset(Protocol):
     def __len__(self) -> int: ...
 

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from pcg.codecs.bundled import BundledCodec
 from pcg.command import cli
 from pcg.config import identity
 from pcg.config.build import build, is_built
@@ -132,7 +133,8 @@ def test_every_rule_is_built(choice: str) -> None:
 def test_every_group_builder_is_built(choice: str) -> None:
     node = dict(cli.plain(composed("grouping/groups", choice))["grouping"]["groups"])
     assert node.pop("source") in parts.SOURCES
-    assert callable(build(node).build)
+    supplied = {"codec": BundledCodec("bundled:codec"), "codec_name": "bundled", "cache": None}
+    assert callable(build(node, **supplied).build)
 
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "metrics"])

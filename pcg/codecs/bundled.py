@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pcg.codecs.fsq import FSQ
-from pcg.codecs.mel import MelSpectrogram
+from pcg.codecs.mel import MelSpectrogram, decibels
 from pcg.models.checkpoint import Checkpoint, resolve_folder
 from pcg.ranges import FROM_1, Ranges
 from pcg.types import Audio
@@ -137,6 +137,12 @@ class BundledCodec:
         mel = self._net.synthesise(self._net.fsq.values(tokens.to(self._device))[None])
         samples = self._mel.griffin_lim(mel, self._iterations)[0].clamp(-1, 1)
         return Audio(samples.cpu().numpy(), self.sample_rate)
+
+    @torch.inference_mode()
+    def spectra(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
+        """What Griffin-Lim is given, in dB: two frames of mel bands a token."""
+        mel = self._net.synthesise(self._net.fsq.values(tokens.to(self._device)))
+        return decibels(mel).transpose(1, 2).reshape(*tokens.shape, -1)
 
     def codebook(self) -> Float[Tensor, "codebook dims"]:
         return self._net.fsq.values(torch.arange(self.codebook_size, device=self._device))

@@ -25,6 +25,11 @@ def _mel_filters(bands: int, fft: int, sample_rate: int) -> Float[Tensor, "bands
     return (filters / filters.sum(1, keepdim=True)).float()
 
 
+def decibels(mel: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Of normalised log-mel values, as ``MelSpectrogram`` makes them."""
+    return (mel - 1.5) * 4 * 20 / math.log(10)
+
+
 class MelSpectrogram(nn.Module):
     """Normalised log-mel frames, ``samples // hop`` of them, and their inverse.
 

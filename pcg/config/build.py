@@ -39,11 +39,12 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
 
     Args:
         node: plain values, with ``_target_``.
-        supplied: arguments that the runner gives; each goes in only where the constructor asks for it by name.
+        supplied: arguments that the runner gives; each goes in only where a constructor asks for it by name, that of
+            the node or of one inside it.
     """
     make = constructor(node[TARGET])
     asked = inspect.signature(make).parameters
-    arguments = {key: _value(value) for key, value in node.items() if key != TARGET}
+    arguments = {key: _value(value, supplied) for key, value in node.items() if key != TARGET}
     return make(**{**arguments, **{key: value for key, value in supplied.items() if key in asked}})
 
 
@@ -87,11 +88,11 @@ def is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(node, Mapping) and bool(node.get(TARGET))
 
 
-def _value(value: Any) -> Any:
+def _value(value: Any, supplied: Mapping[str, Any]) -> Any:
     if is_built(value):
-        return build(value)
+        return build(value, **supplied)
     if isinstance(value, Mapping):
-        return {key: _value(item) for key, item in value.items()}
+        return {key: _value(item, supplied) for key, item in value.items()}
     if isinstance(value, list):
-        return [_value(item) for item in value]
+        return [_value(item, supplied) for item in value]
     return value

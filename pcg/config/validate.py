@@ -29,6 +29,8 @@ SUPPLIED: Mapping[str, frozenset[str]] = {
     "target": frozenset({"device"}),
     "draft": frozenset({"device", "vocab_size", "target"}),
     "codec": frozenset({"device"}),
+    "grouping.groups": frozenset({"codec", "codec_name", "cache"}),
+    "grouping.groups.like": frozenset({"codec", "codec_name", "cache"}),
 }
 # Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
 # crossed with them in a sweep; a strategy that does not read them runs once.

@@ -7,17 +7,20 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pcg.groups.table import GroupBuilder, GroupTable
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _FORMAT = 1  # part of the key: raise it when a builder's answer changes
 
@@ -34,43 +37,59 @@ def build_cached(
     read, or written, is warned of, and costs no more than the building.
     """
     path = Path(folder) / f"groups-{key_of(builder, embeddings, groupable)}.safetensors"
-    table = _read(path, len(embeddings))
+    table = _read(path, lambda: _load(path, len(embeddings)))
     if table is not None:
         table.warn(f"{describe(builder)}, from the cache")
         return table
     table = builder.build(embeddings, groupable)
     log.info("built %s: %s", describe(builder), _in_words(table))
-    try:
-        _write(table, path)
-    except (OSError, SafetensorError) as error:
-        log.warning("%s: the groups are not kept for the next run (%s)", path.parent, error)
+    _write(table.save, path)
     return table
 
 
-def _read(path: Path, vocab_size: int) -> GroupTable | None:
+def kept_tensor(name: str, make: Callable[[], Tensor], folder: str | Path | None) -> Tensor:
+    """What ``make`` makes, kept in ``folder`` under a hash of ``name`` with the same care as tables; None: not kept."""
+    if folder is None:
+        return make()
+    digest = hashlib.blake2b(f"{_FORMAT} {name}".encode(), digest_size=16).hexdigest()
+    path = Path(folder) / f"tensor-{digest}.safetensors"
+    made = _read(path, lambda: load_file(path)["kept"])
+    if made is None:
+        made = make()
+        _write(lambda unfinished: save_file({"kept": made}, unfinished), path)
+    return made
+
+
+def _load(path: Path, vocab_size: int) -> GroupTable:
+    table = GroupTable.load(path)
+    if table.vocab_size != vocab_size:
+        raise ValueError(f"it is over {table.vocab_size} tokens, not {vocab_size}")
+    return table
+
+
+def _read(path: Path, load: Callable[[], T]) -> T | None:
     """None where there is none, or what is there is broken."""
     try:
-        if not path.exists():
-            return None
-        table = GroupTable.load(path)
-        if table.vocab_size != vocab_size:
-            raise ValueError(f"it is over {table.vocab_size} tokens, not {vocab_size}")
-        return table
+        return load() if path.exists() else None
     except Exception as error:  # however it is broken: torn, empty, of other tensors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         log.warning("%s cannot be read (%s): the groups are built anew", path, reason)
         return None
 
 
-def _write(table: GroupTable, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
-    os.close(handle)
+def _write(save: Callable[[str], None], path: Path) -> None:
+    """All or nothing; where it is nothing, that is told."""
     try:
-        table.save(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
+        os.close(handle)
+        try:
+            save(unfinished)
+            os.replace(unfinished, path)
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        log.warning("%s: the groups are not kept for the next run (%s)", path.parent, error)
 
 
 def _in_words(table: GroupTable) -> str:
@@ -94,13 +113,19 @@ def key_of(
 
 
 def describe(value: object) -> str:
-    """``Cosine(theta=0.4, center=False)``, nested builders too; a table by its content."""
+    """``Cosine(theta=0.4, center=False)``, nested builders too; tables and tensors by their content.
+
+    Fields without a ``repr`` are left out: parts of a run, which other fields tell.
+    """
+    if isinstance(value, Tensor):
+        content = hashlib.blake2b(repr(value.tolist()).encode(), digest_size=16)
+        return f"Tensor({content.hexdigest()})"
     if isinstance(value, GroupTable):
         content = hashlib.blake2b(value.members.cpu().numpy().tobytes(), digest_size=16)
         content.update(value.member_starts.cpu().numpy().tobytes())
         return f"GroupTable({content.hexdigest()})"
     if dataclasses.is_dataclass(value):
-        fields = (f"{f.name}={describe(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        fields = (f"{f.name}={describe(getattr(value, f.name))}" for f in dataclasses.fields(value) if f.repr)
         return f"{type(value).__name__}({', '.join(fields)})"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(describe, value))}]"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import warnings
@@ -132,19 +134,31 @@ def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec)
         return build(node)
     groups = dict(run["grouping"]["groups"])
     key = [groups, run["target"], run["draft"], run["codec"], run["device"]]
-    table = _kept.get("groups", key, lambda: _group_table(groups, target, draft, codec))
+    supplied = {"codec": codec, "codec_name": _codec_name(run), "cache": cache_folder()}
+    table = _kept.get("groups", key, lambda: _group_table(groups, target, draft, supplied))
     return build(node, groups=table)
 
 
-def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, codec: Codec) -> Any:
-    """Groups over the speech vocabulary; only audio tokens are grouped, end-of-speech stays alone."""
+def _codec_name(run: Mapping[str, Any]) -> str:
+    """A digest of all that the codec's config says, and of its weights."""
+    weights = {key: value for key, value in run["fingerprints"].items() if key.startswith("codec.")}
+    told = json.dumps([run["codec"], weights], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=5).hexdigest()
+
+
+def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, supplied: Mapping[str, Any]) -> Any:
+    """Groups over the speech vocabulary; only audio tokens are grouped, end-of-speech stays alone.
+
+    Args:
+        supplied: what a builder may ask for, the codec among it.
+    """
     source = groups.pop("source", "target_input")
-    embeddings = embeddings_of(source, target, draft, codec)
+    embeddings = embeddings_of(source, target, draft, supplied["codec"])
     groupable = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
     groupable[target.end] = False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = build_cached(build(groups), embeddings, groupable, cache_folder())
+        table = build_cached(build(groups, **supplied), embeddings, groupable, cache_folder())
     table.check(groupable)
     for warning in caught:
         log.warning("%s", warning.message)

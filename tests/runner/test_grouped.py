@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pcg.config import identity
+from pcg.config.validate import check
 from pcg.groups.table import GroupTable
 from pcg.results.store import read_utterances
+from pcg.runner import parts
 from pcg.runner.grouped import mean_sizes, size_report
 from pcg.runner.run import run_once
 
@@ -48,6 +51,19 @@ def test_a_run_keeps_sizes_and_probabilities_of_every_token(config) -> None:
         assert all(1 <= size <= sizes["max_size"] for size in row["group_sizes"])
         assert all(0 <= prob <= 1 for prob in row["target_probs"])
         assert [prob is None for prob in row["draft_probs"]] == [kind == "bonus" for kind in row["kinds"]]
+
+
+@pytest.mark.parametrize("like", [False, True], ids=["sound", "random"])
+def test_a_builder_that_listens_is_given_the_runs_codec(config, like, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PCG_CACHE", str(tmp_path / "cache"))
+    sound = {"_target_": "pcg.groups.sound.Sound", "k": 2, "contexts": 1, "embedding": False}
+    sound["voices"] = {"_target_": "pcg.data.bundled.Bundled"}
+    groups = {"_target_": "pcg.groups.random_like.RandomLike", "like": sound} if like else sound
+    run = config(grouping={"_target_": "pcg.acceptance.pcg.PCG", "groups": groups})
+    check(run)
+    table = parts.load(identity.canonical(run)).rule.groups
+    assert table.sizes.tolist() == [3] * 12 + [1]
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # the table, and what was heard
 
 
 @pytest.mark.parametrize("changes", [{}, {"draft": {"_target_": None}}], ids=["exact", "target alone"])
