@@ -7,6 +7,7 @@ are of decoding alone. transformers samples from its whole vocabulary, ours from
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from pcg.runner.parts import Parts
 from pcg.sampling import Randomness, key_of
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+log = logging.getLogger(__name__)
 _RANGES: Ranges = {
     "repeats": (lambda value: isinstance(value, int) and value >= 1, "1 or more"),
     "clock": (lambda value: value in CLOCKS, f"one of {', '.join(CLOCKS)}"),
@@ -172,17 +174,17 @@ def ours(composed: Parts, rule: Rule, decoding: Decoding, now: Callable[[], floa
 
 
 def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) -> dict[str, Contestant]:
-    """``generate`` with the target alone, and assisted by the draft with gamma tokens in every round."""
+    """``generate`` with the target alone, and assisted by the draft with gamma tokens in every round.
+
+    A draft that is no model of transformers' (one that reads the target, n-grams) assists ours only.
+    """
     from transformers import AutoModelForCausalLM, GenerationConfig  # the peer; nothing else of ours needs it
 
     def load(model: Any) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
         return loaded.to(composed.device).eval()
 
-    target, draft = load(composed.target), load(composed.draft)
-    draft.generation_config.num_assistant_tokens = decoding.gamma
-    draft.generation_config.num_assistant_tokens_schedule = "constant"
-    draft.generation_config.assistant_confidence_threshold = 0.0
+    target = load(composed.target)
     sampling = decoding.sampling
     sampled = {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p}
     generation = GenerationConfig(
@@ -206,7 +208,15 @@ def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) 
 
         return decode
 
-    return {"target alone": contestant(None), "assisted": contestant(draft)}
+    found = {"target alone": contestant(None)}
+    if not hasattr(composed.draft, "folder"):
+        log.info("%s assists ours only: transformers has no such model", type(composed.draft).__name__)
+        return found
+    draft = load(composed.draft)
+    draft.generation_config.num_assistant_tokens = decoding.gamma
+    draft.generation_config.num_assistant_tokens_schedule = "constant"
+    draft.generation_config.assistant_confidence_threshold = 0.0
+    return found | {"assisted": contestant(draft)}
 
 
 def _randomness(composed: Parts, prompt: Prompt, seed: int) -> Randomness:
@@ -224,7 +234,8 @@ def summary(name: str, times: Mapping[str, Sequence[Timed]], gamma: int) -> dict
     peer = _THEIRS + ("target alone" if name == "target alone" else "assisted")
     if name.startswith(_THEIRS):
         return figures
-    figures |= _interval("over_transformers", _faster(times[peer], timed, "seconds"))
+    if peer in times:
+        figures |= _interval("over_transformers", _faster(times[peer], timed, "seconds"))
     if name == "target alone":
         return figures
     seconds = {part: sum(each.by_part[part] for each in timed if each.by_part) for part in timed[0].by_part or {}}
