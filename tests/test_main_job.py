@@ -56,7 +56,7 @@ def test_the_main_job(choices: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     study = tmp_path / "bundled_rules"
     results = [json.loads(path.read_text()) for path in study.glob("*/result.json")]
-    assert len(results) == 7  # of 24 points
+    assert len(results) == 9  # of 24 points
     for result in results:
         assert result["label"] in done.stdout
         assert list((study / result["run_id"] / "wandb").glob("offline-run-*"))
