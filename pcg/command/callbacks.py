@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,33 @@ from pcg.report import report
 from pcg.results import store
 
 gave_up: list[str] = []  # what failed in this process, in a folder of its own or before it had one
+_PROCESS = uuid.uuid4().hex
 
 
 class StudyReport(Callback):
     """At the end of a sweep: the table and the plots of its study. Ends the program with status 1 if a run of the sweep
     failed; what failed in the study before does not count.
 
-    Where nothing was to be run, no more than what was asked for: ``status=true``, ``dry=true``.
+    Launchers take it along to their processes, from which what failed comes back in files beside the runs. Where
+    nothing was to be run, no more than what was asked for: ``status=true``, ``dry=true``.
     """
 
     def __init__(self) -> None:
         self._before: dict[Path, tuple[int, int]] = {}
+        self._process = _PROCESS
+        self._notes: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         gave_up.clear()
-        self._before = _failed(study_folder(config.paths.outputs, config.study))
+        folder = study_folder(config.paths.outputs, config.study)
+        self._before = _failed(folder)
+        self._notes = folder / f".gave-up-{uuid.uuid4().hex}"
+
+    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if gave_up and self._notes and self._process != _PROCESS:
+            self._notes.mkdir(parents=True, exist_ok=True)
+            (self._notes / uuid.uuid4().hex).write_text("\n".join(gave_up), encoding="utf-8")
+            gave_up.clear()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.status:
@@ -37,18 +51,30 @@ class StudyReport(Callback):
         if config.status or config.dry:
             return
         folder = study_folder(config.paths.outputs, config.study)
-        try:
-            if store.read_study(folder):
-                report.show(folder)
-        except Exception as error:  # Hydra would warn, and end with status 0
-            gave_up.append(f"{type(error).__name__}: {error}")
-            print(f"The report failed: {gave_up[-1]}", file=sys.stderr)
+        if self._notes:
+            gave_up.extend(note.read_text(encoding="utf-8") for note in sorted(self._notes.glob("*")))
+            shutil.rmtree(self._notes, ignore_errors=True)
+        shown = _show_report(folder)
         failed = [path for path, written in _failed(folder).items() if self._before.get(path) != written]
-        for path in failed:
-            reason = path.read_text(encoding="utf-8").strip()
+        reasons = [path.read_text(encoding="utf-8").strip() for path in failed]
+        for path, reason in zip(failed, reasons, strict=True):
             print(f"\nfailed: {path.parent}\n{reason}", file=sys.stderr)
-        if failed or gave_up:
+        for reason in gave_up:
+            if not any(reason in told for told in reasons):
+                print(f"\nfailed: {reason}", file=sys.stderr)
+        if failed or gave_up or not shown:
             sys.exit(1)
+
+
+def _show_report(folder: Path) -> bool:
+    """Whether it could be made; where it could not Hydra would warn, and end with status 0."""
+    try:
+        if store.read_study(folder):
+            report.show(folder)
+    except Exception as error:
+        print(f"The report failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _failed(study: Path) -> dict[Path, tuple[int, int]]:

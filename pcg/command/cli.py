@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pcg.command import launching, objective, places, status
+from pcg.command import launching, objective, pipes, places, status
 from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
 from pcg.command.launching import texts as _texts
@@ -80,7 +80,8 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
     except ConfigError as error:
         print(f"The config has {len(error.problems)} problem(s):\n{error}", file=sys.stderr)
         sys.exit(2)
-    yield
+    with pipes.may_be_closed():
+        yield
 
 
 def _speak_utf8() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from pcg.command.pipes import may_be_closed
 from pcg.command.places import EXPERIMENTS
 
 _HELP = ("-h", "--help", "help")
@@ -21,6 +22,7 @@ _COMPLETION = ("-sc", "--shell-completion")
 _DOCTOR = "what is installed, what is missing for which choice, which device there is, where results go"
 
 
+@may_be_closed()
 def main() -> None:
     """Run what the command line names. A word that it does not know ends the program with status 2."""
     name, *arguments = sys.argv[1:] or _HELP[:1]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
+_SPECIAL = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
 _MARKS = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
 
 
@@ -41,6 +42,6 @@ def escape(text: str) -> str:
 
 def _cell(text: str, rank: int) -> str:
     """A figure with the interval that may follow it in brackets."""
-    value, interval = re.fullmatch(r"(.*?)( \[.*\])?", text).groups()  # type: ignore[union-attr]
+    value, interval = re.fullmatch(r"(.*?)( \[[-+\d., ]*\])?", text, re.DOTALL).groups()  # type: ignore[union-attr]
     shown = _MARKS[rank].format("--" if value == "-" else escape(value))
     return shown + (f" {{\\scriptsize {escape(interval.strip())}}}" if interval else "")

@@ -17,7 +17,7 @@ import numpy as np
 
 from pcg.results import store
 from pcg.results.records import write_atomically
-from pcg.runner.batch import read_wav
+from pcg.runner.batch import baseline_of, read_wav
 from pcg.types import Audio, Result
 
 SHOWN = 50  # utterances on the page, the first of the study; it says of how many
@@ -108,7 +108,7 @@ def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
     rows = [
         {key: row[key] for key in own}
         | {key.removeprefix("baseline_"): value for key, value in row.items() if key.startswith("baseline_")}
-        | {"audio": f"baseline_{row['audio']}", "tokens": [], "kinds": []}
+        | {"audio": row["audio"] and baseline_of(row["audio"]), "tokens": [], "kinds": []}
         for row in beside.rows
     ]
     return [_Reading(figures, rows, beside.run)]

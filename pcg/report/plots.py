@@ -43,7 +43,7 @@ def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -
     Args:
         labels: what each run is called.
     """
-    runs = list(zip(labels, results, strict=True))
+    runs = list(zip([label.replace("$", r"\$") for label in labels], results, strict=True))  # no formula
     drawn = [
         ("alpha_theta", _against_theta(runs, "acceptance", "alpha", "alpha (share of tested tokens kept)")),
         ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from pcg.config.validate import ConfigError, nearest
+from pcg.names import within
 from pcg.report import bridge, columns, compare, latex, page, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots
@@ -17,7 +18,6 @@ from pcg.results.records import write_atomically
 from pcg.types import Result
 
 _WIDTH = 160  # where nobody looks
-_MARKS = ("{}", "**{}**", "*{}*")  # in Markdown: neither, best, second best
 _LEGEND = (
     "\nIntervals are 95 %, over utterances. **Best** and *second best* are marked only where their intervals are clear "
     "of those of all that are worse.\n"
@@ -51,7 +51,7 @@ def show_studies(config: Mapping[str, Any]) -> Path:
     names, outputs = check(config), Path(config["paths"]["outputs"]).expanduser()
     if len(names) == 1:
         return show(outputs / names[0])
-    folder = outputs / f"report-{'-'.join(names)}"
+    folder = outputs / within(f"report-{'-'.join(names)}", 200)
     results = [result for name in names for result in in_order(store.read_study(outputs / name))]
     _report(", ".join(names), results, folder, tables.console(_WIDTH))
     return folder
@@ -101,11 +101,7 @@ def _write_tables(
     """table.md and table.tex, with the best marked and the paired differences below, and table.csv."""
     ranked = list(zip(*columns.ranks(results), strict=True))
     marked = [[0] * (len(header) - len(line)) + list(line) for line in ranked]  # names are not ranked
-    shown = [
-        [_MARKS[rank].format(cell) for cell, rank in zip(row, line, strict=True)]
-        for row, line in zip(rows, marked, strict=True)
-    ]
-    text, tex = tables.markdown(header, shown) + _LEGEND, latex.tabular(header, rows, marked)
+    text, tex = tables.markdown(header, rows, marked) + _LEGEND, latex.tabular(header, rows, marked)
     below, differences = columns.paired_table(labels(results), paired)
     if differences:
         text += _PAIRED + tables.markdown(below, differences)

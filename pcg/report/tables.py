@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+_MARKS = ("{}", "**{}**", "*{}*")  # in Markdown: neither, best, second best
+_MARKUP = re.compile(r"[\\`*|<>~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|\](?=[(\[:])")
 
 
 def figure(form: str, value: float | None, ci95: Sequence[float] | None = None) -> str:
@@ -38,9 +42,23 @@ def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     return shown
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], ranks: Sequence[Sequence[int]] = ()) -> str:
+    """A table in which the best is bold, the second best in italics, and no sign of a cell is taken for markup.
+
+    Args:
+        ranks: of each cell, in the shape of ``rows``: 1 best, 2 second, 0 neither; none where nothing is ranked.
+    """
+    shown = [
+        [_MARKS[rank].format(_escaped(cell)) for cell, rank in zip(row, marked, strict=True)]
+        for row, marked in zip(rows, ranks or [[0] * len(header)] * len(rows), strict=True)
+    ]
+    lines = [[_escaped(name) for name in header], ["---"] * len(header), *shown]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    """Markdown's signs behind backslashes where they would mark something: none of those inside words and figures."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(cell.split()))
 
 
 def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,6 @@ A record is what ``batches.jsonl`` holds of a batch::
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from pcg.config.settings import Decoding
 from pcg.decoding.rows import Prompt
+from pcg.names import marked, within
 from pcg.results.environment import memory_advice
 from pcg.runner.decode import Decoded, decode_alone, decode_law, decode_speculative
 from pcg.runner.grouped import mean_sizes
@@ -89,7 +89,7 @@ class BatchRunner:
         if alone is not None:
             baseline_audio, baseline_scores = self._speak_and_score(prompts, alone.generations)
             for item, clip in zip(prompts, baseline_audio, strict=True):
-                write_wav(self.folder / baseline_wav_name(item.utterance), clip)
+                write_wav(self.folder / baseline_of(wav_name(item.utterance)), clip)
         for item, clip in zip(prompts, audio, strict=True):
             write_wav(self.folder / wav_name(item.utterance), clip)
         rows = [
@@ -131,15 +131,14 @@ def wav_name(utterance: Utterance) -> str:
 
     Of an id that no file may be called, on whatever file system, the name holds what may stay, and a digest.
     """
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in utterance.id)[:80]
-    if name != utterance.id.casefold() or name.startswith((".", "-")):
-        name += f"-{hashlib.blake2b(utterance.id.encode(), digest_size=4).hexdigest()}"
-    return f"audio/{name}.wav"
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in utterance.id)
+    may_stay = name == utterance.id.casefold() and not name.startswith((".", "-"))
+    return f"audio/{within(name, 89) if may_stay else marked(name, 89, utterance.id)}.wav"
 
 
-def baseline_wav_name(utterance: Utterance) -> str:
-    """Where the target alone is heard saying it; there is no such file where it was not decoded."""
-    return f"baseline_{wav_name(utterance)}"
+def baseline_of(audio: str) -> str:
+    """Where the target alone is heard saying what ``audio`` says; there is no such file where it was not decoded."""
+    return f"baseline_{audio}"
 
 
 def write_wav(path: Path, audio: Audio) -> None:

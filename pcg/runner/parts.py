@@ -75,12 +75,16 @@ def load_dataset(node: Mapping[str, Any]) -> Dataset:
 
 
 def identified(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical config, its fingerprints with that of what the dataset holds.
+    """The canonical config, its fingerprints with that of what the dataset holds; raises as ``with_dataset``."""
+    return with_dataset(canonical(config))
+
+
+def with_dataset(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A canonical config, its fingerprints with that of what the dataset holds.
 
     Raises:
         ValueError: the dataset cannot be opened, or two of its utterances have the same id.
     """
-    run = canonical(config)
     key = ["utterances", run["dataset"], fingerprint.state(run["dataset"])]
     made = _kept.get("utterances", key, lambda: fingerprint.of_utterances(load_dataset(run["dataset"])))
     return {**run, "fingerprints": {**run["fingerprints"], "dataset": made}}

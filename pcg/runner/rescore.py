@@ -20,7 +20,7 @@ from pcg.results import environment, store
 from pcg.results.records import Records, latest, write_atomically
 from pcg.results.schema import Ratios, quality
 from pcg.runner import parts
-from pcg.runner.batch import baseline_wav_name, read_wav, wav_name
+from pcg.runner.batch import baseline_of, read_wav
 from pcg.runner.scores import ScoreMemo, Scores
 from pcg.types import Utterance
 
@@ -35,12 +35,14 @@ class Scoring:
 
     Attributes:
         run: the canonical config, with the metrics to score by.
-        folder: where ``audio/`` lies.
+        folder: of the run.
+        audio: by utterance, its file in the folder, as the run's record has it.
         batches: ids of the utterances to be scored together.
     """
 
     run: dict[str, Any]
     folder: Path
+    audio: Mapping[str, str]
     batches: tuple[tuple[str, ...], ...]
 
     def begun(self, _device: torch.device, memo: ScoreMemo) -> Scorer:
@@ -69,9 +71,10 @@ class Scorer:
 
     def do(self, index: int) -> list[Line]:
         said = [self._utterances[name] for name in self._scoring.batches[index]]
-        own = self._score(said, [wav_name(each) for each in said])
-        with_baseline = [each for each in said if (self._scoring.folder / baseline_wav_name(each)).exists()]
-        alone = self._score(with_baseline, [baseline_wav_name(each) for each in with_baseline])
+        audio, folder = self._scoring.audio, self._scoring.folder
+        own = self._score(said, [audio[each.id] for each in said])
+        with_baseline = [each for each in said if (folder / baseline_of(audio[each.id])).exists()]
+        alone = self._score(with_baseline, [baseline_of(audio[each.id]) for each in with_baseline])
         return [
             {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})} for each in said
         ]
@@ -100,17 +103,32 @@ def scored(
 
     Args:
         score: does the scoring, here or in other processes; batches come as they are finished.
+
+    Raises:
+        ValueError: two utterances share a file.
     """
     known = Records(folder / f"scores-{_id(run['metrics'])}.jsonl")
     done = {line["utterance"]: line for line in known.lines}
-    decoded = [row["utterance"] for record in records for row in record["rows"] if row["error"] is None]
-    pending = [name for name in decoded if name not in done]
+    rows = [row for record in records for row in record["rows"] if row["error"] is None]
+    audio = {row["utterance"]: row["audio"] for row in rows}
+    _check_apart(folder, audio)
+    pending = [name for name in audio if name not in done]
     batches = tuple(tuple(pending[start : start + TOGETHER]) for start in range(0, len(pending), TOGETHER))
-    for lines in score(Scoring(run, folder, batches)) if batches else ():
+    for lines in score(Scoring(run, folder, audio, batches)) if batches else ():
         for line in lines:
             known.append(line)
             done[line["utterance"]] = line
     return [{**record, "rows": [_with_scores(row, done) for row in record["rows"]]} for record in records]
+
+
+def _check_apart(folder: Path, audio: Mapping[str, str]) -> None:
+    by_file = {file: name for name, file in audio.items()}
+    lost = [(name, by_file[file]) for name, file in audio.items() if by_file[file] != name]
+    if lost:
+        raise ValueError(
+            f"{folder}: utterances {lost[0][0]!r} and {lost[0][1]!r} share an audio file, as names did in earlier "
+            "versions: move the folder away and decode the run anew"
+        )
 
 
 def _utterances(dataset: Iterable[Utterance], names: Sequence[str]) -> dict[str, Utterance]:

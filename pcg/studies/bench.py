@@ -21,7 +21,6 @@ from torch import Tensor
 
 from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
-from pcg.config.identity import canonical
 from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import ConfigError
 from pcg.decoding import autoregressive
@@ -87,7 +86,7 @@ def compare(config: Mapping[str, Any]) -> Path:
     """Time every contestant on every prompt, show the table, write ``outputs/<study>/bench.json``; returns its path."""
     settings = check(config)
     torch.set_num_threads(settings.threads)
-    run = canonical({**config, "metrics": {}, "logger": None, "max_failures": 0})
+    run = parts.identified({**config, "metrics": {}, "logger": None, "max_failures": 0})
     composed, decoding = parts.load(run), Decoding(**settings.decoding)
     assert composed.rule is not None
     now = CLOCKS[config["clock"]]

@@ -60,13 +60,14 @@ def study(config: Mapping[str, Any]) -> Path:
 
     Raises:
         ConfigError: the config cannot run.
-        ValueError: an utterance has no reference recording.
+        ValueError: an utterance has no reference recording, or two have the same id.
     """
     began = time.perf_counter()
     settings, points = check(config)
     torch.set_num_threads(settings.threads)
     decoding = Decoding(**settings.decoding)
-    composed = parts.load(points[0].run)
+    read = parts.with_dataset(points[0].run)
+    composed = parts.load(read)
     assert composed.draft is not None
     scorers = [Scorer(rule) for rule in rules_of(points)]
     rows: list[dict[str, Any]] = []
@@ -84,7 +85,7 @@ def study(config: Mapping[str, Any]) -> Path:
         rows += _rows(utterance, points, scorers, config["gammas"])
     values = {
         "study": settings.study,
-        "config": {key: points[0].run[key] for key in ("target", "draft", "codec", "dataset", "decoding")},
+        "config": {key: read[key] for key in ("target", "draft", "codec", "dataset", "decoding", "fingerprints")},
         "git": environment.git(),
         "versions": environment.versions(),
         "device": environment.device_name(composed.device),

@@ -60,15 +60,14 @@ def study(config: Mapping[str, Any]) -> Path:
 
     Raises:
         ConfigError: the config cannot run.
-        ValueError: an utterance has no reference recording.
+        ValueError: an utterance has no reference recording, or two have the same id.
     """
     settings, points = check(config)
     torch.set_num_threads(settings.threads)
-    composed = parts.load(points[0].run)
+    read = parts.with_dataset(points[0].run)
+    composed = parts.load(read)
     tables = {point.name: rule.groups for point, rule in zip(points, rules_of(points), strict=True)}  # type: ignore[attr-defined]
-    work = _Work(
-        composed, points[0].run["metrics"], tables, config["share"], settings.seed, settings.study_folder / FOLDER
-    )
+    work = _Work(composed, read["metrics"], tables, config["share"], settings.seed, settings.study_folder / FOLDER)
     console = Console(stderr=True)
     dataset = track(
         composed.dataset, "substitute", len(composed.dataset), console=console, transient=True,
@@ -81,7 +80,7 @@ def study(config: Mapping[str, Any]) -> Path:
         "study": settings.study,
         "share": config["share"],
         "seed": settings.seed,
-        "config": {key: points[0].run[key] for key in ("target", "codec", "dataset", "metrics")},
+        "config": {key: read[key] for key in ("target", "codec", "dataset", "metrics", "fingerprints")},
         "git": environment.git(),
         "versions": environment.versions(),
         "utterances": len(composed.dataset),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import wandb
 
+from pcg.names import marked, within
 from pcg.ranges import ABOVE_0, FROM_0, Ranges
 from pcg.tracking.timeline import picture
 from pcg.types import Result
@@ -89,9 +89,9 @@ class WandB:
             entity=self.entity,
             mode=self.mode,
             id=_run_name(values),
-            group=_within(values["study"], 128),
+            group=within(values["study"], 128),
             job_type="run",
-            name=_within(f"{values['label']}-{values['run_id'][:4]}", 128),
+            name=within(f"{values['label']}-{values['run_id'][:4]}", 128),
             tags=[*self.tags, values["method"]],
             dir=str(folder),
             config={**values["config"], **_about(values)},
@@ -130,15 +130,8 @@ class WandB:
 def _run_name(values: Mapping[str, Any]) -> str:
     """Study and run id, of letters that W&B takes in the names of runs and of artifacts, and no more than it takes."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", values["study"])
-    return f"{_within(plain, 100, values['study'])}-{values['run_id']}"
-
-
-def _within(text: str, most: int, meant: str | None = None) -> str:
-    """The text itself where it fits and says what was ``meant``; else as much of it as fits, and a digest of that."""
-    meant = text if meant is None else meant
-    if text == meant and len(text) <= most:
-        return text
-    return f"{text[: most - 9]}-{hashlib.blake2b(meant.encode(), digest_size=4).hexdigest()}"
+    name = within(plain, 100) if plain == values["study"] else marked(plain, 100, values["study"])
+    return f"{name}-{values['run_id']}"
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
