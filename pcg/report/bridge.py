@@ -1,8 +1,8 @@
 """Predictions of the offline study beside what runs of the same study measured.
 
 A run and an offline point belong together when target, draft, codec (with what lay at their paths), rule, groups and
-sampling are the same. Both
-are compared on the utterances that they share, pair by pair. docs/studies.md says where and why they differ.
+sampling are the same. Both are compared on the utterances that they share, pair by pair. docs/studies.md says where and
+why they differ.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def table(study_folder: Path, labels: Sequence[str], results: Sequence[Result]) 
 def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | None:
     run = result.values["config"]
     same = all(study["config"][part] == run[part] for part in _PARTS)
-    same &= "fingerprints" not in study["config"] or _models(study["config"]) == _models(
-        run
-    )  # studies of old have none
+    if "fingerprints" in study["config"]:  # studies of earlier versions have none
+        same &= _models(study["config"]) == _models(run)
     same &= all(study["config"]["decoding"][key] == run["decoding"][key] for key in _SAMPLING)
     return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)
 

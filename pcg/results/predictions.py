@@ -1,6 +1,7 @@
 """What the offline study leaves under ``outputs/<study>/offline/``: figures a point, and sums an utterance and point.
 
-``offline.json`` holds ``config`` (the pair, codec, dataset and sampling, with digests of what lay at their paths) and ``points``, each with::
+``offline.json`` holds ``config`` (the pair, codec, dataset and sampling, and digests of what lay at their paths) and
+``points``, each with::
 
     curve, name, grouping     the rule's name in conf/offline.yaml, with the values of its grid; its config
     groups                    size report of its groups; null without groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import os
 import subprocess
 import sys
@@ -118,6 +119,22 @@ def test_a_sweep_in_which_a_run_fails_before_it_has_a_folder(config: Config) -> 
     assert end.value.code == 1
     around.on_multirun_start(whole)
     around.on_multirun_end(whole)
+
+
+def test_what_fails_in_a_launchers_process_is_told(config: Config, monkeypatch: Any, capsys: Any) -> None:
+    around = StudyReport()
+    whole = OmegaConf.create({"paths": config()["paths"], "study": "tiny", "status": False, "dry": False})
+    around.on_multirun_start(whole)
+    taken_along = pickle.loads(pickle.dumps(around))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(callbacks, "_PROCESS", "another")
+        callbacks.gave_up.append("no such dataset")
+        taken_along.on_job_end(whole)
+    assert callbacks.gave_up == []
+    with pytest.raises(SystemExit):
+        around.on_multirun_end(whole)
+    assert "failed: no such dataset" in capsys.readouterr().err
+    assert list(Path(config()["paths"]["outputs"]).rglob(".gave-up*")) == []
 
 
 def test_a_report_that_fails_is_told(config: Config, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

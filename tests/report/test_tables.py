@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pcg.report import tables
+from pcg.report import latex, tables
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,16 @@ def test_a_figure_with_its_interval(form: str, value: float | None, ci95, shown:
 
 def test_rows_of_different_keys_share_one_header() -> None:
     assert tables.comma_separated([{"a": 1, "b": "x, y"}, {"c": None, "a": 2}]) == 'a,b,c\n1,"x, y",\n2,,\n'
+
+
+def test_no_name_is_taken_for_markup() -> None:
+    name = "my|model *a* _b_ a_b <i> `x` [l](u) &amp; $"
+    shown = tables.markdown([name], [["0.4 [0.3, 0.5]"], ["x\ny"]], [[1], [2]])
+    assert shown.splitlines() == [
+        r"| my\|model \*a\* \_b\_ a_b \<i\> \`x\` [l\](u) \&amp; \$ |", "| --- |", "| **0.4 [0.3, 0.5]** |", "| *x y* |"
+    ]  # fmt: skip
+    assert latex.escape("a<b|c>_") == r"a\textless{}b\textbar{}c\textgreater{}\_"
+    assert r"model [small]\_ &" in latex.tabular(["method", "tau"], [["model [small]_", "1"]], [[0, 0]])
 
 
 def test_markdown() -> None:

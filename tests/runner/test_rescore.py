@@ -103,6 +103,23 @@ def test_what_is_gone_is_named(config: Config) -> None:
         rescore.rescore(anew(str(Path(result.folder).parent)))
 
 
+def test_audio_lies_where_the_record_says(config: Config) -> None:
+    """Its names were others in earlier versions, in which two utterances might share one."""
+    folder = Path(run.run_once(config()).folder)
+    records = folder / "batches.jsonl"
+    text = records.read_text()
+    names = sorted(path.name for path in (folder / "audio").iterdir())
+    for index, name in enumerate(names):
+        text = text.replace(name, f"old_{index}.wav")
+        for place in ("audio", "baseline_audio"):
+            (folder / place / name).rename(folder / place / f"old_{index}.wav")
+    records.write_text(text)
+    assert json.loads(rescore.rescore(anew(str(folder))).read_text())["quality"]["baseline_mos"]
+    records.write_text(text.replace("old_1.wav", "old_0.wav"))
+    with pytest.raises(ValueError, match="share an audio file, as names did in earlier versions: move"):
+        rescore.rescore(anew(str(folder), offset=2.0))
+
+
 def test_a_wrong_config_is_named_at_once(config: Config, tmp_path: Path) -> None:
     wrong = {**anew(str(tmp_path), ofset=1.0), "threads": 0}
     with pytest.raises(ConfigError) as caught:
