@@ -45,6 +45,7 @@ RULES: dict[str, Callable[[int], object]] = {
 }
 LOSSLESS = ("exact", "block")
 TOKENWISE = tuple(name for name in RULES if "block" not in name)
+TOGETHER = 2_000  # rows at once: what groups make of them stays in a core's cache, which halves the time
 TABLES = ("identity", "windows", "ragged", "clusters", "everything")
 
 
@@ -93,7 +94,7 @@ def simulate(
     """Drafted tokens, how many were accepted, and the token after them, of independent rows."""
     gamma, vocab = drafts.shape
     drafted, accepted, token = [], [], []
-    for keys in torch.arange(rows).split(max(1, 600_000 // vocab)):
+    for keys in torch.arange(rows).split(TOGETHER):
         randomness = Randomness(seed, keys)
         positions = keys % 50
         uniform = randomness.draws(positions, Purpose.TOKEN, gamma)

@@ -13,7 +13,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.groups import table as table_module
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw
-from tests.acceptance.harness import TABLES, chi_square, emitted, pairs, simulate, survival, table
+from tests.acceptance.harness import TABLES, TOGETHER, chi_square, emitted, pairs, simulate, survival, table
 
 VOCAB = 24
 
@@ -53,9 +53,9 @@ def test_the_drawn_groups_have_the_targets_law(residual: str, monkeypatch: pytes
     monkeypatch.setattr(GroupTable, "draw_group", watched)
     monkeypatch.setattr(pcg_module, "TRIALS", (64,))  # so that thinning never misses, and every group is seen
     draft, target = pairs(VOCAB)["smooth"]
-    rows = 4_000
+    rows = TOGETHER
     chosen = []
-    for seed in range(10):
+    for seed in range(20):
         seen.clear()
         _, accepted, _ = simulate(PCG(groups, residual), draft[None], torch.stack([target, target]), rows, seed)
         numbers = Randomness(seed, torch.arange(rows)).draws(torch.arange(rows) % 50, Purpose.TRIAL, 192)[:, 128:]

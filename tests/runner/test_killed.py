@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,18 +17,19 @@ from pcg.results import store
 from pcg.runner.run import run_once
 from pcg.types import Result
 from tests.runner.test_run import figures
+from tests.tiny import killed
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def started(path: Path) -> subprocess.Popen[str]:
-    """The run's process, past its imports, which are most of its life and write nothing."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.tiny.killed", str(path)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begins\n"
+def started(path: Path) -> BaseProcess:
+    """The run's process, past its imports, which are most of its life and write nothing: pcg.runner.devices has them
+    done once for all processes that are forked from its server."""
+    context = multiprocessing.get_context("forkserver")
+    begins = context.Event()
+    process = context.Process(target=killed.live, args=(path, begins))
+    process.start()
+    assert begins.wait(100)
     return process
 
 
@@ -43,11 +44,11 @@ def finished_in_spite_of_kills(path: Path, kills: int, study: Path) -> list[Resu
         process = started(path)
         if done < kills:
             time.sleep(moments.uniform(0, life))
-            if process.poll() is None:
+            if process.is_alive():
                 process.kill()
                 done += 1
-        process.communicate(timeout=100)
-        assert process.returncode in (0, -signal.SIGKILL)
+        process.join(100)
+        assert process.exitcode in (0, -signal.SIGKILL)
         if results := store.read_study(study):
             found += results
             assert_nothing_twice(Path(results[0].folder))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from pcg.runner.run import run_once
 from tests.tiny import worker as tiny_worker
 
 
-def main(path: Path) -> None:
+def live(path: Path, begins: Event | None = None) -> None:
+    """Run what ``path`` asks for, and say when all is imported."""
     tiny_worker.register()
-    print("begins", flush=True)
+    if begins is not None:
+        begins.set()
     run_once(json.loads(path.read_text()))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    live(Path(sys.argv[1]))
