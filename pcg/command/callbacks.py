@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from pcg.command import status
 from pcg.config.values import study_folder
-from pcg.report import report
 from pcg.results import store
 
 gave_up: list[str] = []  # what failed in this process, in a folder of its own or before it had one
@@ -50,6 +49,8 @@ class StudyReport(Callback):
             status.show_asked()
         if config.status or config.dry:
             return
+        from pcg.report import report  # with matplotlib a fifth of all imports, which every other start does without
+
         folder = study_folder(config.paths.outputs, config.study)
         if self._notes:
             gave_up.extend(note.read_text(encoding="utf-8") for note in sorted(self._notes.glob("*")))
