@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 import torch
 from omegaconf import DictConfig
@@ -13,6 +15,7 @@ from pcg.config.build import build
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
 def main(config: DictConfig) -> None:
+    sys.argv[0] = __file__  # what Lightning starts once more for each further device
     torch.set_num_threads(config.threads)
     cli.carry_out(lambda: build(cli.plain(config)["trainer"]).run(), "the same command goes on from here")
 

@@ -95,16 +95,7 @@ class WandB:
             tags=[*self.tags, values["method"]],
             dir=str(folder),
             config={**values["config"], **_about(values)},
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                x_disable_stats=True,
-                login_timeout=self.timeout,
-                init_timeout=self.timeout,
-                finish_timeout=self.timeout,
-                finish_timeout_raises=True,
-            ),
+            settings=settings(self.timeout),
         )
 
     def _table(self, utterances: Sequence[Mapping[str, Any]], folder: Path) -> wandb.Table:
@@ -125,6 +116,20 @@ class WandB:
             for index, row in enumerate(rows)
         ]
         return wandb.Table(columns=["audio", "timeline", "alpha", *plain], data=data)
+
+
+def settings(timeout: float) -> wandb.Settings:
+    """Quiet, and not patient without end."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        x_disable_stats=True,
+        login_timeout=timeout,
+        init_timeout=timeout,
+        finish_timeout=timeout,
+        finish_timeout_raises=True,
+    )
 
 
 def _run_name(values: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
 from pcg.ranges import ABOVE_0, FROM_1, Ranges
+from pcg.tracking.training import Mode
 from pcg.training.audio import batched_mels, shards
 from pcg.training.fit import fit, resumed_at
 from pcg.training.schedule import schedule
@@ -173,6 +174,8 @@ class CodecTrainer:
     accelerator: str
     precision: str
     checkpoint_every: int
+    wandb: Mode = "disabled"
+    devices: ClassVar[int] = 1  # its losses meet at the decoded mel, around what Lightning averages
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.models.checkpoint import Dtype, read_json, resolve_folder
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
+from pcg.tracking.training import Mode
 from pcg.training.fit import fit, resumed_at
 from pcg.training.losses.alpha import acceptance
 from pcg.training.schedule import optimizers, schedule
@@ -167,13 +168,15 @@ class DraftTrainer:
         temperature: at which the draft will be used.
         depths: draft steps unrolled.
         share: of the positions of a batch that the loss is taken at.
-        batch_tokens: most padded tokens a step.
+        batch_tokens: most padded tokens a step and device.
         groups: by name, group builders over the target's input table on which acceptance is reported.
         report_every: steps between two reports on held-out speech; ``heldout``: its batches.
+        wandb: figures while training to W&B: ``disabled``, ``offline`` or ``online``.
+        devices: how many train together.
     """
 
     RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(("depths", "steps", "batch_tokens", "report_every", "checkpoint_every"), FROM_1),
+        **dict.fromkeys(("depths", "steps", "batch_tokens", "report_every", "checkpoint_every", "devices"), FROM_1),
         **dict.fromkeys(("temperature", "learning_rate"), ABOVE_0),
         "heldout": FROM_0,
         "share": (lambda value: 0 < value <= 1, "above 0, at most 1"),
@@ -200,6 +203,8 @@ class DraftTrainer:
     accelerator: str
     precision: str
     checkpoint_every: int
+    wandb: Mode = "disabled"
+    devices: int = 1
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)

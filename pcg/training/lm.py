@@ -11,6 +11,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from pcg.ranges import ABOVE_0, FROM_1, Ranges
+from pcg.tracking.training import Mode
 from pcg.training.fit import fit, resumed_at
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS, Batches, corpus, pad, read_tokens
 from pcg.training.speech import SpeechLM
@@ -29,12 +30,14 @@ class LMTrainer:
         llama: arguments of transformers' LlamaConfig, less the vocabulary.
         levels: FSQ levels of the codec.
         guide: ``guide_layer``, ``guide`` and ``guide_width`` of SpeechLM.
-        batch_tokens: most padded tokens a step.
+        batch_tokens: most padded tokens a step and device.
         single: share of sequences of one utterance; the others are two of one speaker.
+        wandb: figures while training to W&B: ``disabled``, ``offline`` or ``online``.
+        devices: how many train together.
     """
 
     RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(("steps", "batch_tokens", "checkpoint_every"), FROM_1),
+        **dict.fromkeys(("steps", "batch_tokens", "checkpoint_every", "devices"), FROM_1),
         "learning_rate": ABOVE_0,
         "single": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     }
@@ -53,6 +56,8 @@ class LMTrainer:
     accelerator: str
     precision: str
     checkpoint_every: int
+    wandb: Mode = "disabled"
+    devices: int = 1
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)

@@ -7,12 +7,14 @@ voice of the first, which is all that a voice prompt is.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -94,7 +96,7 @@ def samples(folder: str, split: str) -> Epoch:
 
 
 class Batches(IterableDataset):
-    """Endless batches of sequences of like length.
+    """Endless batches of sequences of like length; of N devices that train together, each reads every Nth.
 
     Args:
         epoch: the sequences of one epoch, in a random order.
@@ -106,6 +108,10 @@ class Batches(IterableDataset):
         self.epoch, self.tokens, self.seed, self.pad = epoch, tokens, seed, pad
 
     def __iter__(self) -> Iterator[Any]:
+        first, step = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        yield from map(self.pad, itertools.islice(self._endless(), first, None, step))
+
+    def _endless(self) -> Iterator[list[Sequence]]:
         rng = random.Random(self.seed)
         while True:
             sequences = self.epoch(rng)
@@ -113,7 +119,7 @@ class Batches(IterableDataset):
                 pool = sorted(sequences[start : start + 1024], key=lambda sequence: len(sequence.ids))
                 batches = list(self._cut(pool))
                 rng.shuffle(batches)
-                yield from map(self.pad, batches)
+                yield from batches
 
     def _cut(self, pool: list[Sequence]) -> Iterator[list[Sequence]]:
         batch: list[Sequence] = []

@@ -59,6 +59,8 @@ class SpeechLM(L.LightningModule):
             vocab_size=vocabulary, bos_token_id=1, eos_token_id=MARKERS["speech_end"], pad_token_id=0, **llama
         )
         self.llama = LlamaForCausalLM(config)
+        for unread in (self.llama.get_input_embeddings(), self.llama.get_output_embeddings()):
+            unread.requires_grad_(False)  # several devices wait for every gradient
         prefer_products(self.llama)
         self.guide_layer, self.guide, self.guide_width = guide_layer, guide, guide_width
         self.steps, self.rate = steps, learning_rate

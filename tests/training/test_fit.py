@@ -1,0 +1,112 @@
+"""What a training tells W&B, and several devices that train one model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from pcg.command import cli
+from pcg.config.build import build
+from pcg.groups.cosine import Cosine
+from pcg.models.phonemes import Phonemes
+from pcg.training.drafts import DraftTrainer
+from pcg.training.losses.kl import KL
+from pcg.training.students import EagleDraft
+from tests.fakes import make_bundled_folder
+from tests.tracking.offline import items, records
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A target, and eight utterances of equal length: a corpus, which holds a target's samples beside it."""
+    make_bundled_folder(tmp_path / "target", audio_tokens=16, width=16, layers=2)
+    (tmp_path / "tokens").mkdir()
+    letters = sorted(json.loads((tmp_path / "target" / "tokens.json").read_text())["phonemes"])
+    said = [[(i * j) % 16 for j in range(20)] for i in range(8)]
+    spoken = [
+        {"id": str(i), "speaker": "s", "phonemes": letters[i] * 3, "tokens": tokens,
+         "ids": [1, 5, 6, 7, 2, 3, *(64 + token for token in tokens), 4]}
+        for i, tokens in enumerate(said)
+    ]  # fmt: skip
+    for split in ("train", "heldout"):
+        datasets.Dataset.from_list(spoken).to_parquet(tmp_path / "tokens" / f"{split}-0000.parquet")
+    return tmp_path
+
+
+def stage(work: Path, **changes: object) -> DraftTrainer:
+    where = {"tokens": str(work / "tokens"), "labels": "corpus", "out": str(work / "draft")}
+    what = {"target": str(work / "target"), "text": Phonemes(str(work / "target")), "student": EagleDraft([1, 2])}
+    sizes = {"temperature": 0.8, "depths": 2, "share": 1.0, "steps": 4, "batch_tokens": 200, "learning_rate": 1e-2}
+    how = {"seed": 0, "accelerator": "cpu", "precision": "32-true", "checkpoint_every": 100}
+    reports = {"groups": {"near": Cosine(0.5)}, "report_every": 2, "heldout": 1}
+    return DraftTrainer(**{**where, **what, **sizes, **how, **reports, "loss": KL()} | changes)
+
+
+def history(work: Path) -> list[dict[str, float]]:
+    rows = [items(each.history.item) for each in records(work) if each.WhichOneof("record_type") == "history"]
+    return [
+        {key: value for key, value in row.items() if key.startswith("heldout")} | {"step": row["trainer/global_step"]}
+        for row in rows
+        if "heldout_exact_1" in row
+    ]
+
+
+def test_held_out_acceptance_reaches_wandb_at_its_steps(work):
+    stage(work, wandb="offline").run()
+    rows = history(work)
+    assert [row.pop("step") for row in rows] == [1, 3]
+    for row in rows:
+        assert set(row) == {f"heldout_{name}_{depth}" for name in ("exact", "near") for depth in (1, 2)}
+        assert all(0 < value <= 1 + 1e-6 for value in row.values())
+    assert rows[0] != rows[1]
+    config = next(items(each.run.config.update) for each in records(work) if each.WhichOneof("record_type") == "run")
+    assert config["learning_rate"] == 0.01
+    assert config["loss"] == "KL()"
+
+
+def test_a_failing_logger_is_told_of_and_costs_no_training(work, caplog, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("wandb.init", fail)
+    stage(work, wandb="offline").run()
+    assert caplog.text.count("the training goes on without it: OSError: no space left") == 1
+    assert int(torch.load(work / "draft.ckpt", weights_only=True)["state_dict"]["trained"]) == 4
+
+
+@pytest.mark.parametrize("trainer", ["target", "eagle"])
+def test_two_processes_with_half_of_each_batch_take_the_steps_of_one(work, trainer):
+    """By the command: the weights after three steps are those of one process with the whole batch."""
+    length = 1 + 3 + 2 + 20 + 1  # text_start, phonemes, text_end and speech_start, audio, speech_end
+    told = {
+        "target": ["trainer.single=1.0", "trainer.levels=[4,4]", "trainer.guide.guide_layer=0",
+                   "trainer.llama.num_hidden_layers=1"],
+        "eagle": ["trainer.labels=self", "trainer.share=1.0", f"trainer.target={work}/target",
+                  "trainer.student.reads=[1,2]"],
+    }  # fmt: skip
+    common = [f"trainer={trainer}", *told[trainer], "accelerator=cpu", "precision=32-true", "threads=1",
+              "wandb=disabled", "trainer.steps=3", f"paths.work={work}"]  # fmt: skip
+
+    def overrides(devices: int) -> list[str]:
+        size = 8 // devices * length
+        return [*common, f"devices={devices}", f"trainer.out={work}/of_{devices}", f"trainer.batch_tokens={size}"]
+
+    with initialize_config_dir(cli.CONF, version_base="1.3"):
+        alone = build(cli.plain(compose("train", overrides(1)))["trainer"])
+    alone.run()
+    command = [sys.executable, "-c", "from pcg.command.main import main; main()", "train", *overrides(2)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    one, two = (torch.load(work / f"of_{n}.ckpt", weights_only=True)["state_dict"] for n in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
