@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -38,7 +39,7 @@ class StudyReport(Callback):
         self._before = _failed(folder)
         self._notes = folder / f".gave-up-{uuid.uuid4().hex}"
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if gave_up and self._notes and self._process != _PROCESS:
             self._notes.mkdir(parents=True, exist_ok=True)
             (self._notes / uuid.uuid4().hex).write_text("\n".join(gave_up), encoding="utf-8")
@@ -49,7 +50,6 @@ class StudyReport(Callback):
             status.show_asked()
         if config.status or config.dry:
             return
-        from pcg.report import report  # with matplotlib a fifth of all imports, which every other start does without
 
         folder = study_folder(config.paths.outputs, config.study)
         if self._notes:
