@@ -45,7 +45,12 @@ def work(tmp_path: Path) -> Path:
 
 def stage(work: Path, **changes: object) -> DraftTrainer:
     where = {"tokens": str(work / "tokens"), "labels": "corpus", "out": str(work / "draft")}
-    what = {"target": str(work / "target"), "text": Phonemes(str(work / "target")), "student": EagleDraft([1, 2])}
+    what = {
+        "target": str(work / "target"),
+        "target_dtype": "float32",
+        "text": Phonemes(str(work / "target")),
+        "student": EagleDraft([1, 2]),
+    }
     sizes = {"temperature": 0.8, "depths": 2, "share": 1.0, "steps": 4, "batch_tokens": 200, "learning_rate": 1e-2}
     how = {"seed": 0, "accelerator": "cpu", "precision": "32-true", "checkpoint_every": 100}
     reports = {"groups": {"near": Cosine(0.5)}, "report_every": 2, "heldout": 1}
