@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from pcg.command import callbacks, relog
@@ -129,7 +130,7 @@ def test_what_fails_in_a_launchers_process_is_told(config: Config, monkeypatch: 
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(callbacks, "_PROCESS", "another")
         callbacks.gave_up.append("no such dataset")
-        taken_along.on_job_end(whole)
+        taken_along.on_job_end(whole, JobReturn())
     assert callbacks.gave_up == []
     with pytest.raises(SystemExit):
         around.on_multirun_end(whole)
