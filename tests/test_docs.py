@@ -25,7 +25,7 @@ LINE = re.compile(rf"^(?:    |# +(?:[^`\n]*: )?){_CALL}([^\n]*)", re.MULTILINE)
 INLINE = re.compile(rf"`{_CALL}([^`]*)`")
 # test_launchers.py tries these; here they would only make a line be checked twice, or ask for a plugin
 LAUNCHING = re.compile(r"launcher|max_batch_size|n_jobs|^devices=1$|^status=true$")
-PLACEHOLDERS = {"STAGE": "codec", "corpus|heldout|codec|tokens|target|draft": "codec", "...": "",
+PLACEHOLDERS = {"STAGE": "codec", "corpus|heldout|codec|tokens|target|draft|eagle": "codec", "...": "",
                 "grouping=mine": "--config-dir my_conf grouping=mine"}  # fmt: skip
 # What looks at results on the disk has none to look at here.
 CHECKS: dict[str, Callable[[Any], object] | None] = {
