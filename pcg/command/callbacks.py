@@ -69,6 +69,8 @@ class StudyReport(Callback):
 
 def _show_report(folder: Path) -> bool:
     """Whether it could be made; where it could not Hydra would warn, and end with status 0."""
+    from pcg.report import report  # with matplotlib a fifth of all imports, which every other start does without
+
     try:
         if store.read_study(folder):
             report.show(folder)

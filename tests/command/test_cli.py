@@ -27,7 +27,7 @@ def test_all_is_reported_at_once() -> None:
     )  # fmt: skip
     for start in (
         "draft=bundeld: there is no such choice; did you mean 'bundled'? allowed: bundled",
-        "grouping.thta: unknown key; did you mean 'grouping.theta'? allowed: grouping._target_, grouping.groups",
+        "grouping.thta: unknown key; did you mean 'grouping.theta'? allowed: grouping._target_, grouping.floor",
         "gama: unknown key; did you mean 'decoding.gamma'?",
         "decoding.top_p=1.5: above 0, at most 1",
         "decoding.batch_size='two': expected a whole number",

@@ -46,10 +46,11 @@ def test_two_processes_do_one_run_once_and_both_have_its_result(
     other = started(tmp_path / "config.json")
     try:
         mine = run_once(asked)
-        assert other.wait(100) == 0
+        other.join(100)
+        assert other.exitcode == 0
     finally:
         other.kill()
-        other.communicate()
+        other.join()
     lines = (Path(mine.folder) / "batches.jsonl").read_text().splitlines()
     assert [json.loads(line)["batch"] for line in lines] == list(range(12))
     assert json.loads((Path(mine.folder) / "result.json").read_text()) == mine.values
