@@ -20,9 +20,9 @@ from pcg.command.callbacks import StudyReport
 from pcg.config.validate import ConfigError
 from pcg.report import report
 from pcg.runner.run import RunFailed, log_again, run_once
-from tests.runner.test_killed import ROOT
 
 Config = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

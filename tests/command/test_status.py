@@ -14,10 +14,10 @@ import pytest
 from pcg.command import status
 from pcg.results import lock, store
 from pcg.runner.run import RunFailed, run_once
-from tests.runner.test_killed import ROOT
 from tests.tiny.parts import calls
 
 Config = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def files(folder: Path) -> dict[Path, bytes]:

@@ -19,10 +19,11 @@ import pytest
 
 from pcg.results import lock
 from pcg.runner.run import run_once
-from tests.runner.test_killed import ROOT, started
+from tests.runner.test_killed import started
 from tests.tiny.parts import calls
 
 Config = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parents[2]
 _HOLD = "import sys, time; from pathlib import Path; from pcg.results import lock\n"
 _HOLD += "with lock.held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
 

@@ -19,8 +19,6 @@ from pcg.types import Result
 from tests.runner.test_run import figures
 from tests.tiny import killed
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def started(path: Path) -> BaseProcess:
     """The run's process, past its imports, which are most of its life and write nothing: pcg.runner.devices has them
