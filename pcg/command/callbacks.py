@@ -50,7 +50,6 @@ class StudyReport(Callback):
             status.show_asked()
         if config.status or config.dry:
             return
-
         folder = study_folder(config.paths.outputs, config.study)
         if self._notes:
             gave_up.extend(note.read_text(encoding="utf-8") for note in sorted(self._notes.glob("*")))

@@ -25,7 +25,7 @@ from pcg.models.checkpoint import Dtype, read_json, resolve_folder
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.tracking.training import Mode
 from pcg.training.fit import fit, resumed_at
-from pcg.training.losses.alpha import acceptance
+from pcg.training.losses.alpha import acceptance, coarse_acceptance
 from pcg.training.schedule import optimizers, schedule
 from pcg.training.sequences import Batches, Epoch, corpus, pad_ids, read_tokens, samples
 from pcg.training.teacher import Teacher
@@ -82,12 +82,8 @@ class DraftModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.student = student
-        self._teacher, self._loss, self._groups, self._heldout = (
-            [teacher],
-            loss,
-            groups,
-            heldout,
-        )  # in a list: not saved
+        self._teacher = [teacher]  # in a list, for it is neither trained nor saved
+        self._loss, self._groups, self._heldout = loss, groups, heldout
         self.temperature, self.depths, self.share = temperature, depths, share
         self.steps, self.rate, self.report_every = steps, learning_rate, report_every
         self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
@@ -145,8 +141,7 @@ class DraftModule(L.LightningModule):
                 for depth, draft in enumerate(drafts, 1):
                     found = {"exact": acceptance(draft, target)}
                     for name, table in self._groups.items():
-                        coarse = torch.minimum(table.coarse(draft.exp()), table.coarse(target))
-                        found[name] = coarse.sum(-1)
+                        found[name] = coarse_acceptance(draft, target, table)
                     for name, alpha in found.items():
                         sums[f"{name}_{depth}"] = sums.get(f"{name}_{depth}", 0.0) + float(alpha.sum())
         return {f"heldout_{name}": total / positions for name, total in sums.items()}

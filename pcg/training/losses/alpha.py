@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.groups.table import GroupTable
+
 LEAST = 1e-5  # of an alpha that a logarithm is taken of
 
 
@@ -14,6 +16,15 @@ def acceptance(
 ) -> Float[Tensor, "positions"]:
     """``alpha = sum_x min(p(x), q(x))``: exact speculative decoding keeps the draft's token with this probability."""
     return torch.minimum(draft_log_probs.exp(), target_probs).sum(-1)
+
+
+def coarse_acceptance(
+    draft_log_probs: Float[Tensor, "positions vocab"],
+    target_probs: Float[Tensor, "positions vocab"],
+    groups: GroupTable,
+) -> Float[Tensor, "positions"]:
+    """``sum_k min(P_c(k), Q_c(k))``: PCG keeps the draft's token with this probability (DESIGN section 3)."""
+    return torch.minimum(groups.coarse(draft_log_probs.exp()), groups.coarse(target_probs)).sum(-1)
 
 
 def divergence(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pcg.groups.table import GroupBuilder, GroupTable
-from pcg.training.losses.alpha import LEAST
+from pcg.training.losses.alpha import LEAST, coarse_acceptance
 
 
 @dataclass(frozen=True)
@@ -26,5 +25,4 @@ class CoarseLK:
         self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
     ) -> Float[Tensor, ""]:
         assert isinstance(self.groups, GroupTable)
-        kept = torch.minimum(self.groups.coarse(draft_log_probs.exp()), self.groups.coarse(target_probs)).sum(-1)
-        return -kept.clamp(min=LEAST).log().mean()
+        return -coarse_acceptance(draft_log_probs, target_probs, self.groups).clamp(min=LEAST).log().mean()
