@@ -1,11 +1,13 @@
 """The console command: ``pcg NAME [overrides]`` is ``python experiments/NAME.py [overrides]``, from any folder.
 
-Each program there is a command, so a new one needs no line here. Only what is asked for is imported.
+Each program there is a command, so a new one needs no line here; ``doctor`` and ``inspect``, which take no config, are
+modules of this package. Only what is asked for is imported.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import sys
@@ -19,7 +21,10 @@ from pcg.command.places import EXPERIMENTS
 
 _HELP = ("-h", "--help", "help")
 _COMPLETION = ("-sc", "--shell-completion")
-_DOCTOR = "what is installed, what is missing for which choice, which device there is, where results go"
+_WITHOUT_CONFIG = {
+    "doctor": "what is installed, what is missing for which choice, which device there is, where results go",
+    "inspect": "what a model folder is, what it lacks, which groups its table makes at which theta, which line runs it",
+}
 
 
 @may_be_closed()
@@ -32,16 +37,14 @@ def main() -> None:
         print(listing())
     elif name == "--version":
         print(f"pcg {metadata.version('pcg')}")
-    elif name == "doctor":
-        from pcg.command import doctor
-
-        sys.exit(doctor.main(arguments))
+    elif name in _WITHOUT_CONFIG:
+        sys.exit(importlib.import_module(f"pcg.command.{name}").main(arguments))
     elif name in programs():
         run(name, arguments)
     else:
         from pcg.config.validate import nearest  # seconds: it brings torch
 
-        print(f"pcg {name}: there is no such command{nearest(name, [*programs(), 'doctor'])}", file=sys.stderr)
+        print(f"pcg {name}: there is no such command{nearest(name, [*programs(), *_WITHOUT_CONFIG])}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -53,7 +56,7 @@ def programs() -> dict[str, Path]:
 
 def listing() -> str:
     """Every command with what it is for: the first words of its program."""
-    told = {name: _purpose(path) for name, path in programs().items()} | {"doctor": _DOCTOR}
+    told = {name: _purpose(path) for name, path in programs().items()} | _WITHOUT_CONFIG
     lines = [f"  {name:<11} {purpose[0].lower()}{purpose[1:]}" for name, purpose in told.items()]
     return "\n".join(["pcg COMMAND [key=value ...]; pcg COMMAND --help lists its keys", "", *lines])
 
@@ -84,4 +87,4 @@ def _complete(arguments: Sequence[str]) -> None:
     if rest and name in programs():
         os.environ["COMP_LINE"] = program + rest
         return run(name, arguments)
-    return print(" ".join(each for each in [*programs(), "doctor"] if not rest and each.startswith(name)))
+    return print(" ".join(each for each in [*programs(), *_WITHOUT_CONFIG] if not rest and each.startswith(name)))

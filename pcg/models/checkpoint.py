@@ -128,6 +128,19 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """From the header of its file."""
+        return tuple(self._open[self._where[name]].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """As safetensors calls it."""
+        return self._open[self._where[name]].get_slice(name).get_dtype()
+
+    def rows(self, name: str, ids: Tensor) -> Tensor:
+        """Rows of a table, as stored; no more is read than lies between the lowest and the highest of them."""
+        file, low, high = self._where[name], int(ids.min()), int(ids.max()) + 1
+        return _complete(file, lambda: self._open[file].get_slice(name)[low:high])[ids - low]
+
     def tensor(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
         """The whole tensor as stored, on the CPU; ``shape`` is what it must have, None where any will do."""
         if name not in self._where:

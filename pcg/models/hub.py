@@ -25,19 +25,11 @@ def fetch(hub_id: str, weights: str = "*.safetensors") -> Path:
         FileNotFoundError: it is neither in the cache nor to be had; the message says what to place where.
         ValueError: it has no such weights; the message says how to convert them.
     """
-    from huggingface_hub import snapshot_download  # a second; needed only where a config names a hub model
-
     wanted = [*_ABOUT, weights]
-    try:
-        cached = Path(snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True))
-        if _is_whole(cached, weights):
-            return cached
-    except Exception:  # not in the cache, whatever the reason: ask the hub
-        pass
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
-    except Exception as error:
-        raise FileNotFoundError(_what_to_place(hub_id, error)) from error
+    cached = _cached(hub_id, wanted)
+    if cached is not None and _is_whole(cached, weights):
+        return cached
+    folder = _downloaded(hub_id, wanted)
     if not _is_whole(folder, weights):
         raise ValueError(
             f"{hub_id} has no {weights} on the hub, and pickles are not fetched, since loading them can run code; "
@@ -45,6 +37,39 @@ def fetch(hub_id: str, weights: str = "*.safetensors") -> Path:
             "give FOLDER as the path"
         )
     return folder
+
+
+def about(hub_id: str, download: bool = True) -> Path | None:
+    """The folder of a hub model in the local cache with what describes it: weights only if they are there already.
+
+    Args:
+        download: fetch what is not there; else the answer is None.
+
+    Raises:
+        FileNotFoundError: as ``fetch``.
+    """
+    cached = _cached(hub_id, _ABOUT)
+    if cached is not None and (cached / "config.json").is_file():
+        return cached
+    return _downloaded(hub_id, _ABOUT) if download else None
+
+
+def _cached(hub_id: str, wanted: list[str]) -> Path | None:
+    from huggingface_hub import snapshot_download  # a second; needed only where a config names a hub model
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True))
+    except Exception:  # not in the cache, whatever the reason: ask the hub
+        return None
+
+
+def _downloaded(hub_id: str, wanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except Exception as error:
+        raise FileNotFoundError(_what_to_place(hub_id, error)) from error
 
 
 def _is_whole(folder: Path, weights: str) -> bool:

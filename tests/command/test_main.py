@@ -27,7 +27,7 @@ def test_alone_it_lists_every_program_with_what_it_is_for(
 ) -> None:
     pcg(monkeypatch, *asked)
     told = dict(re.findall(r"^  (\w+) +(.+)$", capsys.readouterr().out, re.MULTILINE))
-    assert set(told) == {path.stem for path in places.EXPERIMENTS.glob("*.py")} | {"doctor"}
+    assert set(told) == {path.stem for path in places.EXPERIMENTS.glob("*.py")} | {"doctor", "inspect"}
     assert next(iter(told)) == "run"
     assert told["run"] == "one run, or with -m a sweep"
     assert not any("experiments/" in purpose for purpose in told.values())
@@ -39,7 +39,7 @@ def test_a_word_that_it_does_not_know_names_the_nearest(
     with pytest.raises(SystemExit, match="2"):
         pcg(monkeypatch, "repot", "study=a")
     assert capsys.readouterr().err.startswith(
-        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, offline, relog, report"
+        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, inspect, offline, relog,"
     )
 
 

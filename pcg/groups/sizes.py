@@ -1,0 +1,114 @@
+"""How large cosine groups are at every theta, raw and centred, without building any: what a table is good for.
+
+A group's size is how many rows have a cosine above theta with its seed, so one histogram of cosines a seed gives the
+sizes at all thetas at once. Rows are read a block at a time, as often as there are blocks of seeds, and never held
+together: a table of 65,536 x 4,096 costs some hundred megabytes whatever it is stored in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pcg.groups.similarity import BLOCK
+
+_BINS = 2000  # of [-1, 1]: thetas a thousandth apart
+_ALL = 8192  # rows up to which every one is a seed
+Read = Callable[[int, int], Tensor]  # rows ``start`` to ``stop`` of the table
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the groups that each seed would have.
+
+    Attributes:
+        beyond: by seed, the rows with a cosine above each of the thetas -1, -.999, ... .999, itself included.
+        mean_cosine: between two rows: where it is large, a cosine tells of what all rows share.
+        rows, width: of the table.
+    """
+
+    beyond: Int[Tensor, "seeds thetas"]
+    mean_cosine: float
+    rows: int
+    width: int
+
+    def at(self, theta: float) -> Int[Tensor, "seeds"]:
+        """The size of each seed's group at theta, rounded to a thousandth."""
+        return self.beyond[:, round((theta + 1) * _BINS / 2)].clamp(min=1)
+
+    def theta_of(self, mean: int) -> float | None:
+        """The smallest theta, to a thousandth, at which groups have ``mean`` tokens or fewer; None: at none."""
+        small = (self.beyond.clamp(min=1).double().mean(0) <= mean).nonzero()
+        return float(small[0]) * 2 / _BINS - 1 if len(small) else None
+
+
+def chance(mean: int, rows: int, width: int) -> float:
+    """The theta at which so many rows of random directions would have groups of ``mean`` tokens (a normal limit)."""
+    return NormalDist(0, width**-0.5).inv_cdf(1 - (mean - 1) / (rows - 1)) if 1 < mean < rows else float(mean <= 1)
+
+
+def sizes(read: Read, rows: int, seeds: int = 2048) -> tuple[Sizes, Sizes]:
+    """Raw and centred.
+
+    Args:
+        read: rows of the table, in whatever type it is stored.
+        seeds: drawn at random where there are more than 8,192 rows; of fewer, all.
+
+    Raises:
+        ValueError: there are fewer than two rows, or one is not finite.
+    """
+    if rows < 2:
+        raise ValueError(f"a table of {rows} row(s) has no groups")
+    drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[: rows if rows <= _ALL else seeds]
+    mean, chosen = _mean_and_rows(read, rows, drawn.sort().values)
+    raw, centred = _Counted(chosen), _Counted(chosen - mean)
+    for start in range(0, rows, BLOCK):
+        block = read(start, min(start + BLOCK, rows)).float()
+        raw.see(block)
+        centred.see(block - mean)
+    return raw.sizes(rows), centred.sizes(rows)
+
+
+def _mean_and_rows(
+    read: Read, rows: int, chosen: Int[Tensor, "seeds"]
+) -> tuple[Float[Tensor, "width"], Float[Tensor, "seeds width"]]:
+    """The mean row, and the chosen ones."""
+    sums, kept = [], []
+    for start in range(0, rows, BLOCK):
+        block = read(start, min(start + BLOCK, rows)).float()
+        sums.append(block.sum(0))
+        kept.append(block[chosen[(chosen >= start) & (chosen < start + BLOCK)] - start])
+    mean = torch.stack(sums).sum(0) / rows
+    if not mean.isfinite().all():
+        raise ValueError("the table holds NaN or infinity")
+    return mean, torch.cat(kept)
+
+
+class _Counted:
+    """Histograms of the cosines of each seed with all rows seen so far."""
+
+    def __init__(self, seeds: Float[Tensor, "seeds width"]) -> None:
+        self._seeds = normalize(seeds, dim=1)
+        self._bins = torch.zeros(len(seeds), _BINS, dtype=torch.int32)
+        self._sum = 0.0
+
+    def see(self, block: Float[Tensor, "rows width"]) -> None:
+        units = normalize(block, dim=1).t()
+        for bins, seeds in zip(self._bins.split(BLOCK), self._seeds.split(BLOCK), strict=True):
+            cosines = seeds @ units
+            self._sum += cosines.sum(dtype=torch.float64).item()
+            # a bin is what lies above its lower edge, its upper edge included: groups are of what is above theta
+            bin_of = cosines.add_(1).mul_(_BINS / 2).ceil_().sub_(1).clamp_(0, _BINS - 1).long()
+            bin_of += torch.arange(len(seeds))[:, None] * _BINS
+            bins += torch.bincount(bin_of.flatten(), minlength=bins.numel()).view_as(bins)
+
+    def sizes(self, rows: int) -> Sizes:
+        beyond = self._bins.flip(1).cumsum(1, dtype=torch.int32).flip(1)
+        others = len(self._bins) * (rows - 1)
+        return Sizes(beyond, (self._sum - len(self._bins)) / others, rows, self._seeds.shape[1])

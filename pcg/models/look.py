@@ -1,0 +1,131 @@
+"""What a model folder holds, told without loading it: config, headers of the weights, names of tokens."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pcg.models import hub
+from pcg.models.blocks import LlamaConfig
+from pcg.models.checkpoint import Checkpoint, read_json, resolve_folder
+
+_TABLES = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+_NUMBERED = re.compile(r"(<.*?)(0|[1-9]\d*)([^\d]*>)")  # <|s_12|>, <|speech_12|>, <custom_token_12>
+_NOT_SPEECH = re.compile(r"reserved|unused|extra|fim|image|<\|?0x")
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Tokens that are called alike but for a number: speech, where there are many.
+
+    Attributes:
+        pattern: what they are called, ``{}`` for the number.
+        ids: of number 0, 1, ..., up to the first that is missing.
+        count: of all of them.
+    """
+
+    pattern: str
+    ids: Int[Tensor, "tokens"]
+    count: int
+
+    @property
+    def gap(self) -> str | None:
+        """The first that is missing although later ones are there."""
+        return None if self.count == len(self.ids) else self.pattern.format(len(self.ids))
+
+
+@dataclass(frozen=True)
+class Look:
+    """A model folder as it is found.
+
+    Attributes:
+        checkpoint: its weights, opened; None where they are not all there, or refused.
+        problems: what is missing or wrong, in words.
+        not_llama: why the decoder of Llama's line does not read it; None where it does.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    checkpoint: Checkpoint | None
+    problems: tuple[str, ...]
+    not_llama: str | None
+
+    @property
+    def parameters(self) -> int | None:
+        """Numbers in the weights; tied tables are stored once."""
+        names = self.checkpoint.names if self.checkpoint else []
+        return sum(math.prod(self.checkpoint.shape(name)) for name in names) if self.checkpoint else None
+
+    @property
+    def dtypes(self) -> str:
+        assert self.checkpoint is not None
+        return ", ".join(sorted({self.checkpoint.dtype(name) for name in self.checkpoint.names}))
+
+    @property
+    def table(self) -> str | None:
+        """The name of the input table."""
+        return next((name for name in _TABLES if self.checkpoint is not None and name in self.checkpoint), None)
+
+
+def look(path: str) -> Look:
+    """A folder, ``bundled:NAME`` or a hub id, of which no weights are fetched.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such folder, or no config.json that can be read in it.
+    """
+    folder = hub.about(path) if hub.is_hub_id(path) else resolve_folder(path)
+    assert folder is not None
+    config = read_json(folder / "config.json")
+    problems, checkpoint, not_llama = [], None, None
+    try:
+        checkpoint = Checkpoint(folder)
+    except (FileNotFoundError, ValueError) as error:
+        problems.append(str(error))
+    try:
+        LlamaConfig.read(config, folder)
+    except (KeyError, ValueError) as error:
+        not_llama = str(error)
+    return Look(folder, config, checkpoint, tuple(problems), not_llama)
+
+
+def at_hand(path: str) -> Path | None:
+    """The folder of a model where it is here already, the whole of it or what describes it."""
+    folder = hub.about(path, download=False) if hub.is_hub_id(path) else resolve_folder(path)
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def numbered(folder: Path) -> Numbered | None:
+    """The largest family of numbered tokens in a tokenizer's files, which are read as they are; None without any.
+
+    Raises:
+        ValueError: a file is not valid JSON.
+    """
+    families: dict[str, dict[int, int]] = {}
+    for name, token in _named(folder):
+        found = _NUMBERED.fullmatch(name)
+        if found and not _NOT_SPEECH.search(name):
+            families.setdefault(f"{found[1]}{{}}{found[3]}", {})[int(found[2])] = token
+    if not families:
+        return None
+    pattern, ids = max(families.items(), key=lambda item: len(item[1]))
+    unbroken = next(number for number in range(len(ids) + 1) if number not in ids)
+    return Numbered(pattern, torch.tensor([ids[number] for number in range(unbroken)], dtype=torch.int64), len(ids))
+
+
+def _named(folder: Path) -> Iterator[tuple[str, int]]:
+    """Name and id of every token that a tokenizer's files add to its vocabulary, or hold in it."""
+    if (folder / "tokenizer.json").is_file():
+        content = read_json(folder / "tokenizer.json")
+        yield from ((token["content"], token["id"]) for token in content.get("added_tokens", []))
+        vocabulary = content.get("model", {}).get("vocab", {})
+        yield from vocabulary.items() if isinstance(vocabulary, dict) else ()
+    if (folder / "added_tokens.json").is_file():
+        yield from read_json(folder / "added_tokens.json").items()
