@@ -75,6 +75,8 @@ class Utterance:
         prompt_text: what the voice prompt says; empty without a prompt.
         load_prompt: reads the voice prompt; None without one.
         load_reference: reads the text spoken by the true speaker, if there is such a recording.
+        load_prompt_codes, load_codes: the voice prompt, and the text as it was spoken, as tokens of a codec: where
+            speech is stored coded there is no audio.
     """
 
     id: str
@@ -83,6 +85,8 @@ class Utterance:
     prompt_text: str = ""
     load_prompt: Callable[[], Audio] | None = None
     load_reference: Callable[[], Audio] | None = None
+    load_prompt_codes: Callable[[], np.ndarray] | None = None
+    load_codes: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

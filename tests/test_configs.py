@@ -32,6 +32,8 @@ NEEDS = {
     ("dataset", "libritts_local"): {"path": "tests"},
     ("dataset", "seedtts"): {"path": "README.md"},
     ("dataset", "text_folder"): {"path": "tests"},
+    ("dataset", "tokens"): {"path": "README.md"},
+    ("trainer", "recorded"): {"dataset.path": "README.md"},
     ("target", "hf"): {"path": "some/folder"},
     ("draft", "hf"): {"path": "some/folder"},
     ("target", "transformers"): {"path": "some/folder"},
@@ -101,7 +103,8 @@ def test_every_source_of_a_stage_is_valid(overrides: list[str]) -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "trainer"])
 def test_every_trainer_is_valid(choice: str) -> None:
-    config = cli.plain(compose("train", [f"trainer={choice}"]))
+    needed = [f"trainer.{key}={value}" for key, value in NEEDS.get(("trainer", choice), {}).items()]
+    config = cli.plain(compose("train", [f"trainer={choice}", *needed]))
     assert problems_of_node(config["trainer"], "trainer") == []
 
 

@@ -47,6 +47,8 @@ def of_utterances(utterances: Iterable[Utterance]) -> str:
                 heard[load] = _recorded(load)
         sounds = (heard[each.load_prompt], heard[each.load_reference])
         digest.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
+        for codes in (load() for load in (each.load_prompt_codes, each.load_codes) if load):
+            digest.update(repr(len(codes)).encode() + codes.tobytes())
     return digest.hexdigest()
 
 

@@ -58,7 +58,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
     problems = problems_of_values(config) + _problems_of_settings(config)
     for role in ("target", "draft", "codec", "dataset", "grouping", "logger"):
-        optional = role in ("draft", "logger")
+        optional = role in ("draft", "logger", "codec")  # which command does without is for the command to say
         node = config.get(role)
         if is_built(node):
             problems += problems_of_node(node, role)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pcg.config.settings import Decoding
 from pcg.decoding.rows import Prompt
+from pcg.decoding.voice import voice_tokens
 from pcg.names import marked, within
 from pcg.results.environment import memory_advice
 from pcg.runner.decode import Decoded, decode_alone, decode_law, decode_speculative
@@ -101,8 +102,7 @@ class BatchRunner:
         return {**_timing("", own), **_timing("baseline_", alone), "rows": rows}
 
     def _prompt(self, utterance: Utterance) -> Prompt:
-        prompt = utterance.load_prompt() if utterance.load_prompt else None
-        return Prompt(utterance, None if prompt is None else self.parts.codec.encode([prompt])[0])
+        return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.target.end))
 
     def _decode(self, prompts: Sequence[Prompt], speculative: bool, max_tokens: int) -> Decoded:
         with_draft = decode_law if self.decoding.mode == "law" else decode_speculative
@@ -118,11 +118,13 @@ class BatchRunner:
 
     def _speak(self, item: Prompt, generation: Generation) -> Audio:
         """Decode prompt and generation together, so that the voice carries over, and cut the prompt off (as LLaSA)."""
+        codec = self.parts.codec
+        assert codec is not None  # a run without one is refused
         tokens, skip = generation.tokens.cpu(), 0
         if item.speech is not None:
-            skip = len(item.speech) * self.parts.codec.hop
+            skip = len(item.speech) * codec.hop
             tokens = torch.cat([item.speech.cpu(), tokens])
-        whole = self.parts.codec.decode([tokens])[0]
+        whole = codec.decode([tokens])[0]
         return Audio(np.asarray(whole.samples)[skip:], whole.sample_rate)
 
 

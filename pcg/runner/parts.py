@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcg.config import fingerprint
-from pcg.config.build import Kept, build
+from pcg.config.build import Kept, build, constructor, is_built
 from pcg.config.identity import canonical
 from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
@@ -31,12 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is composed of. Without a draft there is no rule."""
+    """What a run is composed of. Without a draft there is no rule; without a codec, everything is coded already."""
 
     target: TokenLM
     draft: TokenLM | None
     rule: Rule | StateRule | None
-    codec: Codec
+    codec: Codec | None
     dataset: Dataset
     metrics: Mapping[str, Metric]
     device: torch.device
@@ -52,7 +53,7 @@ def load(run: Mapping[str, Any]) -> Parts:
     target = _kept.get(
         "target", [run["target"], str(device)], lambda: build(run["target"], device=device), holders=("draft",)
     )
-    codec = _kept_part("codec", run["codec"], device=device)
+    codec = _kept_part("codec", run["codec"], device=device) if is_built(run["codec"]) else None
     draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
     rule = _rule(run, target, draft, codec) if draft is not None else None
@@ -119,9 +120,9 @@ def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> Tok
     return _kept.get("draft", key, lambda: build(run["draft"], **supplied))
 
 
-def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> None:
+def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec | None) -> None:
     problems: list[str] = []
-    if target.vocab_size != codec.codebook_size + 1:
+    if codec is not None and target.vocab_size != codec.codebook_size + 1:
         problems.append(f"codec: has {codec.codebook_size} tokens, the target speaks {target.vocab_size - 1}")
     if draft is not None:
         try:
@@ -132,7 +133,7 @@ def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec) -> No
         raise ConfigError(problems)
 
 
-def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec) -> Rule | StateRule:
+def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec | None) -> Rule | StateRule:
     node = {key: value for key, value in run["grouping"].items() if key != "groups"}
     if "groups" not in run["grouping"]:
         return build(node)
@@ -157,6 +158,8 @@ def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, suppli
         supplied: what a builder may ask for, the codec among it.
     """
     source = groups.pop("source", "target_input")
+    if supplied["codec"] is None and "codec" in inspect.signature(constructor(groups["_target_"])).parameters:
+        raise ConfigError([f"grouping.groups: {groups['_target_']} listens to a codec, and there is none (codec=none)"])
     embeddings = embeddings_of(source, target, draft, supplied["codec"])
     groupable = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
     groupable[target.end] = False
@@ -174,15 +177,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PCG_CACHE") or "~/.cache/pcg").expanduser()
 
 
-def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec) -> Float[Tensor, "vocab dim"]:
+def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec | None) -> Float[Tensor, "vocab dim"]:
     """One vector a token of the speech vocabulary; the codec has none for end-of-speech, which gets zeros.
 
     Raises:
-        ConfigError: no such source.
+        ConfigError: no such source, or no codec to take it from.
     """
     if source not in SOURCES:
         raise ConfigError([f"grouping.groups.source={source!r}: no such source{nearest(str(source), SOURCES)}"])
     if source == "codec":
+        if codec is None:
+            raise ConfigError(["grouping.groups.source=codec: there is no codec (codec=none)"])
         codebook = codec.codebook()
         return torch.cat([codebook, codebook.new_zeros(1, codebook.shape[1])])
     model, table = source.split("_")

@@ -27,6 +27,7 @@ from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
+from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Rule
 from pcg.metrics.aggregate import Estimate, paired_ratio
 from pcg.ranges import Ranges, out_of_range
@@ -116,8 +117,7 @@ def compare(config: Mapping[str, Any]) -> Path:
 
 def prompts(composed: Parts) -> Iterator[Prompt]:
     for utterance in composed.dataset:
-        voice = composed.codec.encode([utterance.load_prompt()])[0] if utterance.load_prompt else None
-        yield Prompt(utterance, voice)
+        yield Prompt(utterance, voice_tokens(utterance, composed.codec, composed.target.end))
 
 
 def measure(

@@ -24,6 +24,7 @@ from torch import Tensor
 from pcg.config.build import is_built
 from pcg.config.settings import Decoding, Settings
 from pcg.decoding.statistics import DISTANCES
+from pcg.decoding.voice import spoken_tokens, voice_tokens
 from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
 from pcg.ranges import Ranges, out_of_range
@@ -99,19 +100,17 @@ def study(config: Mapping[str, Any]) -> Path:
 
 @torch.inference_mode()
 def teacher_forced(
-    utterance: Utterance, target: TokenLM, draft: TokenLM, codec: Codec, sampling: Sampling, chunk: int
+    utterance: Utterance, target: TokenLM, draft: TokenLM, codec: Codec | None, sampling: Sampling, chunk: int
 ) -> Iterator[tuple[Float[Tensor, "positions vocab"], Float[Tensor, "positions vocab"]]]:
     """Draft and target distributions at each position of an utterance's recording, up to ``chunk`` at a time.
 
     Position i is conditioned on text, voice prompt and the first i recorded tokens; the last is end-of-speech.
 
     Raises:
-        ValueError: there is no recording.
+        ValueError: there is no recording, or it cannot be had as tokens that the models know.
     """
-    if utterance.load_reference is None:
-        raise ValueError(f"utterance {utterance.id!r} has no reference recording to read: choose another dataset")
-    prompt = codec.encode([utterance.load_prompt()])[0] if utterance.load_prompt else None
-    speech = codec.encode([utterance.load_reference()])[0].to(target.device)
+    speech = spoken_tokens(utterance, codec, target.end).to(target.device)
+    prompt = voice_tokens(utterance, codec, target.end)
     own, drafts = target.prompt(utterance, prompt), draft.prompt(utterance, prompt)
     target_cache = target.prefill([own], len(own) + len(speech), draft.reads)
     draft_cache = draft.prefill([drafts], len(drafts) + len(speech), target=target_cache)

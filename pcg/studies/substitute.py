@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from pcg.config.build import is_built
 from pcg.config.settings import Settings
 from pcg.groups.table import GroupTable
 from pcg.metrics.aggregate import Ratio, paired_difference, ratio
@@ -47,7 +48,10 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    return settings_and_points(config, out_of_range(config, _RANGES), _without_groups)
+    problems = out_of_range(config, _RANGES)
+    if not is_built(config["codec"]):
+        problems.append("codec: there must be one to hear swaps with")
+    return settings_and_points(config, problems, _without_groups)
 
 
 def _without_groups(point: Point) -> list[str]:
@@ -149,6 +153,7 @@ class _Work:
         if utterance.load_reference is None:
             raise ValueError(f"utterance {utterance.id!r} has no reference recording to swap: choose another dataset")
         recording, codec = utterance.load_reference(), self.parts.codec
+        assert codec is not None  # a study without one is refused
         tokens = codec.encode([recording])[0].cpu()
         randomness = Randomness(self.seed, as_keys([utterance.id], torch.device("cpu")))
         swaps = {name: swap(tokens, table, self.share, randomness) for name, table in self.tables.items()}

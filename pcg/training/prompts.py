@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Codec, Dataset, TokenLM
 from pcg.models.checkpoint import read_json
 from pcg.ranges import FROM_1, Ranges
@@ -43,14 +44,14 @@ class DatasetPrompts:
 
     Args:
         dataset: any dataset of a run.
-        codec: what encodes the voices: the target's.
+        codec: what encodes the voices: the target's; None where they are coded already (``dataset=tokens``).
         apart: the first so many utterances are the held-out split.
     """
 
     RANGES: ClassVar[Ranges] = {"apart": FROM_1}
 
     dataset: Dataset
-    codec: Codec
+    codec: Codec | None
     apart: int
 
     def of(self, target: TokenLM, split: str, seed: int) -> Prompts:
@@ -65,5 +66,5 @@ class DatasetPrompts:
         for turn in itertools.count():
             chosen = (0, self.apart) if split == "heldout" else (self.apart, None)
             for utterance in itertools.islice(self.dataset, *chosen):
-                voice = self.codec.encode([utterance.load_prompt()])[0] if utterance.load_prompt else None
+                voice = voice_tokens(utterance, self.codec, target.end)
                 yield f"{utterance.id} {turn} {seed}", target.prompt(utterance, voice).tolist()

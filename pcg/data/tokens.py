@@ -1,0 +1,151 @@
+"""Speech that is stored as a codec's tokens, without audio: parquet of one's own, or rows of the hub."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pcg.data.voices import checked_limit
+from pcg.ranges import LIMIT, Ranges
+from pcg.types import Utterance
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """The codes in a column of a row, read when asked for."""
+
+    rows: Any
+    index: int
+    column: str
+    source: str
+
+    def __call__(self) -> np.ndarray:
+        """int32. Raises ValueError for anything but one row of whole numbers."""
+        codes = np.asarray(self.rows[self.index][self.column])
+        if codes.ndim != 1 or not len(codes) or codes.dtype.kind not in "iu":
+            raise ValueError(f"{self.source}: codes are {_described(codes)}, want one row of whole numbers")
+        return codes.astype(np.int32)
+
+
+def _described(codes: np.ndarray) -> str:
+    return f"of shape {codes.shape}, {codes.dtype}" if codes.size else "empty"
+
+
+class Tokens:
+    """Rows with a text and the codes of it spoken, of one codebook. There is no audio, so nothing is encoded.
+
+    Read as ``datasets`` reads: a parquet file, a folder of them, or a hub id; memory-mapped in its cache, or streamed
+    from the beginning, which keeps the first ``limit`` rows in memory. Rows without text or codes are refused.
+
+    Args:
+        path: file, folder or hub id.
+        text, codes: the columns of the text, and of the codes.
+        id, speaker: columns; null: rows are numbered, speakers are unknown.
+        prompt_text, prompt_codes: columns of the voice prompt; null: texts are spoken in no given voice.
+        config: of a hub set that has several; null: its only one.
+        split: ``train``, ...
+        limit: first N rows; None for all.
+        streaming: read no more than the limit needs.
+
+    Raises:
+        ValueError: a limit below 1, streaming without one, half a voice prompt; when first read, a column that is not
+            there.
+        FileNotFoundError: when first read, where the set is neither here nor to be had.
+    """
+
+    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
+
+    def __init__(
+        self,
+        path: str,
+        text: str = "text",
+        codes: str = "codes",
+        id: str | None = None,
+        speaker: str | None = None,
+        prompt_text: str | None = None,
+        prompt_codes: str | None = None,
+        config: str | None = None,
+        split: str = "train",
+        limit: int | None = None,
+        streaming: bool = False,
+    ) -> None:
+        if streaming and limit is None:
+            raise ValueError("streaming: needs a limit, or all of the set would be kept in memory")
+        if (prompt_text is None) != (prompt_codes is None):
+            raise ValueError("prompt_text and prompt_codes: a voice prompt needs both columns, or neither")
+        self._path, self._config, self._split = path, config, split
+        self._limit, self._streaming = checked_limit(limit), streaming
+        named = {
+            "text": text, "codes": codes, "id": id, "speaker": speaker, "prompt_text": prompt_text,
+            "prompt_codes": prompt_codes,
+        }  # fmt: skip
+        self._columns = {key: column for key, column in named.items() if column is not None}
+
+    def __len__(self) -> int:
+        return len(self._rows) if self._limit is None else min(self._limit, len(self._rows))
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return map(self._utterance, range(len(self)))
+
+    def _utterance(self, index: int) -> Utterance:
+        columns, row = self._columns, self._rows[index]
+        name = str(row[columns["id"]]) if "id" in columns else f"{Path(self._path).stem}-{index:07d}"
+        where = f"row {index} ({name}) of {self._path}"
+        said = {key: (row[columns[key]] or "").strip() for key in ("text", "prompt_text") if key in columns}
+        empty = [f"{key}={columns[key]}" for key, words in said.items() if not words]
+        if empty:
+            raise ValueError(f"{where}: {', '.join(empty)} is empty")
+        coded = {
+            key: Coded(self._rows, index, columns[key], f"{where}, column {columns[key]}")
+            for key in ("codes", "prompt_codes")
+            if key in columns
+        }
+        return Utterance(
+            id=name,
+            text=said["text"],
+            speaker=str(row[columns["speaker"]]) if "speaker" in columns else "",
+            prompt_text=said.get("prompt_text", ""),
+            load_prompt_codes=coded.get("prompt_codes"),
+            load_codes=coded["codes"],
+        )
+
+    @cached_property
+    def _rows(self) -> Any:
+        rows = self._open()
+        self._refuse_missing(list(rows.column_names or next(iter(rows))))
+        rows = rows.select_columns(list(self._columns.values()))
+        return list(rows.take(self._limit)) if self._streaming else rows
+
+    def _open(self) -> Any:
+        from datasets import load_dataset  # seconds; needed only here
+
+        place = Path(self._path).expanduser()
+        if place.is_file():
+            source: dict[str, Any] = {"path": "parquet", "data_files": {self._split: str(place)}}
+        else:
+            source = {"path": str(place) if place.exists() else self._path, "name": self._config}
+        try:
+            return load_dataset(**source, split=self._split, streaming=self._streaming)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise FileNotFoundError(
+                f"{self._path} (split {self._split}) is neither here nor to be had ({type(error).__name__}: {reason}). "
+                f"Fetch it where there is a network: `hf download {self._path} --repo-type dataset --local-dir "
+                "FOLDER`, and give dataset.path=FOLDER"
+            ) from error
+
+    def _refuse_missing(self, there: list[str]) -> None:
+        problems = []
+        for key, name in self._columns.items():
+            if name not in there:
+                close = difflib.get_close_matches(name, there, 1, 0.4)
+                meant = f"; did you mean {close[0]!r}?" if close else ";"
+                problems.append(f"{key}={name}: no such column{meant} there are: {', '.join(there)}")
+        if problems:
+            raise ValueError(f"{self._path}: " + "\n".join(problems))
