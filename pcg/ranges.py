@@ -19,6 +19,7 @@ BOUNDS: Range = (lambda value: len(value) == 2 and 0 <= value[0] <= value[1], "t
 DEVICE: Range = (
     lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)) is not None, "auto, cpu, cuda or cuda:N"
 )  # fmt: skip
+LANGUAGE: Range = (lambda value: re.fullmatch(r"[a-z]{2,3}", value) is not None, "a code such as en, zh, de")
 
 
 def out_of_range(values: Mapping[str, Any], ranges: Ranges) -> list[str]:

@@ -1,11 +1,11 @@
-"""Seed-TTS-eval (Anastassiou et al. 2024, arXiv 2406.02430): texts with a voice prompt each, listed in ``meta.lst``."""
+"""Seed-TTS-eval (Anastassiou et al. 2024, arXiv 2406.02430): English and Chinese texts with a voice prompt each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pcg.data.audio import recorded_in
 from pcg.data.reading import read_text
@@ -21,26 +21,31 @@ class SeedTTS:
     it is there. Each prompt is a speaker of its own.
 
     Args:
-        path: the list.
+        path: the folder of the set, as it is published; or a list, whatever its language.
+        language: ``en`` or ``zh``: which half of the folder.
+        file: the list of that half: ``meta.lst``, or ``hardcase.lst`` (texts that are hard to say, Chinese only).
         limit: first N utterances; None for all.
 
     Raises:
-        ValueError: no such file, no lines in it, or a line that has another form.
+        ValueError: no such folder or file, no lines in it, or a line that has another form.
     """
 
     RANGES: ClassVar[Ranges] = {"limit": LIMIT}
 
-    def __init__(self, path: str, limit: int | None = None) -> None:
-        self._file, self._limit = Path(path).expanduser(), checked_limit(limit)
+    def __init__(
+        self, path: str, language: Literal["en", "zh"] = "en", file: str = "meta.lst", limit: int | None = None
+    ) -> None:
+        place, self._limit = Path(path).expanduser(), checked_limit(limit)
+        self._file = place / language / file if place.is_dir() else place
         if not self._file.is_file():
-            raise ValueError(f"path={path}: no such file")
+            raise ValueError(f"path={path}: no such file" + (f" as {language}/{file} in it" if place.is_dir() else ""))
 
     @cached_property
-    def _utterances(self) -> list[Utterance]:
+    def _utterances(self) -> tuple[Utterance, ...]:
         lines = [line for line in read_text(self._file).splitlines() if line.strip()]
         if not lines:
             raise ValueError(f"{self._file} holds no lines")
-        return [self._utterance(number, line.split("|")) for number, line in enumerate(lines[: self._limit], 1)]
+        return tuple(self._utterance(number, line.split("|")) for number, line in enumerate(lines[: self._limit], 1))
 
     def _utterance(self, number: int, fields: list[str]) -> Utterance:
         where = f"{self._file} line {number}"

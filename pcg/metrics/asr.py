@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from pcg.metrics.languages import UNSPACED, other_than_english
 from pcg.metrics.parts import require, samples_of
+from pcg.ranges import LANGUAGE, Ranges
 from pcg.text import plain
 from pcg.types import Audio, Utterance
 
@@ -49,21 +51,35 @@ class WordErrors:
 
     Unit: errors (substitutions + deletions + insertions) a reference word or character, over the corpus.
     Range: 0 to above 1. Direction: lower is better. Reference and transcript are normalised alike
-    (``normalise``); characters count spaces. Empty audio is an empty transcript: every word is deleted.
+    (``normalise``, or ``pcg.metrics.languages``); characters count spaces. In Chinese and others that are written
+    without spaces a word is a character, so that WER is CER. Empty audio is an empty transcript: every word is deleted.
 
     Args:
         recogniser: 16 kHz float32 samples -> what they say. One that has ``many`` is given all clips at once, one
-            that has ``prepare`` is told to fetch its model before a run decodes anything.
+            that has ``prepare`` is told to fetch its model before a run decodes anything; its ``language`` is the
+            one that it listens for.
         suffix: appended to every column and figure, to tell two recognisers apart ("_pocketsphinx").
+        language: of the texts, by its code: ``en``, ``zh``, ``de``, ...
 
     Raises:
-        MissingPart: jiwer or whisper-normalizer is not installed.
+        MissingPart: jiwer or whisper-normalizer is not installed; or opencc, for Chinese.
+        ValueError: the recogniser listens for another language.
     """
 
-    def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "") -> None:
+    RANGES: ClassVar[Ranges] = {"language": LANGUAGE}
+
+    def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "", language: str = "en") -> None:
         for package in ("jiwer", "whisper_normalizer"):
             require(package, "WER")
+        heard = getattr(recogniser, "language", language)
+        if heard != language:
+            raise ValueError(
+                f"language={language}: the texts are in it, but {type(recogniser).__name__} listens for {heard}; "
+                "metrics=paper has a recogniser for other languages"
+            )
         self._recogniser = recogniser
+        self._normalise = normalise if language == "en" else other_than_english(language)
+        self._spaced = language not in UNSPACED
         self._suffix = suffix
         self.ratios: Mapping[str, tuple[str, str | None]] = {
             f"wer{suffix}": (f"word_errors{suffix}", f"words{suffix}"),
@@ -86,13 +102,14 @@ class WordErrors:
     def _score(self, transcript: str, text: str) -> dict[str, float | str | None]:
         import jiwer
 
-        reference, hypothesis = normalise(text), normalise(transcript)
+        reference, hypothesis = self._normalise(text), self._normalise(transcript)
+        letters, heard = (said if self._spaced else said.replace(" ", "") for said in (reference, hypothesis))
         columns: dict[str, float | str | None] = {
             "transcript": transcript,
             "word_errors": _errors(jiwer.process_words(reference, hypothesis)),
             "words": len(reference.split()),
-            "char_errors": _errors(jiwer.process_characters(reference, hypothesis)),
-            "chars": len(reference),
+            "char_errors": _errors(jiwer.process_characters(letters, heard)),
+            "chars": len(letters),
         }
         return {f"{name}{self._suffix}": value for name, value in columns.items()}
 

@@ -28,6 +28,8 @@ class Moonshine:
         MissingPart: the package is not installed, or is a later one, whose wheel has no weights.
     """
 
+    language = "en"
+
     def __init__(self) -> None:
         if not (require("moonshine_voice", "Moonshine") / "assets/tiny-en/encoder_model.ort").exists():
             raise MissingPart("this moonshine-voice has no weights inside: `pip install moonshine-voice==0.0.73`")

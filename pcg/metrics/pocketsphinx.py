@@ -24,6 +24,8 @@ class PocketSphinx:
         MissingPart: the package is not installed.
     """
 
+    language = "en"
+
     def __init__(self) -> None:
         require("pocketsphinx", "PocketSphinx")
 

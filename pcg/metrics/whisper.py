@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pcg.metrics.parts import SAMPLE_RATE, device_of, require
-from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
-from pcg.ranges import DEVICE, FROM_1, Ranges
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
+from pcg.ranges import DEVICE, FROM_1, LANGUAGE, Ranges
 
 _WINDOW = 30 * SAMPLE_RATE  # what Whisper hears at once
 
@@ -28,7 +28,7 @@ def _load(path: str, dtype: str, device: str) -> tuple[Any, Any]:
 
 
 class Whisper:
-    """Transcribes English, greedily, without timestamps; clips of at most 30 s in batches, longer ones by themselves.
+    """Transcribes one language, greedily, without timestamps; clips of at most 30 s in batches, longer ones alone.
 
     Loaded at the first transcription, once a process.
 
@@ -37,20 +37,29 @@ class Whisper:
         dtype: float32, bfloat16 or float16.
         device: auto (the GPU if there is one), cpu, cuda or cuda:N.
         batch_size: clips transcribed together.
+        language: that it is told to hear, by its code.
 
     Raises:
         MissingPart: transformers is not installed.
     """
 
-    RANGES: ClassVar[Ranges] = {"batch_size": FROM_1, "device": DEVICE}
+    RANGES: ClassVar[Ranges] = {"batch_size": FROM_1, "device": DEVICE, "language": LANGUAGE}
 
-    def __init__(self, path: str, dtype: Dtype = "float32", device: str = "auto", batch_size: int = 16) -> None:
+    def __init__(
+        self, path: str, dtype: Dtype = "float32", device: str = "auto", batch_size: int = 16, language: str = "en"
+    ) -> None:
         require("transformers", "Whisper")
+        self.language = language
         self._path, self._dtype, self._device, self._batch_size = path, dtype, device, batch_size
 
     def prepare(self) -> None:
-        """Raises FileNotFoundError or ValueError where the model is neither here nor to be had, or broken."""
-        Checkpoint(resolve_folder(self._path))
+        """Raises FileNotFoundError or ValueError where the model is not to be had, broken, or deaf to the language."""
+        folder = resolve_folder(self._path)
+        Checkpoint(folder)
+        known = read_json(folder / "generation_config.json").get("lang_to_id") or {"<|en|>": 0}  # of English alone
+        if f"<|{self.language}|>" not in known:
+            names = ", ".join(sorted(name.strip("<|>") for name in known))
+            raise ValueError(f"{self._path}: does not know language={self.language}; it hears {names}")
 
     def __call__(self, samples: np.ndarray) -> str:
         return self.many([samples])[0]
@@ -74,7 +83,7 @@ class Whisper:
             list(clips), sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True,
             **({"truncation": False, "padding": "longest"} if beyond else {}),
         )  # fmt: skip
-        told = {"language": "en", "task": "transcribe"} if model.generation_config.is_multilingual else {}
+        told = {"language": self.language, "task": "transcribe"} if model.generation_config.is_multilingual else {}
         ids = model.generate(
             inputs.input_features.to(model.device, model.dtype), attention_mask=inputs.attention_mask.to(model.device),
             do_sample=False, num_beams=1, return_timestamps=beyond, **told,

@@ -170,6 +170,17 @@ def test_seed_tts_list(tmp_path: Path) -> None:
     assert next(iter(SeedTTS(str(path)))).load_reference is None
 
 
+def test_seed_tts_in_both_languages_from_its_folder(tmp_path: Path) -> None:
+    for language, text in (("en", "Say this."), ("zh", "说这个。")):
+        made = make_seedtts(tmp_path / language)
+        made.write_text(made.read_text().replace("Say this.", text))
+        assert {each.text for each in SeedTTS(str(tmp_path), language)} == {text}
+    (tmp_path / "zh" / "hardcase.lst").write_text((tmp_path / "zh" / "meta.lst").read_text().splitlines()[0])
+    assert len(SeedTTS(str(tmp_path), "zh", file="hardcase.lst")) == 1
+    with pytest.raises(ValueError, match=r"no such file as en/hardcase\.lst in it"):
+        SeedTTS(str(tmp_path), "en", file="hardcase.lst")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

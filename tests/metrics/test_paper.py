@@ -44,6 +44,20 @@ def test_whisper_batches_equal_single_clips_and_transformers(whisper: str) -> No
     assert transcripts[0] == processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
 
 
+def test_whisper_hears_the_language_it_is_told(whisper: str) -> None:
+    recogniser = Whisper(whisper, device="cpu", language="de")
+    recogniser.prepare()
+    processor = AutoProcessor.from_pretrained(whisper)
+    model = WhisperForConditionalGeneration.from_pretrained(whisper).eval()
+    inputs = processor(noise(1.0), sampling_rate=16_000, return_tensors="pt")
+    ids = model.generate(inputs.input_features, language="de", task="transcribe")
+    assert recogniser(noise(1.0)) == processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+    with pytest.raises(ValueError, match="does not know language=zh; it hears de, en"):
+        Whisper(whisper, device="cpu", language="zh").prepare()
+    with pytest.raises(ValueError, match="Whisper listens for de"):
+        WordErrors(recogniser)
+
+
 def test_a_clip_beyond_whispers_window_is_heard_whole(whisper: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recogniser = Whisper(whisper, device="cpu", batch_size=4)
     batches: list[list[float]] = []
