@@ -100,6 +100,40 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class OutcomeRule(Rule, Protocol):
+    """A rule that is exact speculative decoding of an *outcome*, the token itself or its group, and so can test several
+    candidates (``pcg.acceptance.candidates``). Outcomes may depend on the target's distribution, on nothing drawn.
+    """
+
+    def keep(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        numbers: Float[Tensor, "batch gamma purposes"],
+    ) -> Int[Tensor, "batch"]:
+        """How many leading tokens pass. ``numbers``: of the purposes accept and group, then any others."""
+
+    def outcome(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        target_probs: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch n"],
+    ) -> Int[Tensor, "batch n"]:
+        """What each token is tested as."""
+
+    def mass(
+        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch outcomes"]:
+        """Each outcome's probability where tokens have ``probs``."""
+
+    def spread(
+        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        """For each token, the expectation of ``values`` over its outcome."""
+
+
+@runtime_checkable
 class StateRule(Protocol):
     """Makes what verifies a batch by asking the target's head again: its cache keeps the target's last states."""
 

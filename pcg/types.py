@@ -18,10 +18,13 @@ class Verdict:
     Attributes:
         accepted: how many leading draft tokens each row keeps, 0..gamma.
         token: the recovered token (accepted < gamma) or the bonus token (accepted == gamma).
+        rival: where positions have several candidates, which of its position the last kept token is: 0 for the first.
+            A rival (1 and above) ends its round, and ``token`` is then a bonus token. None with one candidate each.
     """
 
     accepted: Int[Tensor, "batch"]
     token: Int[Tensor, "batch"]
+    rival: Int[Tensor, "batch"] | None = None
 
 
 @dataclass(frozen=True)

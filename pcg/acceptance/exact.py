@@ -36,11 +36,38 @@ class Exact:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
         numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.RECOVERED, Purpose.BONUS)
-        draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
-        accepted = leading(numbers[:, :gamma, 0] * draft < target)
+        accepted = self.keep(draft_tokens, draft_probs, target_probs, numbers[:, :gamma])
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers[..., 1:])
+
+    def keep(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        numbers: Float[Tensor, "batch gamma purposes"],
+    ) -> Int[Tensor, "batch"]:
+        draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :-1], draft_tokens)
+        return leading(numbers[..., 0] * draft < target)
+
+    def outcome(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        target_probs: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch n"],
+    ) -> Int[Tensor, "batch n"]:
+        return tokens
+
+    def mass(
+        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        return probs
+
+    def spread(
+        self, values: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        return values
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

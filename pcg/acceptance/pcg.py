@@ -69,9 +69,7 @@ class PCG:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
         gamma = draft_tokens.shape[1]
         numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.GROUP, Purpose.BONUS)
-        groups = self.groups.draw_group(draft_tokens, numbers[:, :gamma, 1])
-        draft_mass, target_mass = self.masses(draft_tokens, groups, draft_probs, target_probs[:, :gamma])
-        accepted = leading(numbers[:, :gamma, 0] * draft_mass < target_mass)
+        accepted = self.keep(draft_tokens, draft_probs, target_probs, numbers[:, :gamma])
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         rejected = accepted < gamma
@@ -81,6 +79,17 @@ class PCG:
         if not rejected.all():
             token = torch.where(rejected, token, draw(target_end, numbers[:, gamma, 2]))
         return Verdict(accepted, token)
+
+    def keep(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        numbers: Float[Tensor, "batch gamma purposes"],
+    ) -> Int[Tensor, "batch"]:
+        groups = self.groups.draw_group(draft_tokens, numbers[..., 1])
+        draft_mass, target_mass = self.masses(draft_tokens, groups, draft_probs, target_probs[:, :-1])
+        return leading(numbers[..., 0] * draft_mass < target_mass)
 
     def masses(
         self,
@@ -196,6 +205,28 @@ class PCG:
         recovered = self._recovered(draft, target, draft_mass, target_mass, share)
         recovered = recovered + (share * target_end - draft_end).clamp(min=0) * ~grouped
         return torch.where((recovered > 0).any(1, keepdim=True), recovered, target_end)
+
+    def outcome(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        target_probs: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch n"],
+    ) -> Int[Tensor, "batch n"]:
+        """A group of each token, drawn; of one that stands alone, itself: numbered after the groups."""
+        grouped = self._plausible(target_probs).gather(1, tokens)
+        return torch.where(grouped, self.groups.draw_group(tokens, uniform), len(self.groups) + tokens)
+
+    def mass(
+        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch outcomes"]:
+        grouped = self._plausible(target_probs)
+        return torch.cat([self.groups.coarse(probs * grouped), probs * ~grouped], -1)
+
+    def spread(
+        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        in_groups, alone = values.split([len(self.groups), self.groups.vocab_size], -1)
+        return torch.where(self._plausible(target_probs), self.groups.spread(in_groups), alone)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

@@ -1,0 +1,146 @@
+"""Several candidates for each position, drawn independently from one draft: a rejected one leaves the next a chance.
+
+Source: recursive rejection, SpecInfer (arXiv 2305.09781, multi-step speculative sampling), here with candidates of one
+draft. After a rejection what is left to be said has law ``(P - Q)+``, normalised, and the next candidate is tested
+against that. SpecTr's K-SEQ (2310.15141) tests all candidates alike; docs/trees.md compares what the two keep.
+Ours: the same on groups, since PCG is exact speculative decoding of the group. Candidates are drawn with replacement,
+so that each position has a law in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.steps import at_end, uniforms
+from pcg.interfaces import OutcomeRule
+from pcg.sampling import Purpose, Randomness, check_probabilities, draw
+from pcg.types import Verdict
+
+_SMALLEST = 1e-30  # a residual that sums to less is rounding
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """``rule`` with ``count`` candidates at each position, of which the first goes on as a chain.
+
+    With ``P_0 = P`` and ``P_j = (P_{j-1} - Q)+``, normalised, candidate j (from 0) is kept when ``u_j < P_j(o)/Q(o)``
+    for its outcome ``o``; if none is, an outcome is recovered from ``P_count``, and within it the target picks the token.
+
+    Outcome law: a candidate is kept with ``min(P_j, Q)`` in all, or leaves ``(P_j - Q)+``, and the two add up to
+    ``P_j``; so by induction from the last candidate on the outcome has law ``P_0``. For exact that is the target's
+    law of the token, for pcg that of the group.
+
+    Token law: ``open_j``, the probability that candidate j is looked at, is ``prod_{i<j} (1 - sum min(P_i, Q))``. Then
+    ``q(t) sum_o w[o,t] sum_j open_j min(1, P_j(o)/Q(o)) + open_count p(t) sum_o w[o,t] P_count(o)/P(o)``.
+    """
+
+    rule: OutcomeRule
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"candidates={self.count}: 2 or more; with one it is the rule itself")
+        if getattr(self.rule, "residual", "target") != "target":
+            raise ValueError("several candidates are recovered by the target: residual=target")
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma count"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch nodes vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        """As a rule's.
+
+        Args:
+            target_probs: at the gamma + 1 places of the chain of first candidates, then after each rival, by position.
+        """
+        gamma, rows = draft_tokens.shape[1], torch.arange(len(draft_tokens), device=positions.device)
+        chain, after_rivals = target_probs.split([gamma + 1, gamma * (self.count - 1)], 1)
+        check_block(draft_tokens[..., 0], draft_probs, chain, positions)
+        check_probabilities(target_probs=target_probs)
+        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.GROUP, Purpose.RECOVERED)
+        accepted = self.rule.keep(draft_tokens[..., 0], draft_probs, chain, numbers[:, :gamma])
+
+        draft_end, target_end = at_end(accepted, draft_probs, chain)
+        at, stopped = accepted.clamp(max=gamma - 1), accepted < gamma
+        rival, recovered = self._try_rivals(
+            draft_tokens[rows, at, 1:], draft_end, target_end, positions + accepted, randomness
+        )
+        rival = rival * stopped
+        after = after_rivals[rows, at * (self.count - 1) + rival.clamp(min=1) - 1]
+        weights = torch.where((rival > 0).unsqueeze(1), after, recovered)
+        total = accepted + (rival > 0)
+        bonus = randomness.uniform(positions + total, Purpose.BONUS)
+        number = torch.where(stopped & (rival == 0), numbers[rows, accepted, 2], bonus)
+        return Verdict(total, draw(weights, number), rival)
+
+    def _try_rivals(
+        self,
+        tokens: Int[Tensor, "batch rivals"],
+        draft_end: Float[Tensor, "batch vocab"],
+        target_end: Float[Tensor, "batch vocab"],
+        at: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch vocab"]]:
+        """The first candidate kept after the first one was rejected, 0 for none; and what is recovered then."""
+        accept, group = (randomness.draws(at, purpose, self.count)[:, 1:] for purpose in (Purpose.ACCEPT, Purpose.GROUP))
+        outcomes = self.rule.outcome(tokens, target_end, group)
+        drafted, whole = self.rule.mass(draft_end, target_end), self.rule.mass(target_end, target_end)
+        left, rival = _rest(whole, drafted), torch.zeros_like(at)
+        for place in range(1, self.count):
+            outcome = outcomes[:, place - 1 : place]
+            kept = accept[:, place - 1 : place] * drafted.gather(1, outcome) < left.gather(1, outcome)
+            rival = torch.where(kept.squeeze(1) & (rival == 0), place, rival)
+            left = _rest(left, drafted)
+        return rival, self._recovered(left, whole, target_end)
+
+    def _recovered(
+        self,
+        left: Float[Tensor, "*batch outcomes"],
+        whole: Float[Tensor, "*batch outcomes"],
+        target_probs: Float[Tensor, "*batch vocab"],
+    ) -> Float[Tensor, "*batch vocab"]:
+        """Law of the token where an outcome is recovered with ``left``; the target's where rounding leaves nothing."""
+        recovered = target_probs * self.rule.spread(left / torch.where(whole > 0, whole, 1), target_probs)
+        return torch.where((recovered > 0).any(-1, keepdim=True), recovered, target_probs)
+
+    def law(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        check_pair(draft_probs, target_probs)
+        drafted, whole = self.rule.mass(draft_probs, target_probs), self.rule.mass(target_probs, target_probs)
+        keep, still_open, left = self._through(drafted, whole)
+        kept = draft_probs * self.rule.spread(keep, target_probs)
+        return kept + still_open * self._recovered(left, whole, target_probs)
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """Probability that one of the candidates is kept, ``1 - open_count``."""
+        check_pair(draft_probs, target_probs)
+        masses = (self.rule.mass(probs, target_probs) for probs in (draft_probs, target_probs))
+        return 1 - self._through(*masses)[1].squeeze(-1)
+
+    def _through(
+        self, drafted: Float[Tensor, "*batch outcomes"], whole: Float[Tensor, "*batch outcomes"]
+    ) -> tuple[Float[Tensor, "*batch outcomes"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch outcomes"]]:
+        """``sum_j open_j min(1, P_j/Q)``, ``open_count`` and ``P_count``."""
+        left, keep, still_open = whole, torch.zeros_like(whole), torch.ones_like(whole[..., :1])
+        for _ in range(self.count):
+            keep = keep + still_open * (left / torch.where(drafted > 0, drafted, 1)).clamp(max=1)
+            still_open = still_open * (1 - left.minimum(drafted).sum(-1, keepdim=True)).clamp(min=0)
+            left = _rest(left, drafted)
+        return keep, still_open, left
+
+
+def _rest(left: Float[Tensor, "*batch outcomes"], drafted: Float[Tensor, "*batch outcomes"]) -> Tensor:
+    """What is left to be said after a rejection."""
+    excess = (left - drafted).clamp(min=0)
+    return excess / excess.sum(-1, keepdim=True).clamp(min=_SMALLEST)
