@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.sampling import Randomness
-from pcg.types import Audio, Result, Utterance, Verdict
+from pcg.types import Audio, Result, Tree, Utterance, Verdict
 
 
 @runtime_checkable
@@ -81,6 +81,14 @@ class Readable(TokenLM, Protocol):
 
 
 @runtime_checkable
+class BranchingLM(TokenLM, Protocol):
+    """A target that scores several continuations in one pass. Its caches can ``move`` an entry of each row."""
+
+    def step_tree(self, tokens: Int[Tensor, "batch new"], cache: Any, tree: Tree) -> Float[Tensor, "batch new vocab"]:
+        """As ``step`` for tokens of this shape; entries lie in the cache one after another, whatever their depths."""
+
+
+@runtime_checkable
 class Rule(Protocol):
     """Decides how much of a drafted block is kept and what is emitted next."""
 
@@ -131,6 +139,23 @@ class OutcomeRule(Rule, Protocol):
         self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
         """For each token, the expectation of ``values`` over its outcome."""
+
+
+@runtime_checkable
+class CandidateRule(Protocol):
+    """Tests several candidates a position; the first ones are a chain, and a rival that is kept ends its round."""
+
+    count: int  # candidates a position
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma count"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch nodes vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        """``target_probs``: at the gamma + 1 places of the chain, then after each rival, position by position."""
 
 
 @runtime_checkable

@@ -28,11 +28,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """The shape of a pass over tokens that are not one sequence. Every token sees all that its row held before.
+
+    Attributes:
+        depths: how far behind the row's last token each stands, from 0: what its position is.
+        sees: which tokens of the pass each attends to, itself included.
+    """
+
+    depths: Int[Tensor, "new"]
+    sees: Bool[Tensor, "new new"]
+
+
+@dataclass(frozen=True)
 class Round:
     """Everything one round of speculative decoding saw, for statistics; rows are the active rows.
 
     Attributes:
         rows: index of each active row in the batch that was asked for.
+        draft_tokens: of each position the first candidate, where there are several.
+        target_probs: along what was said.
+        said: the tokens of each row's block, as far as ``emitted`` goes; what follows is of no account.
         positions: index, among a row's generated tokens, of its first drafted token.
         emitted: tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
             end-of-speech or the maximum length cut the block).
@@ -45,6 +61,7 @@ class Round:
     draft_probs: Float[Tensor, "batch gamma vocab"]
     target_probs: Float[Tensor, "batch gamma+1 vocab"]
     verdict: Verdict
+    said: Int[Tensor, "batch gamma+1"]
     emitted: Int[Tensor, "batch"]
     finished: Bool[Tensor, "batch"]
 

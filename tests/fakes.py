@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcg.sampling import Purpose, Randomness, draw
-from pcg.types import Utterance, Verdict
+from pcg.types import Tree, Utterance, Verdict
 
 
 @dataclass
@@ -24,6 +24,9 @@ class MarkovCache:
 
     def keep(self, rows: Tensor) -> None:
         self.tokens, self.lengths = self.tokens[rows], self.lengths[rows]
+
+    def move(self, source: Tensor, place: Tensor) -> None:
+        self.tokens = self.tokens.scatter(1, place[:, None], self.tokens.gather(1, source[:, None]))
 
 
 class MarkovLM:
@@ -67,6 +70,21 @@ class MarkovLM:
         cache.lengths = cache.lengths + tokens.shape[1]
         speech = (cache.tokens - self.shift).clamp(min=0)
         return self.table[speech.gather(1, (places - 1).clamp(min=0)), speech.gather(1, places)]
+
+    def step_tree(self, tokens: Tensor, cache: MarkovCache, tree: Tree) -> Tensor:
+        self.passes.append(tuple(tokens.shape))
+        before = cache.tokens.gather(1, (cache.lengths - 1).clamp(min=0)[:, None])
+        places = cache.lengths[:, None] + torch.arange(tokens.shape[1])
+        cache.tokens, cache.lengths = cache.tokens.scatter(1, places, tokens), cache.lengths + tokens.shape[1]
+        parents = [self._parent(node, tree) for node in range(tokens.shape[1])]
+        of_parents = torch.cat([tokens, before], 1)[:, parents]  # -1: what the row held before
+        return self.table[(of_parents - self.shift).clamp(min=0), (tokens - self.shift).clamp(min=0)]
+
+    @staticmethod
+    def _parent(node: int, tree: Tree) -> int:
+        above = [other for other in tree.sees[node].nonzero()[:, 0].tolist() if other != node]
+        assert sorted(tree.depths[above].tolist()) == list(range(int(tree.depths[node]))), "a path without gaps"
+        return max(above, key=lambda other: int(tree.depths[other]), default=-1)
 
     def token_ids(self, speech: Tensor) -> Tensor:
         return speech + self.shift

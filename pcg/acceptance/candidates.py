@@ -56,11 +56,6 @@ class Candidates:
         positions: Int[Tensor, "batch"],
         randomness: Randomness,
     ) -> Verdict:
-        """As a rule's.
-
-        Args:
-            target_probs: at the gamma + 1 places of the chain of first candidates, then after each rival, by position.
-        """
         gamma, rows = draft_tokens.shape[1], torch.arange(len(draft_tokens), device=positions.device)
         chain, after_rivals = target_probs.split([gamma + 1, gamma * (self.count - 1)], 1)
         check_block(draft_tokens[..., 0], draft_probs, chain, positions)

@@ -79,7 +79,7 @@ def speculative_decode(
         if observer is not None:
             clock.pause()
             emitted, finished = torch.tensor(commit.emitted), torch.tensor(commit.finished)
-            observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, emitted, finished))
+            observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, said, emitted, finished))
             clock.enter("other")
 
         rejected = gamma - verdict.accepted.cpu()

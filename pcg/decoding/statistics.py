@@ -2,7 +2,7 @@
 
 A draft token is *tested* up to and including the first rejected one of its round, and never beyond an accepted
 end-of-speech or the maximum length. So ``emitted == accepted + recovered + bonus`` holds for every utterance,
-end-of-speech counted in all of them.
+end-of-speech counted in all of them. A position that has several candidates is tested once, whichever is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.interfaces import Rule, StateRule
+from pcg.interfaces import CandidateRule, Rule, StateRule
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Generation, Round
 
@@ -27,11 +27,12 @@ COUNTS = (
     "tested",
     "accepted",
     "group_only_accepted",  # accepted where exact matching, on the same random number, would not have
+    "rival_accepted",  # accepted that were not the first candidate of their position
     "recovered",
     "bonus",
     "emitted",
 )
-KINDS = ("exact", "group", "recovered", "bonus")
+KINDS = ("exact", "group", "rival", "recovered", "bonus")
 _LEAST = 1e-9  # a rule may emit what a truncated target gives no probability at all
 # A token below this share of the target's largest probability is one that the target hardly ever says. On the bundled
 # pair (temperature .8) these are 4,036 of 4,097 tokens and hold .7 % of the target's mass, but 21 % of the draft's.
@@ -46,9 +47,10 @@ class Statistics:
         rule: distortion is measured where it has a ``law``.
     """
 
-    def __init__(self, gamma: int, rule: Rule | StateRule, randomness: Randomness) -> None:
+    def __init__(self, gamma: int, rule: Rule | StateRule | CandidateRule, randomness: Randomness) -> None:
         self._law = getattr(rule, "law", None)
         self._randomness = randomness
+        self._candidates = rule.count if isinstance(rule, CandidateRule) else 1
         rows = len(randomness.keys)
         self._counts = torch.zeros(rows, len(COUNTS), dtype=torch.int64)
         self._by_position = torch.zeros(rows, gamma, dtype=torch.int64)
@@ -61,19 +63,22 @@ class Statistics:
     def __call__(self, seen: Round) -> None:
         gamma = seen.draft_tokens.shape[1]
         place, device = torch.arange(gamma), seen.draft_tokens.device
-        kept = seen.verdict.accepted.cpu()
+        kept, rival = seen.verdict.accepted.cpu(), seen.verdict.rival
+        by_rival = torch.zeros_like(kept, dtype=torch.bool) if rival is None else rival.cpu() > 0
         counted = seen.emitted + seen.finished  # less than kept + 1 where the block was cut
         accepted = torch.minimum(kept, counted)
-        tested = torch.minimum(kept + 1, counted).clamp(max=gamma)
+        tested = torch.minimum(kept + ~by_rival, counted).clamp(max=gamma)
         whole = counted == kept + 1  # the recovered or bonus token counts too
+        bonus = (kept == gamma) | by_rival
         is_tested, is_accepted = place < tested[:, None], place < accepted[:, None]
+        is_rival = by_rival[:, None] & (place == kept[:, None] - 1)
 
         tokens = seen.draft_tokens.unsqueeze(2)
         draft = seen.draft_probs.gather(2, tokens).squeeze(2).double()
         target = seen.target_probs[:, :gamma].gather(2, tokens).squeeze(2).double()
         randomness = self._randomness.keep(seen.rows.to(device))
         uniform = randomness.uniform(seen.positions[:, None] + place.to(device), Purpose.ACCEPT)
-        group_only = is_accepted & (uniform * draft >= target).cpu()
+        group_only = is_accepted & ~is_rival & (uniform * draft >= target).cpu()
         exact_acceptance = (target / draft).clamp(max=1).cpu() * is_tested
 
         one, passes = torch.ones_like(counted), torch.full_like(counted, gamma)
@@ -81,20 +86,22 @@ class Statistics:
             "rounds": one,
             "target_passes": one,
             "draft_passes": passes,
-            "drafted": passes,
+            "drafted": passes * self._candidates,
             "tested": tested,
             "accepted": accepted,
             "group_only_accepted": group_only.sum(1),
-            "recovered": whole & (kept < gamma),
-            "bonus": whole & (kept == gamma),
+            "rival_accepted": (is_accepted & is_rival).sum(1),
+            "recovered": whole & ~bonus,
+            "bonus": whole & bonus,
             "emitted": counted,
         }
         self._counts.index_add_(0, seen.rows, torch.stack([columns[name].long() for name in COUNTS], 1))
         self._by_position.index_add_(0, seen.rows, is_accepted.long())
         sums = torch.cat([exact_acceptance.sum(1, keepdim=True), self._distortion(seen, is_tested)], 1)
         self._sums.index_add_(0, seen.rows, sums)
-        self._note_kinds(seen, group_only, kept)
-        self._note_probs(seen)
+        kinds = torch.where(is_rival, KINDS.index("rival"), group_only.long())
+        self._note_kinds(seen, kinds, torch.where(bonus, KINDS.index("bonus"), KINDS.index("recovered")))
+        self._note_probs(seen, bonus)
 
     def _distortion(self, seen: Round, is_tested: Bool[Tensor, "batch gamma"]) -> Float[Tensor, "batch distances"]:
         """Distances of the rule's law from the target, summed over tested tokens."""
@@ -107,24 +114,23 @@ class Statistics:
         distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1)
         return sums.index_add_(0, row, distances.double().cpu())
 
-    def _note_kinds(self, seen: Round, group_only: Bool[Tensor, "batch gamma"], kept: Int[Tensor, "batch"]) -> None:
-        gamma = group_only.shape[1]
-        kinds = torch.cat([group_only.long(), torch.zeros_like(kept[:, None])], 1)
-        last = torch.where(kept < gamma, KINDS.index("recovered"), KINDS.index("bonus"))
-        kinds = kinds.scatter(1, kept[:, None], last[:, None])
+    def _note_kinds(self, seen: Round, kinds: Int[Tensor, "batch gamma"], last: Int[Tensor, "batch"]) -> None:
+        """``last``: the kind of the token after those kept."""
+        kinds = F.pad(kinds, (0, 1)).scatter(1, seen.verdict.accepted.cpu()[:, None], last[:, None])
         for row, emitted, block in zip(seen.rows.tolist(), seen.emitted.tolist(), kinds.tolist(), strict=True):
             self._kinds[row].extend(KINDS[kind] for kind in block[:emitted])
 
-    def _note_probs(self, seen: Round) -> None:
-        """Both models' probabilities of what was emitted. The draft has none for the place after its last token."""
-        accepted, token = seen.verdict.accepted.unsqueeze(1), seen.verdict.token.unsqueeze(1)
-        said = F.pad(seen.draft_tokens, (0, 1)).scatter(1, accepted, token).unsqueeze(2)
+    def _note_probs(self, seen: Round, bonus: Bool[Tensor, "batch"]) -> None:
+        """Both models' probabilities of what was emitted. The draft was not asked for a bonus token."""
+        said = seen.said.unsqueeze(2)
         target, draft = seen.target_probs.gather(2, said), seen.draft_probs.gather(2, said[:, :-1])
         blocks = torch.cat([target, draft], 1).squeeze(2).tolist()
-        for row, emitted, block in zip(seen.rows.tolist(), seen.emitted.tolist(), blocks, strict=True):
+        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), seen.verdict.accepted.tolist(), bonus.tolist(), strict=True)
+        for (row, emitted, kept, is_bonus), block in zip(rows, blocks, strict=True):
             places = said.shape[1]
+            asked = block[places:][: kept if is_bonus else None]
             self._target_probs[row].extend(map(_short, block[:places][:emitted]))
-            self._draft_probs[row].extend([*map(_short, block[places:]), None][:emitted])
+            self._draft_probs[row].extend([*map(_short, asked), None][:emitted])
 
     def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
         """The generations with counts, sums, and the kind and probabilities of each token."""

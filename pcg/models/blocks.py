@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pcg.models.checkpoint import Checkpoint
 from pcg.models.linear import Linear, linear
+from pcg.types import Tree
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,13 @@ class LlamaCache:
         on_device = rows.to(self.states.device)
         self.states, self.hidden = self.states[:, on_device], self.hidden[on_device]
         self.lengths = self.lengths[rows.cpu()]
+
+    def move(self, source: Int[Tensor, "batch"], place: Int[Tensor, "batch"]) -> None:
+        """Copy each row's entry at ``source`` to ``place``: of a tree's branches one is kept, without a gap."""
+        rows = torch.arange(len(source), device=source.device)
+        self.states[:, rows, :, place] = self.states[:, rows, :, source]
+        if self.reads:
+            self.hidden[rows, :, place] = self.hidden[rows, :, source]
 
 
 @dataclass(frozen=True)
@@ -233,10 +241,7 @@ class Blocks:
         return layer.down(F.silu(gate) * up)
 
     def span(self, cache: LlamaCache, new: int) -> Span:
-        lengths = cache.lengths.tolist()
-        start, end = min(lengths), max(lengths) + new
-        if end > cache.states.shape[3]:
-            raise ValueError(f"cache of {cache.states.shape[3]} positions is full: {end} asked for")
+        start, end = _room(cache, new)
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
             return Span(start, end, None, self.rope[start:end], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
@@ -245,3 +250,24 @@ class Blocks:
         if start + new == end:
             return Span(start, end, None, self.rope[start:end], mask)
         return Span(start, end, positions, self.rope[positions].unsqueeze(1), mask)
+
+    def tree_span(self, cache: LlamaCache, tree: Tree) -> Span:
+        """Tokens are written one after another, and turned by their depths; the mask says who sees whom."""
+        new = len(tree.depths)
+        start, end = _room(cache, new)
+        lengths = cache.lengths.to(self.device).unsqueeze(1)
+        place = torch.arange(end, device=self.device) - lengths  # in the pass; below 0 for what was there before
+        among = tree.sees[:, place.clamp(0, new - 1)] & (place < new)
+        sees = (among | (place < 0)).transpose(0, 1).unsqueeze(1)
+        mask = torch.zeros(sees.shape, dtype=self.dtype, device=self.device).masked_fill_(~sees, -torch.inf)
+        rope = self.rope[lengths + tree.depths].unsqueeze(1)
+        places = None if start + new == end else lengths + torch.arange(new, device=self.device)
+        return Span(start, end, places, rope, mask)
+
+
+def _room(cache: LlamaCache, new: int) -> tuple[int, int]:
+    """The first position that a pass writes, and the end of what it reads."""
+    lengths = cache.lengths.tolist()
+    if max(lengths) + new > cache.states.shape[3]:
+        raise ValueError(f"cache of {cache.states.shape[3]} positions is full: {max(lengths) + new} asked for")
+    return min(lengths), max(lengths) + new

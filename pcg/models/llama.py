@@ -20,7 +20,7 @@ from pcg.models.blocks import Blocks, LlamaCache, LlamaConfig
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.footprint import footprint
 from pcg.models.linear import linear
-from pcg.types import Utterance
+from pcg.types import Tree, Utterance
 
 
 @runtime_checkable
@@ -52,9 +52,12 @@ class Llama:
         weight = table if c.tied else checkpoint.tensor("lm_head.weight", (c.vocab, c.width))
         return weight if rows is None else weight[rows]
 
-    def forward(self, ids: Int[Tensor, "batch new"], cache: LlamaCache) -> Float[Tensor, "batch new width"]:
-        """Append ``ids`` to each row at its own length; the states after each, before the head."""
-        blocks, span = self.blocks, self.blocks.span(cache, ids.shape[1])
+    def forward(
+        self, ids: Int[Tensor, "batch new"], cache: LlamaCache, tree: Tree | None = None
+    ) -> Float[Tensor, "batch new width"]:
+        """Append ``ids`` to each row at its own length, a sequence or a tree; the states after each, before the head."""
+        blocks = self.blocks
+        span = blocks.span(cache, ids.shape[1]) if tree is None else blocks.tree_span(cache, tree)
         x = F.embedding(ids, self.table)
         seen = {0: x} if cache.reads else {}
         for depth, (layer, states) in enumerate(zip(self.layers, cache.states, strict=True), 1):
@@ -131,6 +134,12 @@ class LlamaLM:
     @torch.inference_mode()
     def step(self, tokens: Int[Tensor, "batch new"], cache: LlamaCache) -> Float[Tensor, "batch new vocab"]:
         return self.head(self.llama.forward(tokens, cache))
+
+    @torch.inference_mode()
+    def step_tree(
+        self, tokens: Int[Tensor, "batch new"], cache: LlamaCache, tree: Tree
+    ) -> Float[Tensor, "batch new vocab"]:
+        return self.head(self.llama.forward(tokens, cache, tree))
 
     def embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
         return F.embedding(ids, self.llama.table)

@@ -19,6 +19,7 @@ GAMMA, VOCAB = 3, 5  # token 4 is end-of-speech
 def block(accepted: list[int], emitted: list[int], finished: list[bool], target: float) -> Round:
     """Rows 0, 1, ...; each drafted token 1 of probability .5, of probability ``target`` under the target."""
     batch = len(accepted)
+    said = [[*[1] * kept, 0, *[0] * (GAMMA - kept)] for kept in accepted]
     draft_probs = torch.tensor([0.25, 0.5, 0.125, 0.125, 0.0]).expand(batch, GAMMA, VOCAB)
     target_probs = torch.tensor([1 - target, target, 0.0, 0.0, 0.0]).expand(batch, GAMMA + 1, VOCAB)
     return Round(
@@ -28,6 +29,7 @@ def block(accepted: list[int], emitted: list[int], finished: list[bool], target:
         draft_probs=draft_probs,
         target_probs=target_probs,
         verdict=Verdict(torch.tensor(accepted), torch.zeros(batch, dtype=torch.int64)),
+        said=torch.tensor(said),
         emitted=torch.tensor(emitted),
         finished=torch.tensor(finished),
     )
@@ -54,6 +56,7 @@ def test_counts_by_hand() -> None:
         "tested": [1, 3, 2, 3, 2],
         "accepted": [0, 3, 2, 2, 2],
         "group_only_accepted": [0, 0, 0, 0, 0],
+        "rival_accepted": [0, 0, 0, 0, 0],
         "recovered": [1, 0, 0, 1, 0],
         "bonus": [0, 1, 0, 0, 0],
         "emitted": [1, 4, 2, 3, 2],
