@@ -157,6 +157,16 @@ class CandidateRule(Protocol):
     ) -> Verdict:
         """``target_probs``: at the gamma + 1 places of the chain, then after each rival, position by position."""
 
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """Probability that one of a position's candidates is kept."""
+
+    def first_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """That the first is, so that the chain goes on."""
+
 
 @runtime_checkable
 class StateRule(Protocol):

@@ -119,7 +119,7 @@ class Generation:
         counts: this row's counts, as ``pcg.decoding.statistics`` names them.
         accepted_by_position: accepted draft tokens by place in the block, gamma numbers; empty without a draft.
         sums: ``alpha_exact``, and the distances of a rule with a law, summed over tested tokens.
-        kinds: one of ``exact group recovered bonus plain`` per token, for the token timeline.
+        kinds: one of ``exact group candidate recovered bonus plain`` per token, for the token timeline.
         target_probs: the target's probability of each token, as the rule saw it; empty where no rule did.
         draft_probs: likewise the draft's; None for a bonus token, which the draft was not asked for.
     """

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, uniforms
+from pcg.groups.table import GroupTable
 from pcg.interfaces import OutcomeRule
 from pcg.sampling import Purpose, Randomness, check_probabilities, draw
 from pcg.types import Verdict
@@ -29,7 +30,7 @@ class Candidates:
     """``rule`` with ``count`` candidates at each position, of which the first goes on as a chain.
 
     With ``P_0 = P`` and ``P_j = (P_{j-1} - Q)+``, normalised, candidate j (from 0) is kept when ``u_j < P_j(o)/Q(o)``
-    for its outcome ``o``; if none is, an outcome is recovered from ``P_count``, and within it the target picks the token.
+    for its outcome ``o``; if none is, an outcome is recovered from ``P_count``, and the target picks the token in it.
 
     Outcome law: a candidate is kept with ``min(P_j, Q)`` in all, or leaves ``(P_j - Q)+``, and the two add up to
     ``P_j``; so by induction from the last candidate on the outcome has law ``P_0``. For exact that is the target's
@@ -47,6 +48,11 @@ class Candidates:
             raise ValueError(f"candidates={self.count}: 2 or more; with one it is the rule itself")
         if getattr(self.rule, "residual", "target") != "target":
             raise ValueError("several candidates are recovered by the target: residual=target")
+
+    @property
+    def groups(self) -> GroupTable | None:
+        """Those of the rule, where it has some."""
+        return getattr(self.rule, "groups", None)
 
     def verify(
         self,
@@ -85,7 +91,7 @@ class Candidates:
         randomness: Randomness,
     ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch vocab"]]:
         """The first candidate kept after the first one was rejected, 0 for none; and what is recovered then."""
-        accept, group = (randomness.draws(at, purpose, self.count)[:, 1:] for purpose in (Purpose.ACCEPT, Purpose.GROUP))
+        accept, group = (randomness.draws(at, each, self.count)[:, 1:] for each in (Purpose.ACCEPT, Purpose.GROUP))
         outcomes = self.rule.outcome(tokens, target_end, group)
         drafted, whole = self.rule.mass(draft_end, target_end), self.rule.mass(target_end, target_end)
         left, rival = _rest(whole, drafted), torch.zeros_like(at)
@@ -122,6 +128,11 @@ class Candidates:
         check_pair(draft_probs, target_probs)
         masses = (self.rule.mass(probs, target_probs) for probs in (draft_probs, target_probs))
         return 1 - self._through(*masses)[1].squeeze(-1)
+
+    def first_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        return self.rule.expected_acceptance(draft_probs, target_probs)
 
     def _through(
         self, drafted: Float[Tensor, "*batch outcomes"], whole: Float[Tensor, "*batch outcomes"]

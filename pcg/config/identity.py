@@ -34,7 +34,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         run["draft"] = run["grouping"] = None
         del run["decoding"]["gamma"], run["decoding"]["baseline"]
-        run["decoding"].pop("mode", None)
+        for key in ("mode", "candidates"):
+            run["decoding"].pop(key, None)
     if run["decoding"].get("mode") == "law":  # without blocks
         del run["decoding"]["gamma"]
     run["fingerprints"] = fingerprints(run)

@@ -30,9 +30,11 @@ class Decoding:
     repetition_penalty: float
     baseline: bool
     mode: str = "speculative"
+    candidates: int = 1
 
     RANGES: ClassVar[Ranges] = {
         "gamma": FROM_1,
+        "candidates": FROM_1,
         "batch_size": FROM_1,
         "max_tokens": FROM_1,
         "mode": (lambda value: value in ("speculative", "law"), "speculative or law"),

@@ -32,7 +32,7 @@ COUNTS = (
     "bonus",
     "emitted",
 )
-KINDS = ("exact", "group", "rival", "recovered", "bonus")
+KINDS = ("exact", "group", "candidate", "recovered", "bonus")
 _LEAST = 1e-9  # a rule may emit what a truncated target gives no probability at all
 # A token below this share of the target's largest probability is one that the target hardly ever says. On the bundled
 # pair (temperature .8) these are 4,036 of 4,097 tokens and hold .7 % of the target's mass, but 21 % of the draft's.
@@ -99,7 +99,7 @@ class Statistics:
         self._by_position.index_add_(0, seen.rows, is_accepted.long())
         sums = torch.cat([exact_acceptance.sum(1, keepdim=True), self._distortion(seen, is_tested)], 1)
         self._sums.index_add_(0, seen.rows, sums)
-        kinds = torch.where(is_rival, KINDS.index("rival"), group_only.long())
+        kinds = torch.where(is_rival, KINDS.index("candidate"), group_only.long())
         self._note_kinds(seen, kinds, torch.where(bonus, KINDS.index("bonus"), KINDS.index("recovered")))
         self._note_probs(seen, bonus)
 
@@ -125,12 +125,12 @@ class Statistics:
         said = seen.said.unsqueeze(2)
         target, draft = seen.target_probs.gather(2, said), seen.draft_probs.gather(2, said[:, :-1])
         blocks = torch.cat([target, draft], 1).squeeze(2).tolist()
-        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), seen.verdict.accepted.tolist(), bonus.tolist(), strict=True)
-        for (row, emitted, kept, is_bonus), block in zip(rows, blocks, strict=True):
-            places = said.shape[1]
-            asked = block[places:][: kept if is_bonus else None]
+        places = said.shape[1]
+        asked = torch.where(bonus, seen.verdict.accepted.cpu(), places)
+        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), asked.tolist(), blocks, strict=True)
+        for row, emitted, drafted, block in rows:
             self._target_probs[row].extend(map(_short, block[:places][:emitted]))
-            self._draft_probs[row].extend([*map(_short, asked), None][:emitted])
+            self._draft_probs[row].extend([*map(_short, block[places:][:drafted]), None][:emitted])
 
     def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
         """The generations with counts, sums, and the kind and probabilities of each token."""

@@ -1,9 +1,9 @@
 """Speculative decoding with several candidates at each position: a chain of stars (pcg.acceptance.candidates).
 
-The draft proposes a chain of gamma tokens, as always, and draws at each of its positions some rivals more from the
+The draft proposes a chain of gamma tokens, as always, and at each of its positions draws some rivals more from the
 distribution that it has there anyway: no further draft pass. One target pass scores the chain and what would follow
-each rival, a tree of 1 + gamma * candidates tokens. Where a token of the chain is rejected, a rival may be kept instead:
-it ends the round, with a bonus token after it. So at most one entry of the target's cache lies out of place.
+each rival, a tree of 1 + gamma * candidates tokens. Where a token of the chain is rejected, a rival may be kept
+instead: it ends the round, with a bonus token after it. So one entry of the target's cache at most lies out of place.
 docs/trees.md says why this tree and no other.
 """
 
@@ -21,7 +21,7 @@ from pcg.decoding.rows import Prompt, Rows
 from pcg.decoding.speculative import propose
 from pcg.interfaces import BranchingLM, CandidateRule, TokenLM
 from pcg.sampling import Purpose, Randomness, Sampling, draw_several
-from pcg.types import Generation, Round, Tree
+from pcg.types import Generation, Round, Tree, Verdict
 
 
 @torch.inference_mode()
@@ -68,7 +68,7 @@ def tree_decode(
         clock.enter("other")
 
         index, positions, kept = rows.index, rows.positions, verdict.accepted.unsqueeze(1)
-        node = last_kept(verdict.accepted, verdict.rival, gamma, rule.count).unsqueeze(1)
+        node = last_kept(verdict, gamma, rule.count).unsqueeze(1)
         said = F.pad(chain, (1, 1)).scatter_(1, kept, F.pad(tokens, (1, 0)).gather(1, node))
         said = said.scatter_(1, kept + 1, verdict.token.unsqueeze(1))[:, 1:]
         commit = rows.commit(said, verdict.accepted + 1)
@@ -84,7 +84,7 @@ def tree_decode(
         start = before.to(node.device)
         target_cache.move(start + node.squeeze(1), start + verdict.accepted)
         target_cache.lengths = before + 1 + accepted
-        again = accepted.max().item() + 1 if draft.reads else 2
+        again = int(accepted.max()) + 1 if draft.reads else 2
         draft_cache.lengths = draft_cache.lengths - (gamma - accepted) - (again - 2)
         last = target.token_ids(verdict.token).unsqueeze(1)
         newest = kept + 1 + torch.arange(width, device=kept.device)
@@ -99,7 +99,7 @@ def tree_decode(
 
 
 def stars(gamma: int, count: int, device: torch.device) -> Tree:
-    """The last token, the chain of gamma after it, then the rivals of each position: these see the chain before them."""
+    """The last token, the chain of gamma after it, then each position's rivals, which see the chain before them."""
     of_rivals = torch.arange(1, gamma + 1, device=device).repeat_interleave(count - 1)
     depths = torch.cat([torch.arange(gamma + 1, device=device), of_rivals])
     nodes = torch.arange(len(depths), device=device)
@@ -110,7 +110,7 @@ def stars(gamma: int, count: int, device: torch.device) -> Tree:
 def draw_rivals(
     draft_probs: Float[Tensor, "batch gamma vocab"], count: int, rows: Rows
 ) -> Int[Tensor, "batch gamma {count}-1"]:
-    """The other candidates of each position: draws from gamma on of the round's start, the chain having those before."""
+    """The other candidates of each position: draws from gamma on of the round's start, after those of the chain."""
     gamma = draft_probs.shape[1]
     uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma * count)[:, gamma:]
     return draw_several(draft_probs, uniform.unflatten(1, (gamma, count - 1)))
@@ -124,8 +124,9 @@ def seen_by_all(
     return torch.cat([seen, before.scatter(3, rivals.unsqueeze(3), True).flatten(1, 2)], 1)
 
 
-def last_kept(
-    accepted: Int[Tensor, "batch"], rival: Int[Tensor, "batch"], gamma: int, count: int
-) -> Int[Tensor, "batch"]:
+def last_kept(verdict: Verdict, gamma: int, count: int) -> Int[Tensor, "batch"]:
     """Where in the pass the last token that is kept stands; 0 is the one before the round."""
+    accepted, rival = verdict.accepted, verdict.rival
+    if rival is None:
+        return accepted
     return torch.where(rival > 0, gamma + (accepted - 1) * (count - 1) + rival, accepted)

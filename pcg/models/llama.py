@@ -55,7 +55,7 @@ class Llama:
     def forward(
         self, ids: Int[Tensor, "batch new"], cache: LlamaCache, tree: Tree | None = None
     ) -> Float[Tensor, "batch new width"]:
-        """Append ``ids`` to each row at its own length, a sequence or a tree; the states after each, before the head."""
+        """Append ``ids``, in sequence or as a tree, to each row at its own length; the states after each, headless."""
         blocks = self.blocks
         span = blocks.span(cache, ids.shape[1]) if tree is None else blocks.tree_span(cache, tree)
         x = F.embedding(ids, self.table)

@@ -50,6 +50,7 @@ def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | N
     if "fingerprints" in study["config"]:  # studies of earlier versions have none
         same &= _models(study["config"]) == _models(run)
     same &= all(study["config"]["decoding"][key] == run["decoding"][key] for key in _SAMPLING)
+    same &= study["config"]["decoding"].get("candidates", 1) == run["decoding"].get("candidates", 1)
     return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)
 
 

@@ -125,7 +125,7 @@ def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str
         "seconds": audio.seconds,
         "peaks": _peaks(audio),
         "tokens": row["tokens"],
-        "kinds": "".join(kind[0] for kind in row["kinds"]),  # exact, group, recovered, bonus, plain
+        "kinds": "".join(kind[0] for kind in row["kinds"]),  # exact, group, candidate, recovered, bonus, plain
         # an item a token, or none: rows of earlier versions have not got them
         "target": [_short(probability) for probability in row.get("target_probs") or []],
         "draft": [_short(probability) for probability in row.get("draft_probs") or []],

@@ -9,7 +9,7 @@ from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS, DISTANCES, UNLIKELY
 from pcg.metrics.aggregate import Estimate, figures, paired_ratio, ratio
 
-SCHEMA = 3
+SCHEMA = 4
 
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
@@ -37,13 +37,16 @@ KEYS: Mapping[str, str] = {
     "counts.rounds": "rounds of speculative decoding, summed over utterances",
     "counts.target_passes": "target passes an utterance took part in, prefill apart, summed",
     "counts.draft_passes": "draft passes an utterance took part in, prefill apart, summed",
-    "counts.drafted": "draft tokens proposed",
-    "counts.tested": "draft tokens tested (those after the first rejection of a round were not)",
+    "counts.drafted": "draft tokens proposed, all candidates of a position counted; a target pass scores one more",
+    "counts.tested": "positions of the draft tested (those after the first rejection of a round were not), each once "
+    "however many candidates it had",
     "counts.accepted": "draft tokens kept",
     "counts.accepted_by_position": "of those, by position in the block: gamma numbers",
     "counts.group_only_accepted": "accepted where exact matching, on the same random number, would not have",
+    "counts.rival_accepted": "accepted that were not the first candidate of their position (decoding.candidates); null "
+    "in results before schema 4",
     "counts.recovered": "tokens emitted after a rejection",
-    "counts.bonus": "tokens emitted after gamma acceptances",
+    "counts.bonus": "tokens emitted after gamma acceptances, or after a candidate that was not the first",
     "counts.emitted": "tokens emitted in all: accepted, recovered, bonus, end-of-speech included",
     "counts.finished": "utterances that ended by themselves (end-of-speech)",
     "counts.truncated": "utterances cut at decoding.max_tokens",
@@ -51,7 +54,8 @@ KEYS: Mapping[str, str] = {
     "metric; null in results of schema 1",
     "acceptance.alpha": "accepted / tested; null without a draft",
     "acceptance.tau": "emitted / target_passes: recovered and bonus tokens count",
-    "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests",
+    "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests, of the first "
+    "candidate",
     "speed.tokens_per_second": "emitted / decode seconds (prefill apart), all utterances of a batch together",
     "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster",
     "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",

@@ -40,7 +40,7 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "left_out": [],
         **values,
-        "counts": {"empty": None, **values["counts"]},
+        "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
         "distortion": {**overshoot, **values["distortion"]},
     }
 

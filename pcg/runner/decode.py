@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pcg.config.settings import Decoding
 from pcg.decoding import autoregressive, law
@@ -11,6 +12,7 @@ from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics
+from pcg.decoding.tree import tree_decode
 from pcg.runner.parts import Parts
 from pcg.sampling import Randomness, as_keys
 from pcg.types import Generation
@@ -56,7 +58,8 @@ def decode_speculative(
     assert parts.rule is not None
     clock, randomness = Clock(parts.device), _randomness(parts, prompts, seed)
     statistics = Statistics(decoding.gamma, parts.rule, randomness)
-    generations = speculative_decode(
+    decode: Any = speculative_decode if decoding.candidates == 1 else tree_decode
+    generations = decode(
         parts.target,
         parts.draft,
         parts.rule,

@@ -18,13 +18,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcg.config import fingerprint
-from pcg.config.build import Kept, build, constructor, is_built
+from pcg.config.build import TARGET, Kept, build, constructor, is_built
 from pcg.config.identity import canonical
 from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
-from pcg.interfaces import Codec, Dataset, Metric, Rule, StateRule, TokenLM
+from pcg.interfaces import (
+    BranchingLM,
+    CandidateRule,
+    Codec,
+    Dataset,
+    Metric,
+    OutcomeRule,
+    Rule,
+    StateRule,
+    TokenLM,
+)
 
 _kept = Kept()
 log = logging.getLogger(__name__)
@@ -36,7 +46,7 @@ class Parts:
 
     target: TokenLM
     draft: TokenLM | None
-    rule: Rule | StateRule | None
+    rule: Rule | StateRule | CandidateRule | None
     codec: Codec | None
     dataset: Dataset
     metrics: Mapping[str, Metric]
@@ -56,7 +66,9 @@ def load(run: Mapping[str, Any]) -> Parts:
     codec = _kept_part("codec", run["codec"], device=device) if is_built(run["codec"]) else None
     draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
-    rule = _rule(run, target, draft, codec) if draft is not None else None
+    rule = None
+    if draft is not None:
+        rule = _with_candidates(_rule(run, target, draft, codec), run["decoding"].get("candidates", 1), target)
     if run["decoding"].get("mode") == "law" and not hasattr(rule, "law"):
         raise ConfigError([f"decoding.mode=law: {type(rule).__name__} states no law of one position to draw from"])
     return Parts(
@@ -142,6 +154,27 @@ def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec 
     supplied = {"codec": codec, "codec_name": _codec_name(run), "cache": cache_folder()}
     table = _kept.get("groups", key, lambda: _group_table(groups, target, draft, supplied))
     return build(node, groups=table)
+
+
+def _with_candidates(rule: Rule | StateRule, count: int, target: TokenLM) -> Rule | StateRule | CandidateRule:
+    """The rule for ``count`` candidates a position.
+
+    Raises:
+        ConfigError: the rule or the target is not made for several.
+    """
+    if count == 1:
+        return rule
+    problems = []
+    if not isinstance(rule, OutcomeRule):
+        problems.append(f"grouping: {type(rule).__name__} tests one candidate a position; exact and pcg test several")
+    if not isinstance(target, BranchingLM):
+        problems.append(f"target: a {type(target).__name__} scores no tree of tokens; target=hf does for Llamas")
+    try:
+        if not problems:
+            return build({TARGET: "pcg.acceptance.candidates.Candidates", "count": count}, rule=rule)
+    except ValueError as error:
+        problems.append(f"grouping: {error}")
+    raise ConfigError([f"decoding.candidates={count}: {problem}" for problem in problems])
 
 
 def _codec_name(run: Mapping[str, Any]) -> str:

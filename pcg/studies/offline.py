@@ -25,7 +25,7 @@ from pcg.config.build import is_built
 from pcg.config.settings import Decoding, Settings
 from pcg.decoding.statistics import DISTANCES
 from pcg.decoding.voice import spoken_tokens, voice_tokens
-from pcg.interfaces import Codec, Rule, TokenLM
+from pcg.interfaces import CandidateRule, Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
 from pcg.ranges import Ranges, out_of_range
 from pcg.report import tables
@@ -151,15 +151,18 @@ class _Seen:
 class Scorer:
     """A rule, and what it has given at each position of the utterance at hand."""
 
-    rule: Rule
+    rule: Rule | CandidateRule
     alphas: list[Tensor] = field(default_factory=list)
+    firsts: list[Tensor] = field(default_factory=list)  # of the first candidate, with which the block goes on
     sums: dict[str, float | None] = field(default_factory=dict)
 
     def see(
         self, draft_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
     ) -> None:
-        acceptance = self.rule.expected_acceptance(draft_probs, target_probs)
-        self.alphas.append(acceptance.clamp(0, 1).double().cpu())  # float32 sums stray beyond by 1e-7
+        any_one = self.rule.expected_acceptance
+        first = self.rule.first_acceptance if isinstance(self.rule, CandidateRule) else any_one
+        for alphas, acceptance in ((self.alphas, any_one), (self.firsts, first)):
+            alphas.append(acceptance(draft_probs, target_probs).clamp(0, 1).double().cpu())  # sums stray by 1e-7
         law = getattr(self.rule, "law", None)
         if law is None:
             self.sums = dict.fromkeys(DISTANCES)
@@ -168,10 +171,10 @@ class Scorer:
         for name, distance in DISTANCES.items():
             self.sums[name] = (self.sums.get(name) or 0.0) + distance(emitted, target_probs).double().sum().item()
 
-    def take(self) -> tuple[Float[Tensor, "positions"], dict[str, float | None]]:
-        """What was seen since the last time."""
-        taken = torch.cat(self.alphas), self.sums
-        self.alphas, self.sums = [], {}
+    def take(self) -> tuple[Float[Tensor, "2 positions"], dict[str, float | None]]:
+        """What was seen since the last time: acceptance of any candidate and of the first, and the sums."""
+        taken = torch.stack([torch.cat(self.alphas), torch.cat(self.firsts)]), self.sums
+        self.alphas, self.firsts, self.sums = [], [], {}
         return taken
 
 
@@ -180,8 +183,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row a point: sums over the utterance's positions, and expected counts for each gamma."""
     taken = [scorer.take() for scorer in scorers]
-    alphas = torch.stack([alpha for alpha, _ in taken])
-    counted = {gamma: rounds_along(alphas, gamma) for gamma in range(1, gammas + 1)}
+    alphas, firsts = torch.stack([acceptance for acceptance, _ in taken], 1)
+    counted = {gamma: rounds_along(alphas, gamma, firsts) for gamma in range(1, gammas + 1)}
     return [
         {
             "utterance": utterance.id,

@@ -17,7 +17,7 @@ from pcg.config import validate
 from pcg.config.identity import canonical
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, nearest
-from pcg.interfaces import Rule, StateRule
+from pcg.interfaces import CandidateRule, Rule, StateRule
 from pcg.runner import parts
 
 _OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")
@@ -76,13 +76,13 @@ def settings_and_points(
     return settings, points
 
 
-def rules_of(points: list[Point]) -> list[Rule]:
+def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
     """The rule of each point. Points that ask for the same groups share one table.
 
     Raises:
         ConfigError: one that both models' distributions alone do not tell.
     """
-    built: dict[int, Rule] = {}
+    built: dict[int, Rule | CandidateRule] = {}
     # the runner keeps one table at a time: those who share it come one after another
     for index in sorted(range(len(points)), key=lambda index: _groups_key(points[index])):
         rule = parts.load(points[index].run).rule

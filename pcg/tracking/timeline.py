@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 KINDS = {
     "exact": ("#0072b2", "kept exactly"),
     "group": ("#e69f00", "kept by its group (or rule) only"),
+    "candidate": ("#cc79a7", "kept, not the first candidate"),
     "recovered": ("#d1495b", "recovered"),
     "bonus": ("#009e73", "bonus"),
     "plain": ("#a3abb5", "target alone"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -91,11 +90,11 @@ def test_sequences_have_the_targets_law(sampling: Sampling) -> None:
 @pytest.mark.parametrize("gamma", [1, 3])
 @pytest.mark.parametrize("pair", ["own", "eagle"])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_is_the_targets_own_token_for_token(pairs: dict[str, Pair], pair: str, gamma: int, penalty: float) -> None:
+def test_greedy_is_the_targets_own_token_for_token(
+    pairs: dict[str, Pair], pair: str, gamma: int, penalty: float
+) -> None:
     sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
-    plain = decode(
-        pairs[pair][0], PROMPTS, sampling=sampling, max_tokens=40, randomness=Randomness(0, torch.arange(8))
-    )
+    plain = decode(pairs[pair][0], PROMPTS, sampling=sampling, max_tokens=40, randomness=Randomness(0, torch.arange(8)))
     for rule in (Exact(), PCG(table(13, "windows"), floor=0.1)):
         options = {"rule": Candidates(rule, 2), "gamma": gamma, "sampling": sampling}
         said = run(pairs[pair], list(range(8)), **options) | run(pairs[pair], [3], **options)
@@ -164,14 +163,14 @@ def test_counts_and_shapes(count: int) -> None:
         assert counts["drafted"] == gamma * count * counts["rounds"]
         assert counts["emitted"] == len(each.tokens) + each.finished
         assert counts["emitted"] == counts["accepted"] + counts["recovered"] + counts["bonus"]
-        assert 0 <= counts["rival_accepted"] - each.kinds.count("rival") <= each.finished  # the end may be one
+        assert 0 <= counts["rival_accepted"] - each.kinds.count("candidate") <= each.finished  # the end may be one
         assert sum(each.accepted_by_position) == counts["accepted"]
         assert len(each.kinds) == len(each.target_probs) == len(each.draft_probs) == len(each.tokens)
         assert [prob is None for prob in each.draft_probs] == [kind == "bonus" for kind in each.kinds]
         assert all(prob > 0 for prob in each.target_probs)
         assert each.sums["tv"] == pytest.approx(0, abs=1e-5)
         assert counts["group_only_accepted"] == 0
-        after_rivals = [each.kinds[i + 1] for i, kind in enumerate(each.kinds[:-1]) if kind == "rival"]
+        after_rivals = [each.kinds[i + 1] for i, kind in enumerate(each.kinds[:-1]) if kind == "candidate"]
         assert set(after_rivals) <= {"bonus"}  # a rival ends its round
     totals = {name: sum(each.counts[name] for each in said) for name in said[0].counts}
     assert 0 < totals["rival_accepted"] < totals["accepted"] < totals["tested"]

@@ -131,14 +131,16 @@ def test_the_runs_line_tells_of_empty_generations(config) -> None:
 def test_results_of_earlier_schemas_are_read(config) -> None:
     folder = Path(run_once(config()).folder)
     values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    del values["counts"]["empty"], values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
-    for schema in (0, 1, 2, 4):
+    del values["counts"]["empty"], values["counts"]["rival_accepted"]
+    del values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
+    for schema in (0, 1, 2, 3, 5):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
-        if schema in (1, 2):
+        if schema in (1, 2, 3):
             found = read(folder)
             assert found is not None
             assert found.values["counts"]["empty"] is None  # not counted then
+            assert found.values["counts"]["rival_accepted"] is None
             assert found.values["distortion"]["overshoot_unlikely"] is None
             continue
-        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 3: move it"):
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 4: move it"):
             read(folder)

@@ -13,6 +13,7 @@ from pcg.runner import run as run_module
 from pcg.runner.run import RunFailed, log_again, run_once
 from tests.tiny.parts import Recorder, calls
 
+GROUPS = {"_target_": "pcg.groups.cosine.Cosine", "theta": 0.4, "center": False, "source": "target_input"}
 TIMED = {"wall_seconds", "started", "speed", "git"}
 
 
@@ -65,6 +66,33 @@ def test_by_the_law_of_a_rule_no_speed_is_claimed(config):
 def test_a_rule_without_a_law_cannot_be_drawn_from(config):
     with pytest.raises(ConfigError, match=r"decoding\.mode=law: Fly states no law of one position"):
         run_once(config(**{"decoding.mode": "law", "grouping": {"_target_": "pcg.acceptance.fly.Fly"}}))
+
+
+def test_several_candidates_keep_more(config):
+    one, three = (run_once(config(**{"decoding.candidates": count})) for count in (1, 3))
+    before, after = one.values, three.values
+    assert after["acceptance"]["alpha"] > before["acceptance"]["alpha"]
+    assert after["acceptance"]["tau"] > before["acceptance"]["tau"]
+    assert after["counts"]["drafted"] == 3 * 3 * after["counts"]["rounds"]
+    assert after["counts"]["rival_accepted"] > before["counts"]["rival_accepted"] == 0
+    assert after["distortion"]["tv"] < 1e-6
+    rows = pyarrow.parquet.read_table(Path(three.folder) / "utterances.parquet").to_pylist()
+    assert {kind for row in rows for kind in row["kinds"]} >= {"exact", "candidate", "recovered", "bonus"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grouping": {"_target_": "pcg.acceptance.fly.Fly"}}, "grouping: Fly tests one candidate a position; exact"),
+        (
+            {"grouping": {"_target_": "pcg.acceptance.pcg.PCG", "residual": "draft", "groups": GROUPS}},
+            "grouping: several candidates are recovered by the target",
+        ),
+    ],
+)
+def test_what_cannot_have_several_candidates_is_named(config, changes, message):
+    with pytest.raises(ConfigError, match=rf"decoding\.candidates=2: {message}"):
+        run_once(config(**{"decoding.candidates": 2, **changes}))
 
 
 def test_target_alone(config):

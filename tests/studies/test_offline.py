@@ -99,11 +99,13 @@ def test_rounds_at_the_ends(alpha: float, gamma: int, rounds: int) -> None:
     assert found.accepted.item() == alpha * found.tested.item()
 
 
+@pytest.mark.parametrize("rivals", [False, True])
 @pytest.mark.parametrize("gamma", [1, 2, 3, 7])
-def test_rounds_equal_an_enumeration(gamma: int) -> None:
-    alphas = torch.rand(3, 6, generator=torch.Generator().manual_seed(gamma))
+def test_rounds_equal_an_enumeration(gamma: int, rivals: bool) -> None:
+    alphas, share = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(gamma), dtype=torch.float64)
+    firsts = alphas * share if rivals else alphas
 
-    def enumerate_from(row: list[float]) -> list[float]:
+    def enumerate_from(row: list[float], first: list[float]) -> list[float]:
         @cache
         def after(start: int) -> tuple[float, float, float]:
             """Rounds, tests and acceptances still to come."""
@@ -113,17 +115,19 @@ def test_rounds_equal_an_enumeration(gamma: int) -> None:
             for place in range(start, min(start + gamma, len(row))):
                 sums[1] += reached
                 sums[2] += reached * row[place]
-                later = after(place + 1)  # rejected: the recovered token is this place's
-                sums = [x + reached * (1 - row[place]) * y for x, y in zip(sums, later, strict=True)]
-                reached *= row[place]
+                # rejected: the recovered token is this place's; kept by a rival: a bonus token is the next place's
+                for chance, begins in ((1 - row[place], place + 1), (row[place] - first[place], place + 2)):
+                    sums = [x + reached * chance * y for x, y in zip(sums, after(begins), strict=True)]
+                reached *= first[place]
             later = after(start + gamma + 1)
             return tuple(x + reached * y for x, y in zip(sums, later, strict=True))
 
         return list(after(0))
 
-    found = rounds_along(alphas, gamma)
-    for index, row in enumerate(alphas.double().tolist()):
-        assert [found.rounds[index], found.tested[index], found.accepted[index]] == pytest.approx(enumerate_from(row))
+    found = rounds_along(alphas, gamma, firsts if rivals else None)
+    for index, rows in enumerate(zip(alphas.tolist(), firsts.tolist(), strict=True)):
+        expected = enumerate_from(*rows)
+        assert [found.rounds[index], found.tested[index], found.accepted[index]] == pytest.approx(expected)
     emitted = found.accepted + found.rounds  # every round emits one token more than it keeps ...
     assert (emitted >= 6).all()  # ... but none after end-of-speech
     assert (emitted <= 7).all()

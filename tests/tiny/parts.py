@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcg.types import Audio, Utterance
+from pcg.types import Audio, Tree, Utterance
 
 AUDIO_TOKENS = 12
 calls: dict[str, int] = {}
@@ -25,6 +25,9 @@ def count(name: str) -> None:
 @dataclasses.dataclass
 class BigramCache:
     lengths: Tensor
+
+    def move(self, source: Tensor, place: Tensor) -> None:
+        """It holds no tokens: the last one is fed again."""
 
     def keep(self, rows: Tensor) -> None:
         self.lengths = self.lengths[rows]
@@ -60,6 +63,9 @@ class Bigram:
     def step(self, tokens: Tensor, cache: BigramCache) -> Tensor:
         cache.lengths = cache.lengths + tokens.shape[1]
         return self._table[tokens]
+
+    def step_tree(self, tokens: Tensor, cache: BigramCache, tree: Tree) -> Tensor:
+        return self.step(tokens, cache)
 
     def token_ids(self, speech: Tensor) -> Tensor:
         return speech

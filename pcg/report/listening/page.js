@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const kinds = { e: "kept exactly", g: "kept by the rule only", r: "recovered", b: "bonus", p: "target alone" };
+const kinds = { e: "kept exactly", g: "kept by the rule only", c: "kept, not the first candidate", r: "recovered", b: "bonus", p: "target alone" };
 const WAVE = 42, LANE = 14; // pixels: waveform above, token timeline below
 const ICONS = { play: "M4 2l10 6-10 6z", pause: "M3 2h4v12H3zM9 2h4v12H9z" };
 const byId = id => document.getElementById(id);
@@ -167,7 +167,7 @@ function row(said, clip) {
   box.setAttribute("aria-label", name);
   const who = element("div", { className: "who" }, element("b", {}, name), clip.method < 9 ? element("kbd", {}, String(clip.method + 1)) : null);
   if (clip.error) { box.append(element("span"), who, element("span", { className: "failed" }, `failed: ${clip.error}`)); return box; }
-  const drafted = [...clip.kinds].filter(kind => kind === "e" || kind === "g").length / (clip.kinds.length || 1);
+  const drafted = [...clip.kinds].filter(kind => "egc".includes(kind)).length / (clip.kinds.length || 1);
   who.append(element("small", {}, facts([[clip.wer, wer => `WER ${percent(wer)}`], [drafted || null, share => `${percent(share)} drafted`],
     [clip.seconds, seconds => `${seconds.toFixed(1)} s`]])));
   clip.button = element("button", { type: "button", className: "play", onclick: () => { pick(said, clip.method); toggle(clip); } });
