@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         found = look(path)
         names = numbered(found.folder)
+        _refuse_other_models(found)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -92,6 +93,14 @@ def _groups(found: Look, ids: Int[Tensor, "tokens"]) -> tuple[float, bool] | Non
     return theta.show(lambda start, stop: checkpoint.rows(table, ids[start:stop]), len(ids))
 
 
+def _refuse_other_models(found: Look) -> None:
+    """Raises ValueError for a folder of something else than a model that speaks by itself."""
+    if "target_fingerprint" in found.config:
+        raise ValueError(f"{found.folder} is a draft that reads its target: inspect the target; draft=eagle names it")
+    if "vocab_size" not in found.config:
+        raise ValueError(f"{found.folder} is no language model: its config.json has no vocab_size")
+
+
 def _section(title: str, lines: Sequence[str]) -> None:
     if lines:
         print("\n".join([f"\n{title}", *(f"  {line}" for line in lines)]))
@@ -111,8 +120,8 @@ def _facts(found: Look) -> Iterator[str]:
     if found.checkpoint is not None:
         tied = ", input and output tables tied" if config.get("tie_word_embeddings") else ""
         yield _fact("parameters", f"{found.parameters:,} in {found.dtypes}{tied}")
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    yield _fact("vocabulary", f"{config.get('vocab_size', 0):,} rows, context {positions:,} tokens")
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or 0
+    yield _fact("vocabulary", f"{config['vocab_size']:,} rows, context {positions:,} tokens")
 
 
 def _tokens(voice: Voice | None, names: Numbered | None) -> Iterator[str]:
@@ -190,6 +199,8 @@ def _drafts(found: Look, voice: Voice, paths: Sequence[str]) -> Iterator[tuple[s
             continue
         if path is None or "${" in path:
             yield name, "needs no folder"
+        elif at_hand(path) == found.folder:
+            yield name, "is the target itself"
         elif "text" in node and node["text"]["_target_"].rpartition(".")[2] != type(voice.side).__name__:
             yield name, f"no: reads and speaks otherwise ({node['text']['_target_'].rpartition('.')[2]})"
         elif at_hand(path) is None:

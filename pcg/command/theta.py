@@ -27,7 +27,7 @@ def show(read: Read, rows: int) -> tuple[float, bool] | None:
     except ValueError as error:
         print(f"  none: {error}")
         return None
-    print("\n".join(f"  {line}" for line in _table(raw, centred)))
+    print("\n".join(f"  {line}".rstrip() for line in _table(raw, centred)))
     center = raw.mean_cosine > _SHARED
     theta = (centred if center else raw).theta_of(MEANS[1])
     if center:
@@ -35,7 +35,8 @@ def show(read: Read, rows: int) -> tuple[float, bool] | None:
             f"\nWARNING: two rows have a mean cosine of {raw.mean_cosine:.2f}, which is what all rows share: a raw\n"
             "theta hardly tells tokens apart. Centre (grouping.groups.center=true)."
         )
-    if theta is not None and theta < _UNTRAINED * (by_chance := chance(MEANS[1], rows, raw.width)):
+    by_chance = chance(MEANS[1], rows, raw.width)
+    if theta is not None and by_chance is not None and theta < _UNTRAINED * by_chance:
         print(f"\nWARNING: rows are hardly more alike than random directions (theta {theta:.3f} and {by_chance:.3f}).")
     return None if theta is None else (theta, center)
 
@@ -49,7 +50,8 @@ def _table(raw: Sizes, centred: Sizes) -> Iterator[str]:
     for name, of in (("raw", raw), ("centred", centred)):
         thetas = "".join(_theta(of.theta_of(mean)) for mean in MEANS)
         yield f"  {name:<26}{thetas}{of.mean_cosine:>14.3f}"
-    yield f"  {'random directions':<26}" + "".join(_theta(chance(mean, raw.rows, raw.width)) for mean in MEANS)
+    by_chance = "".join(_theta(chance(mean, raw.rows, raw.width)) for mean in MEANS)
+    yield f"  {'random directions':<26}{by_chance}"
     yield ""
     yield f"{'':<6}" + "".join(f"{name:>{4 * _CELL}}" for name in ("raw", "centred"))
     yield f"{'theta':<6}" + 2 * "".join(f"{what:>{_CELL}}" for what in ("mean", "median", "largest", "alone"))

@@ -65,6 +65,7 @@ def check(config: Mapping[str, Any]) -> Settings:
         elif not optional:
             problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
     problems += problems_of_metrics(config.get("metrics"))
+    problems += problems_of_language(config.get("metrics"), config.get("dataset"))
     problems += _problems_of_devices(config.get("device"), config.get("devices", 1))
     if problems:
         raise ConfigError(problems)
@@ -96,6 +97,24 @@ def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
         problems += problems_of_node(node, f"metrics.{name}")
     unnamed = [name for name in metrics or {} if name != "when" and name not in built]
     return problems + [f"metrics.{name}: names no metric; ~metrics.{name} leaves it out" for name in unnamed]
+
+
+def problems_of_language(metrics: Mapping[str, Any] | None, dataset: Mapping[str, Any] | None) -> list[str]:
+    """A metric that listens for another language than the texts are in, where the dataset says which that is."""
+    spoken = (dataset or {}).get("language")
+    problems = []
+    for name, node in metric_nodes(metrics).items():
+        try:
+            asked = inspect.signature(constructor(node[TARGET])).parameters.get("language")
+        except ValueError:
+            continue  # named already
+        heard = asked and node.get("language", asked.default)
+        if spoken is not None and heard not in (None, spoken):
+            problems.append(
+                f"metrics.{name}.language={heard}: the texts are {spoken} (dataset.language); metrics=paper "
+                f"metrics.{name}.language={spoken} hears them"
+            )
+    return problems
 
 
 def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

@@ -43,14 +43,19 @@ class Sizes:
         return self.beyond[:, round((theta + 1) * _BINS / 2)].clamp(min=1)
 
     def theta_of(self, mean: int) -> float | None:
-        """The smallest theta, to a thousandth, at which groups have ``mean`` tokens or fewer; None: at none."""
+        """The smallest theta, to a thousandth, at which groups have ``mean`` tokens or fewer.
+
+        None where there is none, and where there are no more rows than that.
+        """
+        if self.rows <= mean:
+            return None
         small = (self.beyond.clamp(min=1).double().mean(0) <= mean).nonzero()
         return float(small[0]) * 2 / _BINS - 1 if len(small) else None
 
 
-def chance(mean: int, rows: int, width: int) -> float:
-    """The theta at which so many rows of random directions would have groups of ``mean`` tokens (a normal limit)."""
-    return NormalDist(0, width**-0.5).inv_cdf(1 - (mean - 1) / (rows - 1)) if 1 < mean < rows else float(mean <= 1)
+def chance(mean: int, rows: int, width: int) -> float | None:
+    """``theta_of`` rows of random directions (a normal limit); ``mean`` is above 1."""
+    return NormalDist(0, width**-0.5).inv_cdf(1 - (mean - 1) / (rows - 1)) if mean < rows else None
 
 
 def sizes(read: Read, rows: int, seeds: int = 2048) -> tuple[Sizes, Sizes]:

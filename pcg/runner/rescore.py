@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pcg.config.settings import Settings
-from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_metrics
+from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_language, problems_of_metrics
 from pcg.interfaces import Metric
 from pcg.ranges import out_of_range
 from pcg.results import environment, store
@@ -186,7 +186,13 @@ def check(config: Mapping[str, Any]) -> None:
     problems += [*out_of_range(config, ranges), *problems_of_metrics(config["metrics"])]
     if not metric_nodes(config["metrics"]):
         problems.append("metrics: name at least one metric")
-    if not (Path(config["run"]).expanduser() / store.NAME).is_file():
+    try:
+        result = store.read(Path(config["run"]).expanduser())
+    except ValueError as error:  # of another version, or no JSON
+        raise ConfigError([*problems, f"run={config['run']}: {error}"]) from error
+    if result is not None:
+        problems += problems_of_language(config["metrics"], result.values["config"]["dataset"])
+    else:
         problems.append(f"run={config['run']}: no finished run there (no {store.NAME})")
     if problems:
         raise ConfigError(problems)

@@ -163,6 +163,26 @@ def test_it_takes_folders_and_nothing_else(told, arguments: tuple[str, ...]) -> 
     assert told(*arguments)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("bundled:codec", "is no language model: its config.json has no vocab_size"),
+        ("bundled:eagle", "is a draft that reads its target"),
+    ],
+)
+def test_folders_of_other_things_are_told(told, path: str, words: str) -> None:
+    status, shown = told(path)
+    assert status == 1
+    assert words in shown
+
+
+def test_no_model_drafts_for_itself_unasked(told) -> None:
+    status, shown = told("bundled:draft")
+    assert status == 0
+    assert re.search(r"^  bundled +is the target itself$", shown, re.MULTILINE)
+    assert "draft=ngram" in command_of(shown)
+
+
 def test_no_such_folder(told, tmp_path: Path) -> None:
     status, shown = told(tmp_path / "nowhere")
     assert status == 1

@@ -6,7 +6,10 @@ import importlib.util
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
+from pcg.command import cli
+from pcg.config.validate import problems_of_language
 from pcg.metrics import languages
 from pcg.metrics.aggregate import figures
 from pcg.metrics.asr import WordErrors
@@ -66,3 +69,17 @@ def test_chinese_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recogniser_of_another_language_is_refused() -> None:
     with pytest.raises(ValueError, match="language=de: the texts are in it, but Moonshine listens for en"):
         WordErrors(Moonshine(), language="de")
+
+
+def test_metrics_that_hear_another_language_than_the_datasets_are_named() -> None:
+    def problems(metrics: str, *overrides: str) -> list[str]:
+        asked = [f"metrics={metrics}", "dataset=seedtts", "dataset.path=somewhere", *overrides]
+        with initialize_config_dir(cli.CONF, version_base="1.3"):
+            config = cli.plain(compose("run", asked))
+        return problems_of_language(config["metrics"], config["dataset"])
+
+    assert problems("paper", "dataset.language=zh") == problems("bundled") == problems("none") == []
+    [problem] = problems("bundled", "dataset.language=zh")
+    assert problem.startswith("metrics.asr.language=en: the texts are zh")
+    assert len(problems("bundled_strict", "dataset.language=zh")) == 2
+    assert len(problems("paper", "metrics.asr.language=zh")) == 1

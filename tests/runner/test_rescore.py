@@ -129,3 +129,16 @@ def test_a_wrong_config_is_named_at_once(config: Config, tmp_path: Path) -> None
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"metrics\.when='later': inline or after"):
         run.run_once(config(**{"metrics.when": "later"}))
+
+
+def test_the_run_tells_the_language_that_metrics_are_to_hear(config: Config) -> None:
+    folder = Path(run.run_once(config()).folder)
+    result = json.loads((folder / store.NAME).read_text())
+    result["config"]["dataset"]["language"] = "zh"
+    (folder / store.NAME).write_text(json.dumps(result))
+    words = {"_target_": "pcg.metrics.asr.WordErrors", "recogniser": {"_target_": "pcg.metrics.moonshine.Moonshine"}}
+    with pytest.raises(ConfigError, match="metrics.asr.language=en: the texts are zh"):
+        rescore.check({**anew(str(folder)), "metrics": {"asr": words}})
+    (folder / store.NAME).write_text(json.dumps({**result, "schema": 999}))
+    with pytest.raises(ConfigError, match="schema 999"):
+        rescore.check(anew(str(folder)))
