@@ -137,7 +137,7 @@ def test_the_run_tells_the_language_that_metrics_are_to_hear(config: Config) -> 
     result["config"]["dataset"]["language"] = "zh"
     (folder / store.NAME).write_text(json.dumps(result))
     words = {"_target_": "pcg.metrics.asr.WordErrors", "recogniser": {"_target_": "pcg.metrics.moonshine.Moonshine"}}
-    with pytest.raises(ConfigError, match="metrics.asr.language=en: the texts are zh"):
+    with pytest.raises(ConfigError, match=r"metrics\.asr\.language=en: the texts are zh"):
         rescore.check({**anew(str(folder)), "metrics": {"asr": words}})
     (folder / store.NAME).write_text(json.dumps({**result, "schema": 999}))
     with pytest.raises(ConfigError, match="schema 999"):
