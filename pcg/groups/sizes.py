@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import torch
@@ -42,6 +43,10 @@ class Sizes:
         """The size of each seed's group at theta, rounded to a thousandth."""
         return self.beyond[:, round((theta + 1) * _BINS / 2)].clamp(min=1)
 
+    @cached_property
+    def _means(self) -> Float[Tensor, "thetas"]:
+        return self.beyond.clamp(min=1).double().mean(0)
+
     def theta_of(self, mean: int) -> float | None:
         """The smallest theta, to a thousandth, at which groups have ``mean`` tokens or fewer.
 
@@ -49,7 +54,7 @@ class Sizes:
         """
         if self.rows <= mean:
             return None
-        small = (self.beyond.clamp(min=1).double().mean(0) <= mean).nonzero()
+        small = (self._means <= mean).nonzero()
         return float(small[0]) * 2 / _BINS - 1 if len(small) else None
 
 
