@@ -142,13 +142,14 @@ def make_bundled_folder(
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
     tied: bool = True,
+    kind: str = "Llama",
     **config: object,
 ) -> Path:
     """A random model folder of the bundled pair's form (config.json, model.safetensors, tokens.json); ``folder`` again.
 
-    Further keywords go into transformers' ``LlamaConfig``.
+    ``kind``: Llama, Qwen2 or Qwen3. Further keywords go into transformers' config of it.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM  # tests only
+    import transformers  # tests only
 
     alphabet = json.loads((files("hibari") / "assets" / "vocab.json").read_text(encoding="utf-8"))
     markers = {"text_start": 1, "text_end": 2, "speech_start": 3, "speech_end": 4}
@@ -169,7 +170,13 @@ def make_bundled_folder(
         "pad_token_id": 0,
     }
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**settings, **config})).to(dtype)
+    made = getattr(transformers, f"{kind}Config")(**{**settings, **config})
+    model = getattr(transformers, f"{kind}ForCausalLM")(made)
+    if kind != "Llama":  # else biases are zeros and norms ones, which would hide that they are not read
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight.data += 0.3 * torch.randn_like(weight.data)
+    model = model.to(dtype)
     model.save_pretrained(folder)
     tokens = {"markers": markers, "phonemes": phonemes, "audio_offset": offset, "audio_tokens": audio_tokens}
     (folder / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")

@@ -38,7 +38,9 @@ TEMPLATE = (
 )
 
 
-def save_llasa_tokenizer(folder: Path, audio_tokens: int, base: int, skip: tuple[int, ...] = ()) -> int:
+def save_llasa_tokenizer(
+    folder: Path, audio_tokens: int, base: int, skip: tuple[int, ...] = (), speech: str = "<|s_{}|>"
+) -> int:
     """A byte-level BPE with ``base`` entries, then LLaSA's markers and speech tokens; how many entries there are."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -54,7 +56,7 @@ def save_llasa_tokenizer(folder: Path, audio_tokens: int, base: int, skip: tuple
         tokenizer_object=tokenizer, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=TEMPLATE
     )
     fast.add_tokens(_LLAMA, special_tokens=True)
-    fast.add_tokens([*MARKERS, *(f"<|s_{i}|>" for i in range(audio_tokens) if i not in skip)])
+    fast.add_tokens([*MARKERS, *(speech.format(i) for i in range(audio_tokens) if i not in skip)])
     fast.save_pretrained(folder)
     return len(fast)
 
@@ -69,13 +71,14 @@ def make_llasa(
     tied: bool = True,
     dtype: torch.dtype = torch.bfloat16,
     shard: str = "50GB",
+    speech: str = "<|s_{}|>",
     **config: object,
 ) -> Path:
     """A random Llama 3.2 of LLaSA's config, 64 wide, with its tokenizer. ``audio_tokens=REAL_AUDIO,
     base=REAL_BASE`` gives the 193,800 rows of the real ones."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    rows = save_llasa_tokenizer(folder, audio_tokens, base)
+    rows = save_llasa_tokenizer(folder, audio_tokens, base, speech=speech)
     settings: dict[str, object] = {
         "vocab_size": rows,
         "hidden_size": 64,

@@ -143,9 +143,18 @@ def test_other_models_through_the_same_line(job: Callable[..., Any], folders: Pa
 
 
 def test_models_of_two_families_are_refused(folders: Path, job: Callable[..., Any], tmp_path: Path) -> None:
-    make_llasa(tmp_path / "other", base=301, layers=1)
-    with pytest.raises(ConfigError, match=r"speech token 0 is <\|s_0\|> with id 309 in the draft, .* id 308"):
-        job(f"draft.path={tmp_path / 'other'}", "metrics=none")
+    make_llasa(tmp_path / "other", layers=1, speech="<|speech_{}|>")
+    with pytest.raises(ConfigError, match=r"speech token 0 is <\|speech_0\|> in the draft, <\|s_0\|> in the target"):
+        job(f"draft.path={tmp_path / 'other'}", "draft.text.speech='<|speech_{}|>'", "metrics=none")
+
+
+def test_a_draft_whose_ids_lie_elsewhere_is_taken(folders: Path, job: Callable[..., Any], tmp_path: Path) -> None:
+    make_llasa(tmp_path / "other", base=301, layers=1, seed=2)
+    line = ("metrics=none", "grouping=exact", "dataset.limit=1", "decoding.temperature=0.0")
+    same, other = (job(f"draft.path={path}", *line) for path in (folders / "target", tmp_path / "other"))
+    said = [json.loads((Path(r.folder) / "batches.jsonl").read_text())["rows"][0]["tokens"] for r in (same, other)]
+    assert said[0] == said[1]
+    assert other.values["counts"]["tested"] > 0
 
 
 def test_a_codec_of_another_size_is_refused(folders: Path, job: Callable[..., Any], tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,73 +15,10 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from pcg.models.checkpoint import Checkpoint
+from pcg.models.decoder import LlamaConfig
 from pcg.models.linear import Linear, linear
+from pcg.models.rope import rope_table
 from pcg.types import Tree
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """What a pass needs of config.json."""
-
-    layers: int
-    width: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    positions: int
-    eps: float
-    tied: bool
-    rope: dict[str, Any]
-
-    @staticmethod
-    def read(config: dict[str, Any], folder: Path) -> LlamaConfig:
-        """Raises ValueError for a model that is not a plain Llama."""
-        expected = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-        for key, value in expected.items():
-            if config.get(key, None if key == "model_type" else value) != value:
-                raise ValueError(
-                    f"{folder}: config.json has {key}={config.get(key)!r}; this Llama reads {value!r} only"
-                )
-        heads = config["num_attention_heads"]
-        # transformers 5 writes rope_parameters, before it rope_theta and rope_scaling
-        rope = config.get("rope_parameters") or {
-            "rope_theta": config.get("rope_theta", 10_000.0),
-            **(config.get("rope_scaling") or {}),
-        }
-        return LlamaConfig(
-            layers=config["num_hidden_layers"],
-            width=config["hidden_size"],
-            hidden=config["intermediate_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            vocab=config["vocab_size"],
-            positions=config["max_position_embeddings"],
-            eps=config["rms_norm_eps"],
-            tied=config.get("tie_word_embeddings", False),
-            rope=rope,
-        )
-
-
-def rope_table(config: LlamaConfig, device: torch.device) -> Complex[Tensor, "positions half"]:
-    """cos + i sin of every position and frequency; with Llama 3's stretching of long wavelengths where asked for.
-
-    Source: RoPE, arXiv 2104.09864; the stretching as published with Llama 3.1. Float32 throughout, as in transformers.
-    """
-    rope, half = config.rope, torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
-    frequencies = 1.0 / rope["rope_theta"] ** (half / config.head_dim)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "llama3":
-        factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
-        turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-        share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: stretched by factor; 1: left alone
-        frequencies = frequencies / factor * (1 - share) + frequencies * share
-    elif kind != "default":
-        raise ValueError(f"rope_type={kind!r} in config.json: this Llama knows default and llama3")
-    angles = torch.outer(torch.arange(config.positions, dtype=torch.float32), frequencies)
-    return torch.polar(torch.ones_like(angles), angles).to(device)
 
 
 class LlamaCache:
@@ -156,6 +91,7 @@ class Layer:
     mlp_norm: Float[Tensor, "width"]
     gate_up: Linear
     down: Linear
+    head_norms: Float[Tensor, "heads 1 half 2"] | None = None  # of queries, then of keys
 
 
 def interleaved(weight: Float[Tensor, "outputs width"], head_dim: int) -> Float[Tensor, "outputs width"]:
@@ -171,7 +107,7 @@ class Blocks:
 
     def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.dtype, self.device = config, dtype, device
-        self.rope = rope_table(config, device)
+        self.rope = rope_table(config.rope, device)
         # ||x|| / sqrt(width) is the root mean square; the norm weights carry the sqrt(width)
         self._floor = torch.tensor(math.sqrt(config.width * config.eps), device=device)
 
@@ -202,15 +138,35 @@ class Blocks:
         queries = interleaved(read("self_attn.q_proj", q_size, inputs), c.head_dim)
         keys = interleaved(read("self_attn.k_proj", kv_size, inputs), c.head_dim)
         values = read("self_attn.v_proj", kv_size, inputs)
+        bias = self._read_bias(checkpoint, f"{prefix}self_attn.") if c.biased else None
         gate_up = torch.cat([read("mlp.gate_proj", c.hidden, c.width), read("mlp.up_proj", c.hidden, c.width)])
         return Layer(
             attention_norm=self.read_norm(checkpoint, f"{prefix}input_layernorm.weight"),
-            qkv=linear(torch.cat([queries, keys, values]), self.dtype, self.device),
+            qkv=linear(torch.cat([queries, keys, values]), self.dtype, self.device, bias),
             out=linear(read("self_attn.o_proj", c.width, q_size), self.dtype, self.device),
             mlp_norm=self.read_norm(checkpoint, f"{prefix}post_attention_layernorm.weight"),
             gate_up=linear(gate_up, self.dtype, self.device),
             down=linear(read("mlp.down_proj", c.width, c.hidden), self.dtype, self.device),
+            head_norms=self._read_head_norms(checkpoint, f"{prefix}self_attn.") if c.head_norms else None,
         )
+
+    def _read_bias(self, checkpoint: Checkpoint, prefix: str) -> Float[Tensor, "outputs"]:
+        c, sizes = self.config, {"q": self.config.heads, "k": self.config.kv_heads, "v": self.config.kv_heads}
+        parts = {
+            name: checkpoint.tensor(f"{prefix}{name}_proj.bias", (count * c.head_dim,)).unsqueeze(1)
+            for name, count in sizes.items()
+        }
+        turned = [interleaved(parts[name], c.head_dim) for name in "qk"]
+        return torch.cat([*turned, parts["v"]]).squeeze(1)
+
+    def _read_head_norms(self, checkpoint: Checkpoint, prefix: str) -> Float[Tensor, "heads 1 half 2"]:
+        c = self.config
+        queries, keys = (
+            interleaved(checkpoint.tensor(f"{prefix}{name}_norm.weight", (c.head_dim,)).unsqueeze(1), c.head_dim)
+            for name in "qk"
+        )
+        rows = torch.stack([queries] * c.heads + [keys] * c.kv_heads)
+        return rows.view(-1, 1, c.head_dim // 2, 2).to(self.device, torch.float32)
 
     def rms(
         self, x: Float[Tensor, "batch new width"], weight: Float[Tensor, "width"]
@@ -227,7 +183,11 @@ class Blocks:
         c, (batch, new, _) = self.config, x.shape
         # RoPE in float32 and in place: turns queries and keys, leaves values
         qkv = layer.qkv(x).float().view(batch, new, -1, c.head_dim // 2, 2).transpose(1, 2)
-        torch.view_as_complex(qkv.narrow(1, 0, c.heads + c.kv_heads)).mul_(span.rope)
+        turned = qkv.narrow(1, 0, c.heads + c.kv_heads)
+        if layer.head_norms is not None:
+            size = turned.square().mean((-2, -1), keepdim=True).add_(c.eps).rsqrt_()
+            turned.mul_(size).mul_(layer.head_norms)
+        torch.view_as_complex(turned).mul_(span.rope)
         queries, fresh = qkv.flatten(3).to(self.dtype).split([c.heads, 2 * c.kv_heads], 1)
         span.write(states, fresh)
         keys, values = states.narrow(2, 0, span.end).split(c.kv_heads, 1)

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.interfaces import Readable
-from pcg.models.blocks import Blocks, LlamaCache, LlamaConfig
+from pcg.models.blocks import Blocks, LlamaCache
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
+from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
 from pcg.models.linear import linear
 from pcg.types import Utterance

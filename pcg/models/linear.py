@@ -14,11 +14,17 @@ from torch import Tensor
 Linear = Callable[[Float[Tensor, "... inputs"]], Float[Tensor, "... outputs"]]
 
 
-def linear(weight: Float[Tensor, "outputs inputs"], dtype: torch.dtype, device: torch.device) -> Linear:
-    """The map with ``weight`` as stored in a checkpoint, computed in ``dtype`` on ``device``."""
+def linear(
+    weight: Float[Tensor, "outputs inputs"],
+    dtype: torch.dtype,
+    device: torch.device,
+    bias: Float[Tensor, "outputs"] | None = None,
+) -> Linear:
+    """The map with ``weight`` and ``bias`` as stored in a checkpoint, computed in ``dtype`` on ``device``."""
+    bias = None if bias is None else bias.to(device=device, dtype=dtype)
     if weight.dtype == torch.float16 and dtype == torch.float32 and device.type == "cpu" and can_pack():
-        return _packed(weight)
-    return partial(F.linear, weight=weight.to(device=device, dtype=dtype))
+        return _packed(weight, bias)
+    return partial(F.linear, weight=weight.to(device=device, dtype=dtype), bias=bias)
 
 
 def can_pack() -> bool:
@@ -26,7 +32,7 @@ def can_pack() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(torch, "fbgemm_pack_gemm_matrix_fp16")
 
 
-def _packed(weight: Float[Tensor, "outputs inputs"]) -> Linear:
+def _packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None) -> Linear:
     """Float16 weights times float32 activations, accumulated in float32, on one thread.
 
     Widening a float16 weight loses nothing, so this is the float32 product to within rounding. It reads half
@@ -35,6 +41,6 @@ def _packed(weight: Float[Tensor, "outputs inputs"]) -> Linear:
     with warnings.catch_warnings():  # torch announces that these functions will go; ``linear`` then takes F.linear
         warnings.filterwarnings("ignore", message="fbgemm_")
         packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.float())
-        multiply = partial(torch.fbgemm_linear_fp16_weight_fp32_activation, packed_weight=packed, bias=None)
+        multiply = partial(torch.fbgemm_linear_fp16_weight_fp32_activation, packed_weight=packed, bias=bias)
         multiply(torch.zeros(1, weight.shape[1]))  # its one warning is raised here
     return multiply

@@ -1,8 +1,8 @@
-"""Llama for decoding: a static cache with a length per row, few operations a layer, no modelling framework.
+"""Llama's line for decoding: a static cache with a length per row, few operations a layer, no modelling framework.
 
-Reads Hugging Face Llama folders and gives the logits of transformers' ``LlamaForCausalLM``. A pass appends a
-fixed number of tokens to every row at that row's own length and attends only to what is filled, so that rows
-that accept less are simply shorter and rolling back is setting lengths.
+Reads Hugging Face folders of Llama, Qwen2 and Qwen3 and gives the logits of transformers' classes for them. A pass
+appends a fixed number of tokens to every row at that row's own length and attends only to what is filled, so that
+rows that accept less are simply shorter and rolling back is setting lengths.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.blocks import Blocks, LlamaCache, LlamaConfig
+from pcg.models.blocks import Blocks, LlamaCache
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
 from pcg.models.linear import linear
 from pcg.types import Tree, Utterance

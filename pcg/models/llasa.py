@@ -16,7 +16,6 @@ from pcg.text import says_something
 from pcg.types import Utterance
 
 MARKERS = ("TEXT_UNDERSTANDING_START", "TEXT_UNDERSTANDING_END", "SPEECH_GENERATION_START", "SPEECH_GENERATION_END")
-_SPEECH = re.compile(r"<\|s_(\d+)\|>")
 _REQUEST = "Convert the text to speech:"
 
 
@@ -31,15 +30,16 @@ class Llasa:
         path: folder with the tokenizer, or a hub id.
         date: what the chat template is told to be today's date; Llama 3's otherwise inserts the real one, and a
             run of tomorrow would differ from today's.
+        speech: what speech tokens are called, ``{}`` for the number.
 
     Raises:
         ValueError: the tokenizer is not one of LLaSA: what it lacks is named.
     """
 
-    def __init__(self, path: str, date: str = "26 Jul 2024") -> None:
+    def __init__(self, path: str, date: str = "26 Jul 2024", speech: str = "<|s_{}|>") -> None:
         self._path, self._date = path, date
-        self._tokenizer = _tokenizer(resolve_folder(path))
-        self.speech_names = (*_audio_names(self._tokenizer, path), "<|SPEECH_GENERATION_END|>")
+        self._tokenizer = tokenizer_of(resolve_folder(path))
+        self.speech_names = (*audio_names(self._tokenizer, speech, path), "<|SPEECH_GENERATION_END|>")
         markers = [f"<|{marker}|>" for marker in MARKERS]
         unknown = self._tokenizer.unk_token_id
         known = self._tokenizer.convert_tokens_to_ids(markers)
@@ -67,7 +67,7 @@ class Llasa:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> Any:
     """193,800 entries take seconds to read; target and draft often name the same folder."""
     from transformers import AutoTokenizer  # seconds; needed only for models of this kind
 
@@ -76,12 +76,23 @@ def _tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _audio_names(tokenizer: Any, path: str) -> list[str]:
-    """``<|s_0|>`` to the last one; the codec decides later whether there are as many as it has codes."""
-    numbers = sorted(int(match[1]) for name in tokenizer.get_added_vocab() if (match := _SPEECH.fullmatch(name)))
+def audio_names(tokenizer: Any, pattern: str, path: str) -> list[str]:
+    """Speech tokens from number 0 to the last one; the codec decides later whether there are as many as its codes.
+
+    Raises:
+        ValueError: the pattern has not one ``{}``, or the tokenizer no such tokens, or there is a gap among them.
+    """
+    if pattern.count("{}") != 1:
+        raise ValueError(f"text.speech={pattern!r}: what speech tokens are called, with one {{}} for the number")
+    named = re.compile(r"(0|[1-9]\d*)".join(map(re.escape, pattern.split("{}"))))
+    numbers = sorted(int(match[1]) for name in tokenizer.get_added_vocab() if (match := named.fullmatch(name)))
+    first, second = pattern.format(0), pattern.format(1)
     if not numbers:
-        raise ValueError(f"{path}: the tokenizer has no speech tokens <|s_0|>, <|s_1|>, ...; it is not LLaSA's")
+        raise ValueError(
+            f"{path}: the tokenizer has no speech tokens {first}, {second}, ...; `pcg inspect {path}` tells what its "
+            "tokens are called, and text.speech takes it"
+        )
     gap = next((expected for expected, number in enumerate(numbers) if number != expected), None)
     if gap is not None:
-        raise ValueError(f"{path}: the tokenizer has {len(numbers)} speech tokens but no <|s_{gap}|>")
-    return [f"<|s_{number}|>" for number in numbers]
+        raise ValueError(f"{path}: the tokenizer has {len(numbers)} speech tokens but no {pattern.format(gap)}")
+    return [pattern.format(number) for number in numbers]

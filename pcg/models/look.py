@@ -14,8 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pcg.models import hub
-from pcg.models.blocks import LlamaConfig
 from pcg.models.checkpoint import Checkpoint, read_json, resolve_folder
+from pcg.models.decoder import LlamaConfig
 
 _TABLES = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
 _NUMBERED = re.compile(r"(<.*?)(0|[1-9]\d*)([^\d]*>)")  # <|s_12|>, <|speech_12|>, <custom_token_12>

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pcg.models.blocks import LlamaConfig, rope_table
+from pcg.models.decoder import LlamaConfig
+from pcg.models.rope import rope_table
 
 _SELF, _MLP = "self_attn.", "mlp."
 
@@ -65,7 +66,9 @@ class Eagle(nn.Module):
         self.fc = nn.Linear(reads * config.width, config.width, bias=False)
         self.midlayer = MidLayer(config)
         self.norm = Norm(config.width, config.eps)
-        self.register_buffer("rotations", torch.view_as_real(rope_table(config, torch.device("cpu"))), persistent=False)
+        self.register_buffer(
+            "rotations", torch.view_as_real(rope_table(config.rope, torch.device("cpu"))), persistent=False
+        )
 
     def forward(
         self,

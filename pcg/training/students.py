@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pcg.models.blocks import LlamaConfig
 from pcg.models.checkpoint import Checkpoint, read_json
+from pcg.models.decoder import LlamaConfig
 from pcg.training.eagle import Eagle
 from pcg.training.speech import SpeechLM
 from pcg.training.teacher import Teacher
@@ -83,6 +83,7 @@ class EagleDraft:
         config = json.loads((teacher.folder / "config.json").read_text())
         changes = {"architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "reads": list(self.reads)}
         changes["intermediate_size"] = self.hidden or config["intermediate_size"]
+        changes["model_type"] = "llama"  # a layer without Qwen's biases and norms, whatever the target has
         return config | changes | {"target_fingerprint": teacher.fingerprint}
 
 

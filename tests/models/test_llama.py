@@ -1,13 +1,14 @@
-"""Our Llama gives the logits of transformers' LlamaForCausalLM, however it is fed."""
+"""Our decoder gives the logits of transformers' Llama, Qwen2 and Qwen3, however it is fed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from pcg.models.linear import linear
 from pcg.models.llama import LlamaLM
@@ -27,7 +28,23 @@ FORMS = {
     "untied, full heads, float32": {"tied": False, "kv_heads": 4, "dtype": torch.float32},
     "one key head, wide heads, bfloat16": {"kv_heads": 1, "head_dim": 32, "dtype": torch.bfloat16},
     "llama3 rope": {"rope_parameters": LLAMA3},
+    "qwen2": {"kind": "Qwen2"},
+    "qwen2, untied, full heads, float32": {"kind": "Qwen2", "tied": False, "kv_heads": 4, "dtype": torch.float32},
+    "qwen3, wide heads, untied": {"kind": "Qwen3", "head_dim": 32, "tied": False},
+    "qwen3, one key head, float32": {"kind": "Qwen3", "head_dim": 16, "kv_heads": 1, "dtype": torch.float32},
 }
+SHORT = {"rope_theta": 10_000.0, "original_max_position_embeddings": 64}
+ROPES = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0},
+    "yarn, all its settings": {
+        "factor": 4.0, "beta_fast": 20.0, "beta_slow": 2.0, "mscale": 0.7, "mscale_all_dim": 0.5, "truncate": False,
+    },
+    "yarn, attention factor": {"factor": 4.0, "attention_factor": 1.2},
+    "longrope": {"short_factor": [1.0 + i / 8 for i in range(8)], "long_factor": [2.0] * 8},
+    "proportional": {"partial_rotary_factor": 0.5, "factor": 2.0},
+}  # fmt: skip
 
 
 def load(folder: Path, dtype: str = "float32", head: str = "speech") -> LlamaLM:
@@ -37,7 +54,7 @@ def load(folder: Path, dtype: str = "float32", head: str = "speech") -> LlamaLM:
 @torch.no_grad()
 def oracle(folder: Path, ids: Tensor, model: LlamaLM) -> Tensor:
     """transformers' logits over the speech vocabulary after every token of ``ids``."""
-    reference = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return reference(ids).logits[..., model.text.speech_ids]
 
 
@@ -60,6 +77,26 @@ def test_prefill_and_cached_steps_equal_transformers(form: dict, rows: int, tmp_
     for new in (1, 5, 1, 3, 10):
         assert_close(model.step(ids[:, at : at + new], cache), expected[:, at : at + new])
         at += new
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("rope", ROPES)
+def test_every_rope_equals_transformers(rope: str, kind: str, tmp_path: Path) -> None:
+    length = 64 if rope == "longrope" else 100  # others beyond the original positions
+    settings = {"rope_type": rope.split(",")[0], **SHORT, **ROPES[rope]}
+    shape = {"head_dim": 16} if kind == "Qwen3" else {}
+    folder = make_bundled_folder(tmp_path, kind=kind, rope_parameters=settings, max_position_embeddings=256, **shape)
+    model, ids = load(folder), some_ids(2, length)
+    expected = oracle(folder, ids, model)
+    cache = model.prefill([ids[0, : length - 9], ids[1, :4]], capacity=length)
+    assert_close(model.step(ids[:1, length - 10 : length].expand(2, -1), cache)[0], expected[0, length - 10 :])
+
+
+def test_longrope_ends_where_it_would_turn_otherwise(tmp_path: Path) -> None:
+    settings = {"rope_type": "longrope", **SHORT, **ROPES["longrope"]}
+    model = load(make_bundled_folder(tmp_path, rope_parameters=settings, max_position_embeddings=256))
+    with pytest.raises(ValueError, match="65 positions asked for, the model knows 64"):
+        model.prefill([some_ids(1, 9)[0]], capacity=65)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -169,13 +206,33 @@ def test_a_full_cache_and_a_short_model_are_named(tmp_path: Path) -> None:
     [
         ({"attention_bias": True}, "attention_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "rope_type='yarn'"),
+        ({"model_type": "mistral"}, "model_type='mistral'; this decoder reads llama, qwen2, qwen3 only"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "rope_type='spiral' in config.json: this decoder knows default"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "lacks 'factor'"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+            "sliding_window=64 in 1 of 2 layers",
+        ),
     ],
 )
 def test_what_is_not_a_plain_llama_is_refused(change: dict, message: str, tmp_path: Path) -> None:
-    folder = make_bundled_folder(tmp_path, **change)
+    folder = make_bundled_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=message):
         load(folder)
+
+
+def test_a_window_that_hides_nothing_is_no_window(tmp_path: Path) -> None:
+    unused = {"sliding_window": 8, "use_sliding_window": False}
+    wide = {"sliding_window": 2048, "use_sliding_window": True, "max_window_layers": 0}
+    late = {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2}
+    for number, form in enumerate((unused, wide, late)):
+        folder = make_bundled_folder(tmp_path / str(number), kind="Qwen2", **form)
+        model, ids = load(folder), some_ids(1, 20)
+        cache = model.prefill([ids[0, :16]], capacity=20)
+        assert_close(model.step(ids[:, 15:], cache), oracle(folder, ids, model)[:, 15:])
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(29, 37), (256, 1408), (64, 97)])
