@@ -69,12 +69,14 @@ class Plan:
 
     gpu: str = "h100"
     alpha: float = 0.6
+    rival: float = 0.2
     group_size: int = 141
     prompt_tokens: int = 500
 
     RANGES: ClassVar[Ranges] = {
         "gpu": (lambda value: value in GPUS, f"one of {', '.join(GPUS)}"),
         "alpha": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+        "rival": (lambda value: 0 <= value <= 1, "from 0 to 1"),
         "group_size": FROM_1,
         "prompt_tokens": FROM_0,
     }

@@ -30,7 +30,7 @@ class Model:
 
     Attributes:
         cache: bytes, at the longest.
-        pass_one, pass_block: seconds of a pass over one token a row, and over gamma + 1.
+        pass_one, pass_block: seconds of a pass over one token a row, and over what a round has: gamma * candidates + 1.
     """
 
     parameters: int
@@ -47,7 +47,9 @@ class Needs:
 
     Attributes:
         working: probabilities of one round over the speech vocabulary, float32, of both models.
-        tau: tokens a round if each drafted token were accepted with probability alpha, independently.
+        tau: tokens a round if each drafted token were accepted with probability alpha, independently, and each further
+            candidate with probability ``rival`` where those before it were not.
+        gain: of that, what the further candidates add for each position more that the target scores; None without.
     """
 
     models: Mapping[str, Model]
@@ -56,6 +58,7 @@ class Needs:
     available: int
     tau: float
     speedup: float | None
+    gain: float | None = None
 
     @property
     def total(self) -> int:
@@ -82,15 +85,19 @@ def needs(config: Mapping[str, Any]) -> Needs:
     rows = decoding.batch_size * LLASA_ROWS * 4
     target, draft = models["target"], models.get("draft")
     grouped = draft is not None and "groups" in config["grouping"]
-    alpha, gamma = plan.alpha, decoding.gamma
-    tau = gamma + 1.0 if alpha == 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
+    gamma, rivals = decoding.gamma, decoding.candidates - 1
+    reached = [plan.alpha**place for place in range(gamma + 1)]
+    # a rival that is kept ends its round with one token more than a rejection does
+    more = sum(reached[:-1]) * (1 - plan.alpha) * (1 - (1 - plan.rival) ** rivals)
+    tau = sum(reached) + more
     return Needs(
         models=models,
         groups=LLASA_ROWS * (4 * plan.group_size + 52) if grouped else 0,  # members; starts, sizes, weights, spans
-        working=rows * (2 * gamma + 1 if draft else 1),
+        working=rows * (gamma * (2 + rivals) + 1 if draft else 1),
         available=GPUS[plan.gpu].memory,
         tau=tau,
         speedup=None if draft is None else tau * target.pass_one / (gamma * draft.pass_one + target.pass_block),
+        gain=more / (gamma * rivals) if draft and rivals else None,
     )
 
 
@@ -113,9 +120,9 @@ def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decodi
     return Model(
         parameters=size.parameters,
         weights=size.weights,
-        cache=size.cache * batch * (plan.prompt_tokens + decoding.max_tokens + decoding.gamma),
+        cache=size.cache * batch * (plan.prompt_tokens + decoding.max_tokens + decoding.gamma * decoding.candidates),
         pass_one=seconds(1),
-        pass_block=seconds(decoding.gamma + 1),
+        pass_block=seconds(decoding.gamma * decoding.candidates + 1),
         published=size.published,
     )
 
@@ -124,7 +131,14 @@ def show(config: Mapping[str, Any]) -> None:
     """Print the plan."""
     found, plan, decoding = needs(config), Plan(**config.get("plan", {})), Decoding(**config["decoding"])
     table = Table(title=f"{plan.gpu}, batch {decoding.batch_size}, {plan.prompt_tokens} + {decoding.max_tokens} tokens")
-    for column in ("", "parameters", "weights", "cache", "a pass of 1", f"of {decoding.gamma + 1}"):
+    for column in (
+        "",
+        "parameters",
+        "weights",
+        "cache",
+        "a pass of 1",
+        f"of {decoding.gamma * decoding.candidates + 1}",
+    ):
         table.add_column(column, justify="right" if column else "left")
     for role, model in found.models.items():
         sizes = (f"{model.parameters:,}", _gb(model.weights), _gb(model.cache))
@@ -140,6 +154,11 @@ def show(config: Mapping[str, Any]) -> None:
         console.print(
             f"alpha {plan.alpha:g}, gamma {decoding.gamma}: tau {found.tau:.2f}, ideal speed-up {found.speedup:.2f}, "
             f"at most {alone * found.speedup:.0f} tokens/s"
+        )
+    if found.gain is not None:
+        console.print(
+            f"{decoding.candidates} candidates, each further one kept with {plan.rival:g}: {found.gain:+.3f} tau for "
+            "each position more that the target scores"
         )
     if any(model.published for model in found.models.values()):
         console.print("shapes as published: no config.json at hand")

@@ -73,6 +73,20 @@ def test_the_plan_by_hand() -> None:
     assert wide.models["target"].pass_block == pytest.approx(14_496_055_296 * 512 * 5 / 989e12)
 
 
+def test_several_candidates_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    """At alpha .5 and gamma 2 a chain gives 1.75; position 1 is missed with .5 and 2 with .25, and 1 - .8² saves it."""
+    line = ["decoding.gamma=2", "decoding.candidates=3", "plan.alpha=0.5", "plan.rival=0.2", "decoding.batch_size=512",
+            "decoding.max_tokens=10", "plan.prompt_tokens=0"]  # fmt: skip
+    found = planned(*line)
+    assert found.tau == pytest.approx(1.75 + 0.75 * 0.36)
+    assert found.gain == pytest.approx(0.75 * 0.36 / 4)
+    assert found.working == 512 * 65_537 * 4 * (2 * 2 + 1 + 4)
+    assert found.models["target"].pass_block == pytest.approx(14_496_055_296 * 512 * 7 / 989e12)
+    assert planned("decoding.gamma=2", "plan.alpha=0.5").gain is None
+    plan.show(cli.plain(compose("run", ["target=llasa_8b", "draft=llasa_1b", "codec=xcodec2", "dry=true", *line])))
+    assert "3 candidates, each further one kept with 0.2: +0.067 tau" in capsys.readouterr().out
+
+
 def test_without_a_draft_and_with_one_of_no_weights() -> None:
     alone = planned("draft=none")
     assert (alone.speedup, alone.groups, list(alone.models)) == (None, 0, ["target"])
