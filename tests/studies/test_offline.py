@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from pcg.acceptance.candidates import Candidates
 from pcg.acceptance.exact import Exact
 from pcg.command import cli
 from pcg.config.validate import ConfigError
@@ -157,6 +158,18 @@ def test_figures_equal_the_closed_forms(asked) -> None:
         assert point["alpha"] <= alpha + point["tv"] + 1e-6
     low, high = points["exact"]["alpha_ci95"]
     assert low < points["exact"]["alpha"] < high
+
+
+def test_several_candidates_are_scored_as_several(asked) -> None:
+    point = read(offline.study(asked(only=["exact"], **{"decoding.candidates": 3})))["exact"]
+    totals = [Candidates(Exact(), 3).expected_acceptance(*pair).double() for pair in by_hand()]
+    firsts = [Exact().expected_acceptance(*pair).double() for pair in by_hand()]
+    assert point["alpha"] == pytest.approx(torch.cat(totals).mean().item(), abs=1e-6)
+    assert point["tv"] == pytest.approx(0, abs=1e-5)
+    rounds = sum(
+        rounds_along(total[None], 3, first[None]).rounds.item() for total, first in zip(totals, firsts, strict=True)
+    )
+    assert point["tau"][2] == pytest.approx(sum(map(len, totals)) / rounds, rel=1e-6)
 
 
 def test_the_same_models_are_always_accepted(asked) -> None:
