@@ -11,7 +11,7 @@ from pcg.config.validate import ConfigError
 from pcg.results.records import Records
 from pcg.runner import run as run_module
 from pcg.runner.run import RunFailed, log_again, run_once
-from tests.tiny.parts import Recorder, calls
+from tests.tiny.parts import Bigram, Recorder, calls
 
 GROUPS = {"_target_": "pcg.groups.cosine.Cosine", "theta": 0.4, "center": False, "source": "target_input"}
 TIMED = {"wall_seconds", "started", "speed", "git"}
@@ -93,6 +93,12 @@ def test_several_candidates_keep_more(config):
 def test_what_cannot_have_several_candidates_is_named(config, changes, message):
     with pytest.raises(ConfigError, match=rf"decoding\.candidates=2: {message}"):
         run_once(config(**{"decoding.candidates": 2, **changes}))
+
+
+def test_a_target_that_takes_no_tree_is_named(config, monkeypatch):
+    monkeypatch.delattr(Bigram, "step_tree")
+    with pytest.raises(ConfigError, match=r"decoding\.candidates=2: target: a Bigram scores no tree of tokens"):
+        run_once(config(**{"decoding.candidates": 2}))
 
 
 def test_target_alone(config):
