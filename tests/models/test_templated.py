@@ -1,0 +1,128 @@
+"""The text side of NeuTTS and CosyVoice, from their YAMLs, on tiny folders that transformers saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from pcg.command.cli import CONF
+from pcg.decoding.pair import check_compatible
+from pcg.models import templated
+from pcg.models.llama import LlamaLM
+from pcg.models.templated import Templated
+from pcg.types import Utterance
+
+SAID = Utterance("a", "Go on.", prompt_text="Who said it?")
+CODES = torch.tensor([5, 23, 0])
+SHAPE = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": True, "initializer_range": 0.2,
+}  # fmt: skip
+NEUTTS = ["<|TEXT_PROMPT_START|>", "<|TEXT_PROMPT_END|>", "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"]
+COSYVOICE = ["<|eos1|>", "<|eos2|>", "<|eos3|>", "<|sos|>", "<|task_id|>"]
+
+
+def make(folder: Path, kind: str, markers: list[str], speech: str, before: int = 0) -> Path:
+    """A byte-level tokenizer with ``before`` further entries, markers and 24 speech tokens, and a random model."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({sign: i for i, sign in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.add_tokens([*(f"<|unused_{i}|>" for i in range(before)), *markers, *(speech.format(i) for i in range(24))])
+    fast.save_pretrained(folder)
+    configs: dict[str, Any] = {"Qwen2": (Qwen2Config, Qwen2ForCausalLM), "Llama": (LlamaConfig, LlamaForCausalLM)}
+    config, model = configs[kind]
+    torch.manual_seed(before)
+    model(config(vocab_size=len(fast), **SHAPE)).save_pretrained(folder)
+    return folder
+
+
+def side_of(choice: str, folder: Path) -> Templated:
+    """As the YAML says, at another path."""
+    text = yaml.safe_load((Path(CONF) / f"{choice}.yaml").read_text(encoding="utf-8"))["text"]
+    return Templated(**{key: value for key, value in text.items() if key != "_target_"} | {"path": str(folder)})
+
+
+def load(choice: str, folder: Path) -> LlamaLM:
+    return LlamaLM(str(folder), side_of(choice, folder), "float32", "cpu", "speech")
+
+
+@pytest.fixture(autouse=True)
+def _no_espeak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What eSpeak NG would say is not the point, and it is not installed everywhere."""
+    monkeypatch.setattr(templated, "phonemizer_of", lambda language: lambda text: f"[{language}]{text.lower()}")
+
+
+@pytest.fixture(scope="module")
+def air(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("air"), "Qwen2", NEUTTS, "<|speech_{}|>")
+
+
+@pytest.fixture(scope="module")
+def cosyvoice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("cosyvoice"), "Qwen2", COSYVOICE, "<|s_{}|>")
+
+
+def test_the_prompt_of_neutts_is_its_cards(air: Path) -> None:
+    ids = side_of("target/neutts_air", air).prompt(SAID, CODES)
+    assert AutoTokenizer.from_pretrained(air).decode(ids) == (
+        "user: Convert the text to speech:<|TEXT_PROMPT_START|>[en-us]who said it? [en-us]go on.<|TEXT_PROMPT_END|>\n"
+        "assistant:<|SPEECH_GENERATION_START|><|speech_5|><|speech_23|><|speech_0|>"
+    )
+
+
+def test_the_prompt_of_cosyvoice_is_its_runtimes(cosyvoice: Path) -> None:
+    side = side_of("target/cosyvoice2", cosyvoice)
+    decode = AutoTokenizer.from_pretrained(cosyvoice).decode
+    assert decode(side.prompt(SAID, CODES)) == "<|sos|>Who said it? Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
+    assert decode(side.prompt(Utterance("a", "Go on."), None)) == "<|sos|>Go on.<|task_id|>"
+    assert side.speech_names[-1] == "<|eos1|>"
+
+
+def test_air_and_nano_share_names_and_not_ids_and_give_transformers_logits(air: Path, tmp_path: Path) -> None:
+    nano = load("draft/neutts_nano", make(tmp_path / "nano", "Llama", NEUTTS, "<|speech_{}|>", before=7))
+    target = load("target/neutts_air", air)
+    assert nano.text.speech_ids.tolist() != target.text.speech_ids.tolist()
+    check_compatible(nano, target)
+    for model in (nano, target):
+        prompt = model.prompt(SAID, CODES)
+        reference = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
+        with torch.no_grad():
+            expected = reference(prompt[None]).logits[0, -3:, model.text.speech_ids]
+        logits = model.step(prompt[None, -3:], model.prefill([prompt[:-2]], capacity=200))[0]
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_pair_of_two_families_names_the_first_difference(air: Path, cosyvoice: Path) -> None:
+    message = r"speech token 0 is <\|s_0\|> in the draft, <\|speech_0\|> in the target"
+    with pytest.raises(ValueError, match=message):
+        check_compatible(load("target/cosyvoice2", cosyvoice), load("target/neutts_air", air))
+
+
+def test_what_a_tokenizer_lacks_is_named(air: Path, cosyvoice: Path) -> None:
+    with pytest.raises(ValueError, match=r"no speech tokens <\|speech_0\|>, <\|speech_1\|>"):
+        side_of("target/neutts_air", cosyvoice)
+    given = {"path": str(air), "speech": "<|speech_{}|>", "phonemes": None}
+    with pytest.raises(ValueError, match=r"does not know <\|stop\|>, <\|go\|>"):
+        Templated(template="<|go|>{}", end="<|stop|>", **given)
+    with pytest.raises(ValueError, match="needs one"):
+        Templated(template="no text", end=NEUTTS[-1], **given)
+    with pytest.raises(ValueError, match="nothing to say in"):
+        side_of("target/neutts_air", air).prompt(Utterance("b", "..."), None)
+    with pytest.raises(ValueError, match="utterance b: the text holds"):
+        side_of("target/neutts_air", air).prompt(Utterance("b", "now <|speech_5|>"), None)
