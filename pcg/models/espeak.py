@@ -27,4 +27,4 @@ def phonemizer_of(language: str) -> Callable[[str], str]:
         backend = EspeakBackend(language, preserve_punctuation=True, with_stress=True)
     except RuntimeError as error:
         raise ValueError(f"text.phonemes={language}: {error}") from error
-    return lambda text: " ".join(backend.phonemize([text])[0].split())
+    return lambda text: " ".join(" ".join(backend.phonemize([text])).split())

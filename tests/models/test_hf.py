@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pcg.models.hf import HfLM, cache_argument
 from pcg.models.llama import LlamaLM
@@ -93,3 +95,22 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path) -> None:
         HfLM(str(folder), Llasa(str(tmp_path / "more")), "float32", "cpu")
     with pytest.raises(ValueError, match="input or output"):
         HfLM(str(folder), Llasa(str(folder)), "float32", "cpu").embeddings("codec")
+
+
+def test_gpt2_with_its_learned_positions(tmp_path: Path) -> None:
+    """What Chatterbox Turbo and Nano are."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    reference = GPT2LMHeadModel(GPT2Config(vocab_size=150, initializer_range=0.2, **shape)).eval()
+    reference.save_pretrained(tmp_path)
+    model = HfLM(str(tmp_path), SimpleNamespace(speech_ids=torch.arange(50, 150)), "float32", "cpu")
+    ids, rows = torch.randint(0, 150, (4, 60)), torch.arange(4).unsqueeze(1)
+    with torch.no_grad():
+        expected = reference(ids).logits[..., 50:]
+    starts = torch.tensor([30, 2, 17, 29])
+    cache = model.prefill([row[: start + 1] for row, start in zip(ids, starts, strict=True)], 60)
+    for new, back in ((1, [0, 0, 0, 0]), (5, [2, 0, 1, 3]), (3, [0, 0, 0, 0])):
+        places = starts.unsqueeze(1) + torch.arange(new)
+        torch.testing.assert_close(model.step(ids.gather(1, places), cache), expected[rows, places], rtol=0, atol=1e-4)
+        cache.lengths = cache.lengths - torch.tensor(back)
+        starts = starts + new - torch.tensor(back)
