@@ -103,7 +103,8 @@ def test_gpt2_with_its_learned_positions(tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = GPT2LMHeadModel(GPT2Config(vocab_size=150, initializer_range=0.2, **shape)).eval()
     reference.save_pretrained(tmp_path)
-    model = HfLM(str(tmp_path), SimpleNamespace(speech_ids=torch.arange(50, 150)), "float32", "cpu")
+    text = SimpleNamespace(speech_ids=torch.arange(50, 150), prompt=lambda utterance, prompt_tokens: None)
+    model = HfLM(str(tmp_path), text, "float32", "cpu")
     ids, rows = torch.randint(0, 150, (4, 60)), torch.arange(4).unsqueeze(1)
     with torch.no_grad():
         expected = reference(ids).logits[..., 50:]
