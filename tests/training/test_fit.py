@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+import wandb
 from hydra import compose, initialize_config_dir
 
 from pcg.command import cli
@@ -67,6 +68,7 @@ def history(work: Path) -> list[dict[str, float]]:
 
 
 def test_held_out_acceptance_reaches_wandb_at_its_steps(work):
+    wandb.teardown()  # a service of its own: that of earlier tests may still wait for a server that never answers
     stage(work, wandb="offline").run()
     rows = history(work)
     assert [row.pop("step") for row in rows] == [1, 3]
