@@ -7,6 +7,7 @@ emits one more, and both models forget the rest by setting lengths. Rows of a ba
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,22 +46,12 @@ def speculative_decode(
     if gamma < 1:
         raise ValueError(f"gamma={gamma}: 1 or more")
     clock = clock or Clock(target.device)
-    target_ids = [target.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
-    draft_ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
     rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness, beyond=gamma)
-    clock.enter("prefill")
     reads = draft.reads + last_state(target, rule)
-    target_cache = target.prefill(target_ids, max(map(len, target_ids)) + max_tokens + gamma, reads)
+    target_cache, draft_cache, last, recent = prefill(target, draft, prompts, gamma, max_tokens, gamma, reads, clock)
     rule = rule.over(target, target_cache, sampling) if isinstance(rule, StateRule) else rule
-    draft_cache = draft.prefill(draft_ids, max(map(len, draft_ids)) + max_tokens + gamma, target=target_cache)
     clock.enter("other")
-    # The target is fed the last token. The draft is fed the last two, though it mostly knows the first of them: after
-    # a block that was kept whole it does not, and this way every round has the same shapes. A draft that reads the
-    # target's states is fed all that the last round added: what it knew of those came from states of its own.
-    last = torch.stack([ids[-1:] for ids in target_ids])
-    width, again = (gamma + 1, 1) if draft.reads else (2, 2)
-    recent = torch.stack([ids[-width:] for ids in draft_ids])
-    draft_cache.lengths = draft_cache.lengths - (again - 1)
+    width, again = recent.shape[1], 1 if draft.reads else 2
 
     while len(rows.index):
         draft_tokens, draft_probs, seen = propose(draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock)
@@ -90,12 +81,49 @@ def speculative_decode(
         newest = count.unsqueeze(1) + torch.arange(width, device=count.device)
         recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
-            active = torch.tensor(commit.active, dtype=torch.int64)
-            for part in (rows, target_cache, draft_cache):
-                part.keep(active)
-            last, recent = (ids[active.to(ids.device)] for ids in (last, recent))
+            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache), last, recent)
     clock.pause()
     return rows.generations()
+
+
+def prefill(
+    target: TokenLM,
+    draft: TokenLM,
+    prompts: Sequence[Prompt],
+    gamma: int,
+    max_tokens: int,
+    beyond: int,
+    reads: tuple[int, ...],
+    clock: Clock,
+) -> tuple[Any, Any, Int[Tensor, "batch 1"], Int[Tensor, "batch width"]]:
+    """Both models' caches, and the tokens that each is fed next.
+
+    The target is fed the last token. The draft is fed the last two, though it mostly knows the first of them: after a
+    block that was kept whole it does not, and this way every round has the same shapes. A draft that reads the target's
+    states is fed all that the last round added: what it knew of those came from states of its own.
+
+    Args:
+        beyond: positions that a pass of the target may write after the last token.
+        reads: the target's states that its cache keeps.
+    """
+    target_ids = [target.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
+    draft_ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
+    clock.enter("prefill")
+    target_cache = target.prefill(target_ids, max(map(len, target_ids)) + max_tokens + beyond, reads)
+    draft_cache = draft.prefill(draft_ids, max(map(len, draft_ids)) + max_tokens + gamma, target=target_cache)
+    if not draft.reads:
+        draft_cache.lengths = draft_cache.lengths - 1
+    width = gamma + 1 if draft.reads else 2
+    last, recent = (torch.stack([each[-n:] for each in ids]) for ids, n in ((target_ids, 1), (draft_ids, width)))
+    return target_cache, draft_cache, last, recent
+
+
+def keep_rows(active: Sequence[int], parts: Sequence[Rows | Cache], *ids: Int[Tensor, "_ _"]) -> list[Tensor]:
+    """Let the other rows leave; the ``ids`` of those that stay."""
+    kept = torch.tensor(active, dtype=torch.int64)
+    for part in parts:
+        part.keep(kept)
+    return [each[kept.to(each.device)] for each in ids]
 
 
 def last_state(target: TokenLM, rule: Rule | StateRule) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt, Rows
-from pcg.decoding.speculative import propose
+from pcg.decoding.speculative import keep_rows, prefill, propose
 from pcg.interfaces import BranchingLM, CandidateRule, TokenLM
 from pcg.sampling import Purpose, Randomness, Sampling, draw_several
 from pcg.types import Generation, Round, Tree, Verdict
@@ -41,18 +41,14 @@ def tree_decode(
     """As ``speculative_decode``, with ``rule.count`` candidates at each position."""
     clock = clock or Clock(target.device)
     tree = stars(gamma, rule.count, target.device)
-    target_ids = [target.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
-    draft_ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
     rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness, beyond=gamma)
-    clock.enter("prefill")
-    target_cache = target.prefill(target_ids, max(map(len, target_ids)) + max_tokens + len(tree.depths), draft.reads)
-    draft_cache = draft.prefill(draft_ids, max(map(len, draft_ids)) + max_tokens + gamma, target=target_cache)
+    room = len(tree.depths)
+    target_cache, draft_cache, last, recent = prefill(
+        target, draft, prompts, gamma, max_tokens, room, draft.reads, clock
+    )
     clock.enter("other")
     # what the draft is fed is what it is fed with one candidate: of the tokens that it has not seen, a rival is but one
-    last = torch.stack([ids[-1:] for ids in target_ids])
-    width, again = (gamma + 1, 1) if draft.reads else (2, 2)
-    recent = torch.stack([ids[-width:] for ids in draft_ids])
-    draft_cache.lengths = draft_cache.lengths - (again - 1)
+    width, again = recent.shape[1], 1 if draft.reads else 2
 
     while len(rows.index):
         chain, draft_probs, seen = propose(draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock)
@@ -80,7 +76,7 @@ def tree_decode(
             observer(Round(index, positions, chain, draft_probs, along, verdict, said, emitted, finished))
             clock.enter("other")
 
-        before, accepted = target_cache.lengths - len(tree.depths), verdict.accepted.cpu()
+        before, accepted = target_cache.lengths - room, verdict.accepted.cpu()
         start = before.to(node.device)
         target_cache.move(start + node.squeeze(1), start + verdict.accepted)
         target_cache.lengths = before + 1 + accepted
@@ -90,10 +86,7 @@ def tree_decode(
         newest = kept + 1 + torch.arange(width, device=kept.device)
         recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
-            active = torch.tensor(commit.active, dtype=torch.int64)
-            for part in (rows, target_cache, draft_cache):
-                part.keep(active)
-            last, recent = (ids[active.to(ids.device)] for ids in (last, recent))
+            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache), last, recent)
     clock.pause()
     return rows.generations()
 
