@@ -10,7 +10,6 @@ import io
 import itertools
 import logging
 import multiprocessing
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import soxr
 
 from pcg.data.bundled import Bundled
 from pcg.ranges import FROM_0, FROM_1, Ranges
+from pcg.training.shards import write_shard
 from pcg.training.texts import sentences, short_lines
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,6 @@ class Corpus:
         return Path(self.folder) / f"{split}-{index:04d}.parquet"
 
     def _speak(self, job: tuple[str, int, list[str]]) -> str:
-        import datasets
-
         split, shard, texts = job
         speaker, rows = Speaker(), []
         scales = [*self.scales, self.heldout_scale] if split == "heldout" else self.scales
@@ -150,7 +148,5 @@ class Corpus:
                 row | {"speaker": speaker_name(scale), "seconds": len(audio) / SAMPLE_RATE, "audio": flac(audio)}
             )
         path = self._path(split, shard)
-        part = path.with_suffix(".part")
-        datasets.Dataset.from_list(rows).to_parquet(part)
-        os.replace(part, path)
+        write_shard(path, rows)
         return str(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pcg.ranges import FROM_1, Ranges
+from pcg.training.shards import write_shard
 from pcg.training.texts import clauses
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,7 @@ class Heldout:
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         for name, rows in [("utterances", chosen), ("voices", prompts)]:
             path = Path(self.folder) / f"{name}.parquet"
-            part = path.with_suffix(".part")
-            datasets.Dataset.from_list([row | {"audio": audio[row["id"]]} for row in rows]).to_parquet(part)
-            os.replace(part, path)
+            write_shard(path, [row | {"audio": audio[row["id"]]} for row in rows])
             log.info("heldout: %d rows, %.1f MB in %s", len(rows), path.stat().st_size / 1e6, path)
 
     def choose(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from pcg.decoding.voice import spoken_tokens, voice_tokens
 from pcg.interfaces import Dataset
 from pcg.ranges import FROM_0, FROM_1, Ranges
+from pcg.training.shards import write_shard
 from pcg.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ class Recorded:
 
     def run(self) -> None:
         """Raises ValueError where shards are there, a code is beyond the vocabulary, or nothing is left to train on."""
-        import datasets
-
         folder = Path(self.out)
         if any(folder.glob("*.parquet")):
             raise ValueError(f"{folder} holds shards already: take another trainer.out, or remove them")
@@ -63,9 +61,7 @@ class Recorded:
                 shard = list(itertools.islice(rows, self.shard_size))
                 if not shard:
                     break
-                path = folder / f"{split}-{index:04d}.parquet"
-                datasets.Dataset.from_list([{"ids": ids} for ids in shard]).to_parquet(path.with_suffix(".part"))
-                os.replace(path.with_suffix(".part"), path)
+                write_shard(folder / f"{split}-{index:04d}.parquet", [{"ids": ids} for ids in shard])
                 written += len(shard)
         if written <= self.heldout:
             raise ValueError(f"{written} usable sequences, {self.heldout} of which are held out: too few to train on")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.sampling import Randomness, Sampling, as_keys
+from pcg.training.shards import write_shard
 from pcg.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,10 @@ class Samples:
                     self._write(path, chosen)
 
     def _write(self, path: Path, prompts: list[tuple[str, list[int]]]) -> None:
-        import datasets
-
         rows: list[dict[str, list[int]]] = []
         for start in range(0, len(prompts), self.batch_size):
             rows += [{"ids": ids} for ids in self._say(prompts[start : start + self.batch_size])]
-        part = path.with_suffix(".part")
-        datasets.Dataset.from_list(rows).to_parquet(part)
-        os.replace(part, path)
+        write_shard(path, rows)
         log.info("samples: %s, %d of %d utterances ended by themselves", path.name, len(rows), len(prompts))
 
     def _say(self, prompts: list[tuple[str, list[int]]]) -> list[list[int]]:

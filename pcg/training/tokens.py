@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from pcg.codecs.bundled import BundledCodec
 from pcg.training.audio import rows, shards
+from pcg.training.shards import write_shard
 from pcg.types import Audio
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ class Tokens:
     device: str
 
     def run(self) -> None:
-        import datasets
-
         codec = BundledCodec(self.codec, self.device)
         Path(self.out).mkdir(parents=True, exist_ok=True)
         histogram = torch.zeros(codec.codebook_size, dtype=torch.int64)
@@ -47,9 +45,7 @@ class Tokens:
                 (tokens,) = codec.encode([Audio(row["samples"].numpy(), codec.sample_rate)])
                 histogram += torch.bincount(tokens.cpu(), minlength=len(histogram))
                 encoded.append({k: row[k] for k in ("id", "speaker", "phonemes")} | {"tokens": tokens.tolist()})
-            part = path.with_suffix(".part")
-            datasets.Dataset.from_list(encoded).to_parquet(part)
-            os.replace(part, path)
+            write_shard(path, encoded)
             share = histogram / histogram.sum()
             used, spread = int((histogram > 0).sum()), float(torch.special.entr(share).sum().exp())
             log.info("tokens: %s; so far %d codes used, perplexity %.0f", path.name, used, spread)

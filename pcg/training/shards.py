@@ -1,0 +1,17 @@
+"""Parquet shards of a training's corpora: there whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_shard(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Under another name until it is whole: a stage that is started again takes a shard that is there for finished."""
+    import datasets  # seconds
+
+    part = path.with_suffix(".part")
+    datasets.Dataset.from_list(list(rows)).to_parquet(part)
+    os.replace(part, path)
