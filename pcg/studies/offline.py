@@ -159,10 +159,11 @@ class Scorer:
     def see(
         self, draft_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
     ) -> None:
-        any_one = self.rule.expected_acceptance
-        first = self.rule.first_acceptance if isinstance(self.rule, CandidateRule) else any_one
+        any_one = first = self.rule.expected_acceptance(draft_probs, target_probs)
+        if isinstance(self.rule, CandidateRule):
+            first = self.rule.first_acceptance(draft_probs, target_probs)
         for alphas, acceptance in ((self.alphas, any_one), (self.firsts, first)):
-            alphas.append(acceptance(draft_probs, target_probs).clamp(0, 1).double().cpu())  # sums stray by 1e-7
+            alphas.append(acceptance.clamp(0, 1).double().cpu())  # float32 sums stray beyond by 1e-7
         law = getattr(self.rule, "law", None)
         if law is None:
             self.sums = dict.fromkeys(DISTANCES)
