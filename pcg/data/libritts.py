@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pcg.data.reading import how_to_fetch
 from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit, grouped
 from pcg.ranges import BOUNDS, LIMIT, Ranges
 from pcg.types import Utterance
@@ -69,11 +70,9 @@ class LibriTTS:
         try:
             found = load_dataset(self._path, self._config, split=self._split, streaming=self._streaming)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise FileNotFoundError(
                 f"{self._path} ({self._config}, {self._split}) is neither in the cache of `datasets` nor to be had "
-                f"({type(error).__name__}: {reason}). Fetch it where there is a network: `hf download {self._path} "
-                f"--repo-type dataset --local-dir FOLDER`, and give dataset.path=FOLDER; or use the published folders: "
+                f"{how_to_fetch(self._path, error)}; or use the published folders: "
                 "dataset=libritts_local dataset.path=LibriTTS/test-clean"
             ) from error
         return found.cast_column("audio", Audio(decode=False))

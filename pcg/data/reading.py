@@ -1,4 +1,4 @@
-"""A user's folders and text files: which files count, and in which encoding a text is."""
+"""A user's folders and text files: which files count, which encoding a text is in; and how a hub's set gets there."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def read_text(path: Path) -> str:
 def visible(paths: Iterator[Path]) -> list[Path]:
     """Files but for those that systems hide (``.DS_Store``, macOS's ``._a.txt`` beside ``a.txt``), by name."""
     return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+
+
+def how_to_fetch(hub_id: str, error: Exception) -> str:
+    """Why a set of the hub is not to be had, and how to bring it here: the end of an error message."""
+    reason = " ".join(str(error).split())[:300]
+    return (
+        f"({type(error).__name__}: {reason}). Fetch it where there is a network: `hf download {hub_id} "
+        "--repo-type dataset --local-dir FOLDER`, and give dataset.path=FOLDER"
+    )

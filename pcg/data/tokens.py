@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pcg.data.reading import how_to_fetch
 from pcg.data.voices import checked_limit
 from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
@@ -133,11 +134,8 @@ class Tokens:
         try:
             return load_dataset(**source, split=self._split, streaming=self._streaming)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise FileNotFoundError(
-                f"{self._path} (split {self._split}) is neither here nor to be had ({type(error).__name__}: {reason}). "
-                f"Fetch it where there is a network: `hf download {self._path} --repo-type dataset --local-dir "
-                "FOLDER`, and give dataset.path=FOLDER"
+                f"{self._path} (split {self._split}) is neither here nor to be had {how_to_fetch(self._path, error)}"
             ) from error
 
     def _refuse_missing(self, there: list[str]) -> None:

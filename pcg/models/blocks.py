@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from pcg.models.checkpoint import Checkpoint
@@ -206,7 +206,7 @@ class Blocks:
             return Span(start, end, None, self.rope[start:end], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
         later = torch.arange(end, device=self.device) > positions[:, None, :, None]
-        mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf)
+        mask = self._mask(later)
         if start + new == end:
             return Span(start, end, None, self.rope[start:end], mask)
         return Span(start, end, positions, self.rope[positions].unsqueeze(1), mask)
@@ -219,10 +219,13 @@ class Blocks:
         place = torch.arange(end, device=self.device) - lengths  # in the pass; below 0 for what was there before
         among = tree.sees[:, place.clamp(0, new - 1)] & (place < new)
         sees = (among | (place < 0)).transpose(0, 1).unsqueeze(1)
-        mask = torch.zeros(sees.shape, dtype=self.dtype, device=self.device).masked_fill_(~sees, -torch.inf)
         rope = self.rope[lengths + tree.depths].unsqueeze(1)
         places = None if start + new == end else lengths + torch.arange(new, device=self.device)
-        return Span(start, end, places, rope, mask)
+        return Span(start, end, places, rope, self._mask(~sees))
+
+    def _mask(self, hidden: Bool[Tensor, "rows 1 new end"]) -> Float[Tensor, "rows 1 new end"]:
+        """What is added to the scores of attention."""
+        return torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
 
 
 def _room(cache: LlamaCache, new: int) -> tuple[int, int]:

@@ -61,8 +61,9 @@ class Look:
     @property
     def parameters(self) -> int | None:
         """Numbers in the weights; tied tables are stored once."""
-        names = self.checkpoint.names if self.checkpoint else []
-        return sum(math.prod(self.checkpoint.shape(name)) for name in names) if self.checkpoint else None
+        if self.checkpoint is None:
+            return None
+        return sum(math.prod(self.checkpoint.shape(name)) for name in self.checkpoint.names)
 
     @property
     def dtypes(self) -> str:
