@@ -16,8 +16,8 @@ LOCK := $(VENV)-lock/bin/uv pip compile -q --upgrade --universal --python-versio
 	--no-emit-package torch --custom-compile-command 'make lock'
 # The CPU build where an index has one under this name; who wants another build says so here, or puts it into .venv first.
 TORCH ?= torch==2.13.0
-# A file's tests stay together: they share a loaded model.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+# A file's tests stay together: they share a loaded model. Files come in the order of tests/conftest.py.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'

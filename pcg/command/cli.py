@@ -240,6 +240,8 @@ def _choices(loader: ConfigLoader, group: str) -> list[str]:
 
 def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:
     """By override, what is wrong with its key."""
+    if not values:
+        return {}
     try:
         config = loader.load_configuration(name, chosen, RunMode.RUN)
     except _COMPOSING:

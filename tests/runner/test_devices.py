@@ -94,6 +94,7 @@ def indices(folder: Path) -> list[int]:
     return [json.loads(line)["batch"] for line in (folder / "batches.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_figures_and_tokens_do_not_depend_on_the_number_of_devices(config: Config) -> None:
     groups = {"_target_": "pcg.groups.cosine.Cosine", "theta": 0.4}
     grouping = {"_target_": "pcg.acceptance.pcg.PCG", "theta": 0.4, "groups": groups}

@@ -91,6 +91,7 @@ def test_a_failing_logger_is_told_of_and_costs_no_training(work, caplog, monkeyp
     assert int(torch.load(work / "draft.ckpt", weights_only=True)["state_dict"]["trained"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # three processes, each with all imports
 @pytest.mark.parametrize("trainer", ["target", "eagle"])
 def test_two_processes_with_half_of_each_batch_take_the_steps_of_one(work, trainer):
