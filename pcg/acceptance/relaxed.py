@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated, uniforms
 from pcg.acceptance.topk import kth_largest
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -78,6 +78,10 @@ class Relaxed:
         """The draft's mass on the candidates."""
         check_pair(draft_probs, target_probs)
         return (draft_probs * self._candidates(target_probs)).sum(-1)
+
+    def truncated(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """The target cut to what is kept: what 2607.26627 holds this rule's law against."""
+        return truncated(target_probs, self._candidates(target_probs))
 
     def _candidates(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
         return target_probs >= self._threshold(target_probs).unsqueeze(-1)

@@ -87,3 +87,12 @@ def mixture(
     """Law of one token: kept with probability ``keep``, else drawn from ``recovered`` whatever was rejected."""
     kept = draft_probs * keep
     return kept + (1 - kept.sum(-1, keepdim=True)).clamp(min=0) * recovered
+
+
+def truncated(
+    target_probs: Float[Tensor, "*batch vocab"], kept: Bool[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
+    """The target cut to the tokens that a rule keeps; the target itself where it keeps none."""
+    left = target_probs * kept
+    total = left.sum(-1, keepdim=True)
+    return torch.where(total > 0, left / total.clamp(min=torch.finfo(total.dtype).tiny), target_probs)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated, uniforms
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -67,6 +67,10 @@ class TopK:
         """The draft's mass on the target's top k."""
         check_pair(draft_probs, target_probs)
         return (draft_probs * in_top(target_probs, self.k)).sum(-1)
+
+    def truncated(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """The target cut to what is kept: what 2607.26627 holds this rule's law against."""
+        return truncated(target_probs, in_top(target_probs, self.k))
 
 
 def kth_largest(probs: Float[Tensor, "*batch vocab"], k: int) -> Float[Tensor, "*batch"]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated, uniforms
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -65,6 +65,10 @@ class Typical:
         """The draft's mass on typical tokens."""
         check_pair(draft_probs, target_probs)
         return (draft_probs * self._typical(target_probs)).sum(-1)
+
+    def truncated(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """The target cut to what is kept: what 2607.26627 holds this rule's law against."""
+        return truncated(target_probs, self._typical(target_probs))
 
     def _typical(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
         return target_probs > self._threshold(target_probs).unsqueeze(-1)

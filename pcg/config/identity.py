@@ -36,7 +36,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         del run["decoding"]["gamma"], run["decoding"]["baseline"]
         for key in ("mode", "candidates"):
             run["decoding"].pop(key, None)
-    if run["decoding"].get("mode") == "law":  # without blocks
+    if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
         del run["decoding"]["gamma"]
     run["fingerprints"] = fingerprints(run)
     return run

@@ -37,7 +37,7 @@ class Decoding:
         "candidates": FROM_1,
         "batch_size": FROM_1,
         "max_tokens": FROM_1,
-        "mode": (lambda value: value in ("speculative", "law"), "speculative or law"),
+        "mode": (lambda value: value in ("speculative", "law", "truncated"), "speculative, law or truncated"),
     }
 
     @property

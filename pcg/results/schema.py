@@ -59,7 +59,7 @@ KEYS: Mapping[str, str] = {
     "speed.tokens_per_second": "emitted / decode seconds (prefill apart), all utterances of a batch together",
     "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster",
     "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",
-    "speed.speedup": "baseline decode seconds per token / decode seconds per token; null with decoding.mode=law",
+    "speed.speedup": "baseline decode seconds per token / decode seconds per token; null where mode is not speculative",
     "speed.ideal_speedup": "tau * target pass of 1 / (gamma * draft pass of 1 + target pass of gamma+1), as measured",
     "speed.seconds.prefill": "target and draft prefill",
     "speed.seconds.draft": "draft passes and draws",
@@ -105,7 +105,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         ratios: figure -> (numerator column, denominator column or None), of all metrics together.
     """
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
-    gamma, law = run["decoding"].get("gamma", 0), run["decoding"].get("mode") == "law"
+    gamma, by_token = run["decoding"].get("gamma", 0), run["decoding"].get("mode", "speculative") != "speculative"
     return {
         "failures": [
             {"utterance": row["utterance"], "reason": row["error"]}
@@ -115,7 +115,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         ],
         "counts": _counts(rows, gamma),
         "acceptance": _acceptance(rows),
-        "speed": _speed([record for record in records if record["seconds"]], rows, gamma, law),
+        "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
         "distortion": _distortion(rows),
         "quality": quality(rows, ratios),
         "left_out": left_out(rows, ratios),
@@ -150,7 +150,7 @@ def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:
     return {**found, "overshoot_likely": None if total is None or unlikely is None else max(total - unlikely, 0.0)}
 
 
-def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, law: bool) -> dict[str, Any]:
+def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:
     """Rates over batches; a batch is timed as a whole."""
     seconds = {part: sum(record["seconds"][part] for record in records) for part in PARTS}
     speech = sum(row["audio_seconds"] for row in rows)
@@ -164,7 +164,7 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, law: bool
         "ideal_speedup": None,
         "seconds": seconds,
     }
-    if law:  # a pass of both models a token, for the sake of its quality: no speed-up to claim
+    if by_token:  # a pass of both models a token, for the sake of its quality: no speed-up to claim
         return speed
     if gamma == 0:  # the target alone is its own baseline
         return {**speed, "baseline_tokens_per_second": speed["tokens_per_second"], "speedup": 1.0}

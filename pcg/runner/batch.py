@@ -28,7 +28,7 @@ from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
 from pcg.names import marked, within
 from pcg.results.environment import memory_advice
-from pcg.runner.decode import Decoded, decode_alone, decode_law, decode_speculative
+from pcg.runner.decode import Decoded, decode_alone, decode_by_token, decode_speculative
 from pcg.runner.grouped import mean_sizes
 from pcg.runner.parts import Parts
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
@@ -105,7 +105,7 @@ class BatchRunner:
         return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.target.end))
 
     def _decode(self, prompts: Sequence[Prompt], speculative: bool, max_tokens: int) -> Decoded:
-        with_draft = decode_law if self.decoding.mode == "law" else decode_speculative
+        with_draft = decode_speculative if self.decoding.mode == "speculative" else decode_by_token
         decode = with_draft if speculative else decode_alone
         return decode(self.parts, prompts, self.decoding, self.seed, max_tokens)
 

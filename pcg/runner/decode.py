@@ -74,14 +74,15 @@ def decode_speculative(
     return Decoded(statistics.annotate(generations), clock.seconds, dict(clock.passes))
 
 
-def decode_law(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, seed: int, max_tokens: int) -> Decoded:
-    """Each token from the law of the rule."""
+def decode_by_token(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, seed: int, max_tokens: int) -> Decoded:
+    """Each token from the law of the rule, or from the target cut to what the rule keeps."""
     assert parts.draft is not None
+    rule: Any = parts.rule  # has what its mode asks for: checked when the parts were loaded
     clock = Clock(parts.device)
     generations = law.decode(
         parts.target,
         parts.draft,
-        getattr(parts.rule, "law"),  # noqa: B009 - checked when the parts were loaded
+        rule.law if decoding.mode == "law" else lambda _, target_probs: rule.truncated(target_probs),
         prompts,
         sampling=decoding.sampling,
         max_tokens=max_tokens,

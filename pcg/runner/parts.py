@@ -69,8 +69,8 @@ def load(run: Mapping[str, Any]) -> Parts:
     rule = None
     if draft is not None:
         rule = _with_candidates(_rule(run, target, draft, codec), run["decoding"].get("candidates", 1), target)
-    if run["decoding"].get("mode") == "law" and not hasattr(rule, "law"):
-        raise ConfigError([f"decoding.mode=law: {type(rule).__name__} states no law of one position to draw from"])
+    if rule is not None:
+        _check_mode(run["decoding"].get("mode"), rule)
     return Parts(
         target=target,
         draft=draft,
@@ -80,6 +80,15 @@ def load(run: Mapping[str, Any]) -> Parts:
         metrics=load_metrics(run["metrics"]),
         device=device,
     )
+
+
+def _check_mode(mode: str | None, rule: Any) -> None:
+    wants = {
+        "law": "states no law of one position",
+        "truncated": "keeps no set of tokens that the target alone decides",
+    }
+    if mode in wants and not hasattr(rule, mode):
+        raise ConfigError([f"decoding.mode={mode}: {type(rule).__name__} {wants[mode]} to draw from"])
 
 
 def load_dataset(node: Mapping[str, Any]) -> Dataset:

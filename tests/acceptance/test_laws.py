@@ -81,3 +81,12 @@ def test_lossless_rules_have_the_target_for_a_law(name: str) -> None:
     rule = others.get(name) or RULES[name](24)
     for draft, target in pairs(24).values():
         torch.testing.assert_close(rule.law(draft, target), target, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["topk", "typical", "relaxed", "relaxed_argmax"])
+def test_the_truncated_target_is_the_target_given_that_the_token_is_kept(name: str) -> None:
+    rule = RULES[name](24)
+    for kind, (_, target) in pairs(24).items():
+        each = torch.eye(24)  # a draft that is sure of each token in turn
+        kept = rule.expected_acceptance(each, target.expand(24, 24))
+        torch.testing.assert_close(rule.truncated(target), target * kept / (target * kept).sum(), msg=kind)

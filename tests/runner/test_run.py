@@ -68,6 +68,17 @@ def test_a_rule_without_a_law_cannot_be_drawn_from(config):
         run_once(config(**{"decoding.mode": "law", "grouping": {"_target_": "pcg.acceptance.fly.Fly"}}))
 
 
+def test_the_truncated_target_is_drawn_from_beside_its_rule(config):
+    topk = {"_target_": "pcg.acceptance.topk.TopK", "k": 2}
+    cut = run_once(config(**{"decoding.mode": "truncated", "grouping": topk})).values
+    alone = run_once(config(draft=None, **{"decoding.top_k": 2})).values
+    assert cut["quality"]["wer"] == alone["quality"]["wer"]
+    assert cut["counts"]["emitted"] == alone["counts"]["emitted"]
+    assert cut["speed"]["speedup"] is None
+    with pytest.raises(ConfigError, match=r"decoding\.mode=truncated: Exact keeps no set of tokens"):
+        run_once(config(**{"decoding.mode": "truncated"}))
+
+
 def test_several_candidates_keep_more(config):
     one, three = (run_once(config(**{"decoding.candidates": count})) for count in (1, 3))
     before, after = one.values, three.values
