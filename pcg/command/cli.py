@@ -29,7 +29,6 @@ from pcg.command import launching, objective, pipes, places, status
 from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
 from pcg.command.launching import texts as _texts
-from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, check, nearest
 from pcg.config.values import expanded, problems_of_values
 from pcg.results.environment import memory_advice
@@ -51,8 +50,6 @@ def check_run(config: Mapping[str, Any]) -> None:
             ["experiment: this study has a command of its own: pcg substitute, experiments/substitute.py"]
         )
     problems = objective.problems(config)
-    if not is_built(config.get("codec")):
-        problems.append("codec: a run speaks and needs one; pcg offline and pcg bench do without (codec=none)")
     try:
         check(config)
     except ConfigError as error:

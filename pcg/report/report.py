@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
 from pcg.names import within
 from pcg.report import bridge, columns, compare, latex, page, tables
@@ -25,6 +26,11 @@ _LEGEND = (
 _PAIRED = (
     "\nDifferences on the same utterances, pair by pair: a run minus its exact twin (same settings, rule `exact`), and "
     "minus the target alone on the same prompts. Speed-up: the ratio to the twin's.\n\n"
+)
+
+_UNHEARD = (
+    "\nWithout a codec (`codec=none`) there is no audio, so no quality and no RTF: {}. Their tokens are in "
+    "`tokens/*.npy`, those of the target alone in `baseline_tokens/*.npy`.\n"
 )
 
 
@@ -80,10 +86,23 @@ def _report(title: str, results: Sequence[Result], folder: Path, console: Consol
         for result in results
     ]
     _write_tables(folder, results, header, rows, paired)
-    page.write(results, labels(results), folder)
+    listening = _write_page(results, folder)
     plots = draw_plots(results, labels(results), folder)
     console.print(tables.rich_table(title, header, rows))
-    _print_paths(console, results, folder, plots)
+    _print_paths(console, results, folder, listening, plots)
+
+
+def _heard(result: Result) -> bool:
+    return is_built(result.values["config"]["codec"])
+
+
+def _write_page(results: Sequence[Result], folder: Path) -> Path | None:
+    """The listening page, of the runs that have audio; None where none has."""
+    heard = [(result, label) for result, label in zip(results, labels(results), strict=True) if _heard(result)]
+    if not heard:
+        (folder / "index.html").unlink(missing_ok=True)  # of runs that are gone
+        return None
+    return page.write([result for result, _ in heard], [label for _, label in heard], folder)
 
 
 def _nearest_first(result: Result, results: Sequence[Result]) -> list[Result]:
@@ -106,6 +125,8 @@ def _write_tables(
     if differences:
         text += _PAIRED + tables.markdown(below, differences)
         tex += "\n" + latex.tabular(below, differences, [[0] * len(below)] * len(differences))
+    if unheard := [label for result, label in zip(results, labels(results), strict=True) if not _heard(result)]:
+        text += _UNHEARD.format("every run" if len(unheard) == len(results) else ", ".join(unheard))
     write_atomically(folder / "table.md", text)
     write_atomically(folder / "table.tex", "% needs \\usepackage{booktabs}\n" + tex)
     write_atomically(folder / "table.csv", tables.comma_separated(columns.flat_rows(results, paired)))
@@ -120,12 +141,15 @@ def _compare_with_predictions(console: Console, study_folder: Path, results: Seq
         console.print(f"table   {folder}/offline_online.md", soft_wrap=True)
 
 
-def _print_paths(console: Console, results: Sequence[Result], folder: Path, plots: Sequence[Path]) -> None:
+def _print_paths(
+    console: Console, results: Sequence[Result], folder: Path, listening: Path | None, plots: Sequence[Path]
+) -> None:
     console.print(f"table   {folder}/table.md, {folder}/table.csv, {folder}/table.tex", soft_wrap=True)
-    console.print(f"listen  {folder}/index.html", soft_wrap=True)
+    console.print(f"listen  {listening or 'nothing to hear: no audio without a codec'}", soft_wrap=True)
     for plot in plots:
         console.print(f"plot    {plot}", soft_wrap=True)
     for name, result in zip(labels(results), results, strict=True):
-        console.print(f"{name}:  {result.folder}/result.json  {result.folder}/audio/*.wav", soft_wrap=True)
+        spoken = "audio/*.wav" if _heard(result) else "tokens/*.npy"
+        console.print(f"{name}:  {result.folder}/result.json  {result.folder}/{spoken}", soft_wrap=True)
         for run in sorted(Path(result.folder).glob("wandb/offline-run-*")):
             console.print(f"    W&B (offline)  {run}", soft_wrap=True)

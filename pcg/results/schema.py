@@ -57,7 +57,7 @@ KEYS: Mapping[str, str] = {
     "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests, of the first "
     "candidate",
     "speed.tokens_per_second": "emitted / decode seconds (prefill apart), all utterances of a batch together",
-    "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster",
+    "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster; null without a codec",
     "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",
     "speed.speedup": "baseline decode seconds per token / decode seconds per token; null where mode is not speculative",
     "speed.ideal_speedup": "tau * target pass of 1 / (gamma * draft pass of 1 + target pass of gamma+1), as measured",
@@ -74,10 +74,12 @@ KEYS: Mapping[str, str] = {
     "distortion.overshoot_unlikely": "of tv, what the law puts above the target at tokens that the target hardly ever "
     f"says: below {UNLIKELY:g} of its largest probability; null likewise, and in results before schema 3",
     "distortion.overshoot_likely": "the rest of tv: what it puts above the target at all other tokens",
-    "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit)",
+    "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit); null without a "
+    "codec, since there is no audio then",
     "quality.baseline_*": "the same of the target alone on the same prompts",
-    "left_out": "figures that some utterances could not have (`figure`, `utterances`), and that are of the others: "
-    "speaker similarity where there is neither a voice nor a recording to compare with",
+    "left_out": "figures that some utterances could not have (`figure`, `utterances`, `reason`), and that are of the "
+    "others: speaker similarity where there is neither a voice nor a recording to compare with, all quality without a "
+    "codec",
     "*_ci95": "[low, high]: 95 % bootstrap interval over utterances of the figure beside it (speedup: paired, over "
     "batches)",
 }
@@ -132,7 +134,7 @@ def _counts(rows: Sequence[Row], gamma: int) -> dict[str, Any]:
         "accepted_by_position": by_position,
         "finished": finished,
         "truncated": len(rows) - finished,
-        "empty": sum(row["audio_seconds"] == 0 for row in rows),
+        "empty": sum(not row["tokens"] for row in rows),
     }
 
 
@@ -153,7 +155,7 @@ def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:
 def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:
     """Rates over batches; a batch is timed as a whole."""
     seconds = {part: sum(record["seconds"][part] for record in records) for part in PARTS}
-    speech = sum(row["audio_seconds"] for row in rows)
+    speech = sum(row["audio_seconds"] or 0.0 for row in rows)
     own = [_decode_seconds(record["seconds"]) for record in records], [record["tokens"] for record in records]
     speed = {
         "tokens_per_second": _over(sum(own[1]), sum(own[0])),
@@ -206,9 +208,15 @@ def quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:
 
 
 def left_out(rows: Sequence[Row], ratios: Ratios) -> list[dict[str, Any]]:
-    """Figures that some utterances could not have, and how many."""
+    """Figures that some utterances could not have, how many, and why."""
+    silent = any(row["audio_seconds"] is None for row in rows)
+    reason = (
+        "there is no audio without a codec (codec=none)"
+        if silent
+        else "there is neither a voice nor a recording to compare with"
+    )
     counted = {name: sum(row["scores"].get(top, 0) is None for row in rows) for name, (top, _) in ratios.items()}
-    return [{"figure": name, "utterances": count} for name, count in counted.items() if count]
+    return [{"figure": name, "utterances": count, "reason": reason} for name, count in counted.items() if count]
 
 
 def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:

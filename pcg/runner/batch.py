@@ -11,7 +11,7 @@ A record is what ``batches.jsonl`` holds of a batch::
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.config.settings import Decoding
 from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
+from pcg.interfaces import Codec
 from pcg.names import marked, within
 from pcg.results.environment import memory_advice
 from pcg.runner.decode import Decoded, decode_alone, decode_by_token, decode_speculative
@@ -43,7 +44,7 @@ class BatchRunner:
 
     Attributes:
         metric_nodes: the metrics' configs, by which scores are remembered.
-        folder: where ``audio/`` goes.
+        folder: where ``audio/`` goes, or without a codec ``tokens/``.
     """
 
     parts: Parts
@@ -89,10 +90,8 @@ class BatchRunner:
         baseline_scores: list[Scores] = [{} for _ in prompts]
         if alone is not None:
             baseline_audio, baseline_scores = self._speak_and_score(prompts, alone.generations)
-            for item, clip in zip(prompts, baseline_audio, strict=True):
-                write_wav(self.folder / baseline_of(wav_name(item.utterance)), clip)
-        for item, clip in zip(prompts, audio, strict=True):
-            write_wav(self.folder / wav_name(item.utterance), clip)
+            self._write(prompts, alone.generations, baseline_audio, baseline_of)
+        self._write(prompts, own.generations, audio)
         rows = [
             _row(item.utterance, generation, self._group_sizes, clip, score, baseline)
             for item, generation, clip, score, baseline in zip(
@@ -111,15 +110,20 @@ class BatchRunner:
 
     def _speak_and_score(
         self, prompts: Sequence[Prompt], generations: Sequence[Generation]
-    ) -> tuple[list[Audio], list[Scores]]:
-        audio = [self._speak(item, generation) for item, generation in zip(prompts, generations, strict=True)]
+    ) -> tuple[list[Audio | None], list[Scores]]:
+        """Without a codec neither audio nor scores, of which each column is then there and None."""
+        if self.parts.codec is None:
+            columns = {top for metric in self.parts.metrics.values() for top, _ in metric.ratios.values()}
+            return [None] * len(prompts), [dict.fromkeys(columns) for _ in prompts]
+        audio = [
+            self._speak(item, generation, self.parts.codec)
+            for item, generation in zip(prompts, generations, strict=True)
+        ]
         said = [item.utterance for item in prompts]
-        return audio, self.memo.score(self.parts.metrics, self.metric_nodes, audio, said)
+        return list(audio), self.memo.score(self.parts.metrics, self.metric_nodes, audio, said)
 
-    def _speak(self, item: Prompt, generation: Generation) -> Audio:
+    def _speak(self, item: Prompt, generation: Generation, codec: Codec) -> Audio:
         """Decode prompt and generation together, so that the voice carries over, and cut the prompt off (as LLaSA)."""
-        codec = self.parts.codec
-        assert codec is not None  # a run without one is refused
         tokens, skip = generation.tokens.cpu(), 0
         if item.speech is not None:
             skip = len(item.speech) * codec.hop
@@ -127,26 +131,53 @@ class BatchRunner:
         whole = codec.decode([tokens])[0]
         return Audio(np.asarray(whole.samples)[skip:], whole.sample_rate)
 
+    def _write(
+        self,
+        prompts: Sequence[Prompt],
+        generations: Sequence[Generation],
+        audio: Sequence[Audio | None],
+        place: Callable[[str], str] = str,
+    ) -> None:
+        """What was spoken; what was not is written as tokens, for a vocoder of the user's own."""
+        for item, generation, clip in zip(prompts, generations, audio, strict=True):
+            if clip is not None:
+                write_wav(self.folder / place(wav_name(item.utterance)), clip)
+            else:
+                write_tokens(self.folder / place(tokens_name(item.utterance)), generation.tokens)
+
 
 def wav_name(utterance: Utterance) -> str:
-    """Where an utterance's audio lies in the run's folder: two ids never share a file.
+    """Where an utterance's audio lies in the run's folder: two ids never share a file."""
+    return f"audio/{_file_name(utterance)}.wav"
 
-    Of an id that no file may be called, on whatever file system, the name holds what may stay, and a digest.
-    """
+
+def tokens_name(utterance: Utterance) -> str:
+    """Where an utterance's speech tokens lie in the folder of a run without a codec."""
+    return f"tokens/{_file_name(utterance)}.npy"
+
+
+def _file_name(utterance: Utterance) -> str:
+    """Of an id that no file may be called, on whatever file system, the name holds what may stay, and a digest."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in utterance.id)
     may_stay = name == utterance.id.casefold() and not name.startswith((".", "-"))
-    return f"audio/{within(name, 89) if may_stay else marked(name, 89, utterance.id)}.wav"
+    return within(name, 89) if may_stay else marked(name, 89, utterance.id)
 
 
-def baseline_of(audio: str) -> str:
-    """Where the target alone is heard saying what ``audio`` says; there is no such file where it was not decoded."""
-    return f"baseline_{audio}"
+def baseline_of(file: str) -> str:
+    """Where the target alone says what ``file`` says; there is no such file where it was not decoded."""
+    return f"baseline_{file}"
 
 
 def write_wav(path: Path, audio: Audio) -> None:
     """16-bit PCM."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, to_pcm(audio), audio.sample_rate, subtype="PCM_16")
+
+
+def write_tokens(path: Path, tokens: Int[Tensor, "length"]) -> None:
+    """int64, of the shape [tokens]: the codec's codes, without end-of-speech."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, tokens.cpu().numpy().astype(np.int64), allow_pickle=False)
 
 
 def read_wav(path: Path) -> Audio:
@@ -158,12 +189,12 @@ def _row(
     utterance: Utterance,
     generation: Generation,
     group_sizes: Float[Tensor, "vocab"] | None,
-    audio: Audio,
+    audio: Audio | None,
     scores: Scores,
     baseline_scores: Scores,
 ) -> dict[str, Any]:
     """Lists have an item a token; ``group_sizes`` (``mean_sizes``) is empty without groups, probabilities without a
-    rule."""
+    rule; without a codec there is ``tokens_file`` and no audio."""
     sizes = [] if group_sizes is None else group_sizes[generation.tokens.cpu()].tolist()
     return {
         "utterance": utterance.id,
@@ -179,11 +210,16 @@ def _row(
         "counts": dict(generation.counts),
         "accepted_by_position": list(generation.accepted_by_position),
         "sums": dict(generation.sums),
-        "audio": wav_name(utterance),
-        "audio_seconds": audio.seconds,
+        **_spoken(utterance, audio),
         "scores": scores,
         "baseline_scores": baseline_scores,
     }
+
+
+def _spoken(utterance: Utterance, audio: Audio | None) -> dict[str, Any]:
+    if audio is None:
+        return {"audio": None, "audio_seconds": None, "tokens_file": tokens_name(utterance)}
+    return {"audio": wav_name(utterance), "audio_seconds": audio.seconds}
 
 
 def _timing(prefix: str, decoded: Decoded | None) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class OverDevices:
 
     def __init__(self, job: Job, pool: Pool) -> None:
         self.dataset: Dataset = parts.load_dataset(job.run["dataset"])
-        self.metrics: Mapping[str, Metric] = parts.load_metrics(job.run["metrics"])
+        self.metrics: Mapping[str, Metric] = parts.metrics_of(job.run)
         self._pool, self._size = pool, job.decoding.batch_size
         pool.begin(job)
 

@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is composed of. Without a draft there is no rule; without a codec, everything is coded already."""
+    """What a run is composed of. Without a draft there is no rule; without a codec everything is coded already, and
+    nothing is heard."""
 
     target: TokenLM
     draft: TokenLM | None
@@ -77,7 +78,7 @@ def load(run: Mapping[str, Any]) -> Parts:
         rule=rule,
         codec=codec,
         dataset=load_dataset(run["dataset"]),
-        metrics=load_metrics(run["metrics"]),
+        metrics=metrics_of(run),
         device=device,
     )
 
@@ -112,10 +113,31 @@ def with_dataset(run: Mapping[str, Any]) -> dict[str, Any]:
     return {**run, "fingerprints": {**run["fingerprints"], "dataset": made}}
 
 
-def load_metrics(nodes: Mapping[str, Any]) -> dict[str, Metric]:
+def check_voices(run: Mapping[str, Any]) -> None:
+    """Raises ConfigError where voice prompts are audio and there is no codec to encode them."""
+    if is_built(run["codec"]):
+        return
+    said = list(load_dataset(run["dataset"]))
+    heard = [each.id for each in said if each.load_prompt is not None and each.load_prompt_codes is None]
+    if heard:
+        raise ConfigError(
+            [
+                f"codec=none: the voice prompts of {len(heard)} of {len(said)} utterances are audio, the first that of "
+                f"{heard[0]!r}: choose a codec, or texts without a voice (dataset=texts) or with a coded one "
+                "(dataset=tokens)"
+            ]
+        )
+
+
+def metrics_of(run: Mapping[str, Any]) -> dict[str, Metric]:
+    """Those of a run without a codec have nothing to hear: they tell which figures it lacks, and fetch nothing."""
+    return load_metrics(run["metrics"], heard=is_built(run["codec"]))
+
+
+def load_metrics(nodes: Mapping[str, Any], heard: bool = True) -> dict[str, Metric]:
     """Metrics by name. What one must fetch is fetched now, since a run of hours should not fail at its first score."""
     metrics = {name: _kept_part(f"metrics.{name}", node) for name, node in nodes.items()}
-    for metric in metrics.values():
+    for metric in metrics.values() if heard else ():
         getattr(metric, "prepare", lambda: None)()
     return metrics
 

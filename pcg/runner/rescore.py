@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pcg.config.build import is_built
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_language, problems_of_metrics
 from pcg.interfaces import Metric
@@ -190,7 +191,12 @@ def check(config: Mapping[str, Any]) -> None:
         result = store.read(Path(config["run"]).expanduser())
     except ValueError as error:  # of another version, or no JSON
         raise ConfigError([*problems, f"run={config['run']}: {error}"]) from error
-    if result is not None:
+    if result is not None and not is_built(result.values["config"]["codec"]):
+        problems.append(
+            f"run={config['run']}: was decoded without a codec (codec=none), so there is no audio to score; its tokens "
+            "are in tokens/"
+        )
+    elif result is not None:
         problems += problems_of_language(config["metrics"], result.values["config"]["dataset"])
     else:
         problems.append(f"run={config['run']}: no finished run there (no {store.NAME})")

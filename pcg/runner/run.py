@@ -54,6 +54,7 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
     """
     settings = check(config)
     run = parts.identified(config)
+    parts.check_voices(run)
     folder = settings.study_folder / run_id(run)
     found = _finished(folder, settings.max_failures)
     if found is None:
@@ -97,7 +98,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     torch.set_num_threads(settings.threads)
     began = time.perf_counter()
     records = Records(folder / "batches.jsonl")
-    inline = (settings.metrics or {}).get("when", "inline") == "inline"
+    inline = (settings.metrics or {}).get("when", "inline") == "inline" or not is_built(settings.codec)
     job = Job(run, Decoding(**settings.decoding), settings.seed, folder, inline)
     executor = _executor(settings, job)
     lines = _decode_all(executor, records, settings, label(run), began)
@@ -123,11 +124,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     }
     values["speed"]["peak_memory_bytes"] = peak_memory
     result = store.write(folder, values, lines)
-    for each in values["left_out"]:
-        log.warning(
-            "%s is without %d of %d utterances, which have no voice or recording to compare with",
-            each["figure"], each["utterances"], values["counts"]["utterances"],
-        )  # fmt: skip
+    _tell_left_out(values["left_out"], values["counts"]["utterances"])
     log.info("%s", store.one_line(result))
     _tell_logger(settings.logger, result, store.utterance_rows(lines))
     return result
@@ -186,6 +183,14 @@ def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
     failed = [row for line in lines for row in line["rows"] if row["error"] is not None]
     listed = "".join(f"\n  - {row['utterance']}: {row['error']}" for row in failed[:10])
     return f"{len(failed)} utterance(s) failed (max_failures={allowed}):{listed}"
+
+
+def _tell_left_out(left_out: Sequence[Mapping[str, Any]], utterances: int) -> None:
+    figures: dict[tuple[int, str], list[str]] = {}
+    for each in left_out:
+        figures.setdefault((each["utterances"], each["reason"]), []).append(each["figure"])
+    for (count, reason), names in figures.items():
+        log.warning("%s: without %d of %d utterances, since %s", ", ".join(names), count, utterances, reason)
 
 
 def _tell_logger(logger: Mapping[str, Any] | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> bool:

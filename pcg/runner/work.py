@@ -52,7 +52,7 @@ class Job:
 
     Attributes:
         run: the canonical config.
-        folder: where ``audio/`` goes.
+        folder: where ``audio/`` goes, or without a codec ``tokens/``.
         inline: whether metrics score each batch as it is decoded.
     """
 

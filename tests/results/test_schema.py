@@ -47,7 +47,8 @@ def row(**changes: Any) -> dict[str, Any]:
     return {
         "utterance": "u", "error": None, "finished": True, "counts": counts, "accepted_by_position": [12, 8],
         "sums": {"alpha_exact": 15.0, "tv": 3.0, "kl": 6.0, "overshoot_unlikely": 1.2}, "audio_seconds": 2.0,
-        "scores": {"errors": 1, "words": 10}, "baseline_scores": {"errors": 0, "words": 10}, **changes,
+        "tokens": [7, 8], "scores": {"errors": 1, "words": 10}, "baseline_scores": {"errors": 0, "words": 10},
+        **changes,
     }  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
 
 
 def test_empty_generations_are_counted() -> None:
-    values = summarise(RUN, [record([row(), row(audio_seconds=0.0)]), record([row(audio_seconds=0.0)])], RATIOS)
+    values = summarise(RUN, [record([row(), row(tokens=[])]), record([row(tokens=[])])], RATIOS)
     assert (values["counts"]["utterances"], values["counts"]["empty"]) == (3, 2)
 
 
@@ -107,7 +108,8 @@ def test_a_figure_that_some_could_not_have_is_of_the_others() -> None:
     voiced = row(scores={"errors": 1, "words": 10, "alike": 0.5}, baseline_scores={})
     mixed = summarise(RUN, [record([without, voiced, without])], ratios)
     assert (mixed["quality"]["alike"], mixed["quality"]["wer"]) == (0.5, pytest.approx(0.1))
-    assert mixed["left_out"] == [{"figure": "alike", "utterances": 2}]
+    reason = "there is neither a voice nor a recording to compare with"
+    assert mixed["left_out"] == [{"figure": "alike", "utterances": 2, "reason": reason}]
     none = summarise(RUN, [record([without])], ratios)
     assert (none["quality"]["alike"], none["quality"]["alike_ci95"]) == (None, None)
     assert summarise(RUN, [record([voiced])], ratios)["left_out"] == []

@@ -44,11 +44,12 @@ def test_similarity_is_left_out_and_told_once(run, when: str, caplog) -> None:
     with caplog.at_level(logging.WARNING, "pcg"):
         result = run(**{"metrics.when": when})
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["speaker_similarity is without 3 of 3 utterances, which have no voice or recording to compare with"]
+    reason = "there is neither a voice nor a recording to compare with"
+    assert told == [f"speaker_similarity: without 3 of 3 utterances, since {reason}"]
     quality = result.values["quality"]
     assert (quality["speaker_similarity"], quality["baseline_speaker_similarity"]) == (None, None)
     assert quality["mos"] is not None
-    assert result.values["left_out"] == [{"figure": "speaker_similarity", "utterances": 3}]
+    assert result.values["left_out"] == [{"figure": "speaker_similarity", "utterances": 3, "reason": reason}]
     assert result.values["failures"] == []
     folder = report.show(Path(result.folder).parent)
     assert "similarity" not in (folder / "table.md").read_text()
@@ -64,5 +65,5 @@ def test_a_mix_keeps_those_with_a_voice(run, texts: Path, caplog) -> None:
     rows = {row["utterance"]: row["speaker_similarity"] for row in read_utterances(Path(result.folder))}
     assert (rows["a"], rows["c"]) == (None, None)
     assert result.values["quality"]["speaker_similarity"] == rows["b"]
-    assert "speaker_similarity is without 2 of 3 utterances" in caplog.text
+    assert "speaker_similarity: without 2 of 3 utterances" in caplog.text
     json.dumps(result.values, allow_nan=False)

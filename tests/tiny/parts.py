@@ -110,6 +110,21 @@ class Sentences:
             yield Utterance(f"u/{index}", text, speaker, "hello", prompt, functools.partial(recording, index))
 
 
+class Coded:
+    """Texts, every other one in a voice that is coded already, and no audio."""
+
+    def __init__(self, limit: int = 4) -> None:
+        self._limit = limit
+
+    def __len__(self) -> int:
+        return self._limit
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for index in range(self._limit):
+            codes = (lambda: np.array([3, 1, 2])) if index % 2 else None
+            yield Utterance(f"c/{index}", f"sentence number {index}", load_prompt_codes=codes)
+
+
 def prompt() -> Audio:
     return _tones([3, 1, 2])
 
