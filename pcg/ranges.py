@@ -14,6 +14,13 @@ Ranges = Mapping[str, Range]
 FROM_1: Range = (lambda value: value >= 1, "1 or more")
 FROM_0: Range = (lambda value: value >= 0, "0 or more")
 ABOVE_0: Range = (lambda value: value > 0, "above 0")
+
+
+def up_to(most: int) -> Range:
+    """A count that memory or time is taken for: 1 to ``most``, which nobody needs and a slip of the finger exceeds."""
+    return (lambda value: 1 <= value <= most, f"1 to {most:,}")
+
+
 LIMIT: Range = (lambda value: value is None or value >= 1, "1 or more, or null for all")
 BOUNDS: Range = (lambda value: len(value) == 2 and 0 <= value[0] <= value[1], "the least and the most, two numbers")
 DEVICE: Range = (

@@ -146,8 +146,8 @@ class Sampling:
             message
             for bad, message in [
                 (
-                    temperature != 0 and not temperature >= 1e-3,
-                    f"temperature={temperature}: 0 (greedy), or from .001",
+                    temperature != 0 and not 1e-3 <= temperature <= 1e4,
+                    f"temperature={temperature}: 0 (greedy), or .001 to 10,000",
                 ),
                 (self.top_k is not None and self.top_k < 1, f"top_k={self.top_k}: 1 or more, or null"),
                 (not 0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, at most 1"),

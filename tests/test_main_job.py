@@ -73,5 +73,5 @@ def test_a_bad_command_line_is_explained_without_a_traceback(choices: Path, tmp_
     done = command(choices, tmp_path, "grouping.thta=0.4", "decoding.gamma=0", "draft=bundeld")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    for words in ("did you mean 'grouping.theta'", "decoding.gamma=0: 1 or more", "did you mean 'bundled'"):
+    for words in ("did you mean 'grouping.theta'", "decoding.gamma=0: 1 to 1,000", "did you mean 'bundled'"):
         assert words in done.stderr

@@ -48,9 +48,9 @@ class DropMatch:
     rate: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.by not in ("js", "naive") or self.masks < 1 or not 0 <= self.rate < 1:
+        if self.by not in ("js", "naive") or not 1 <= self.masks <= 1_000 or not 0 <= self.rate < 1:
             raise ValueError(
-                f"dropmatch: by={self.by!r}, want js or naive; masks={self.masks}, want 1 or more; "
+                f"dropmatch: by={self.by!r}, want js or naive; masks={self.masks}, want 1 to 1,000; "
                 f"rate={self.rate}, want 0 or more, below 1"
             )
 

@@ -33,8 +33,8 @@ class Vadusa:
     draws: int = 3
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"vadusa: draws={self.draws}, want 1 or more")
+        if not 1 <= self.draws <= 10_000:
+            raise ValueError(f"vadusa: draws={self.draws}, want 1 to 10,000")
 
     def verify(
         self,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from pcg.config.values import study_folder
-from pcg.ranges import DEVICE, FROM_0, FROM_1, Ranges
+from pcg.ranges import DEVICE, FROM_0, FROM_1, Ranges, up_to
 from pcg.sampling import Sampling
 
 # Where a strategy's groups take their embeddings from: a model's input or output table, or the codec's codebook.
@@ -33,10 +33,10 @@ class Decoding:
     candidates: int = 1
 
     RANGES: ClassVar[Ranges] = {
-        "gamma": FROM_1,
-        "candidates": FROM_1,
-        "batch_size": FROM_1,
-        "max_tokens": FROM_1,
+        "gamma": up_to(1_000),
+        "candidates": up_to(1_000),
+        "batch_size": up_to(100_000),
+        "max_tokens": up_to(10_000_000),
         "mode": (lambda value: value in ("speculative", "law", "truncated"), "speculative, law or truncated"),
     }
 
@@ -117,8 +117,8 @@ class Settings:
             "a folder name of letters, digits, _ + - and dots, of at most 200 bytes",
         ),
         "seed": FROM_0,
-        "devices": FROM_1,
-        "threads": FROM_1,
+        "devices": up_to(10_000),
+        "threads": up_to(10_000),
         "max_failures": FROM_0,
         "device": DEVICE,
     }

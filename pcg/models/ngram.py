@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.ranges import FROM_1, Ranges
+from pcg.ranges import Ranges, up_to
 from pcg.types import Utterance
 
 
@@ -46,7 +46,7 @@ class NGram:
         ValueError: an order below 1.
     """
 
-    RANGES: ClassVar[Ranges] = {"order": FROM_1}
+    RANGES: ClassVar[Ranges] = {"order": up_to(1_000)}
     reads: tuple[int, ...] = ()
 
     def __init__(self, vocab_size: int, device: str | torch.device = "cpu", order: int = 4) -> None:

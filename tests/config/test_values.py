@@ -51,7 +51,8 @@ def test_numbers_in_lists_count_and_in_other_commands() -> None:
     ["dataset.limit=0", "dataset.limit=-3", "target.dtype=torch.load", "target.head=both", "codec.iterations=0",
      "grouping.groups.source=x", "logger.audio=-1", "logger.timeout=0", "logger.tags=['']", "seed=9223372036854775808",
      f"logger.tags=[{'t' * 65}]", "logger.project=a/b", f"study={'s' * 201}", "decoding.temperature=1e-30",
-     "decoding.repetition_penalty=1e-09", "grouping.theta=x", "decoding.top_p=0.0", "plan.alpha=1.5"],
+     "decoding.repetition_penalty=1e-09", "grouping.theta=x", "decoding.top_p=0.0", "plan.alpha=1.5",
+     "decoding.gamma=1001", "decoding.temperature=1e+300", "threads=1000000"],
 )  # fmt: skip
 def test_values_are_in_range(override: str) -> None:
     key, _, value = override.partition("=")
@@ -62,6 +63,8 @@ def test_values_are_in_range(override: str) -> None:
 def test_values_of_other_choices_are_in_range() -> None:
     for command in (
         ["draft=ngram", "draft.order=0"],
+        ["grouping=vadusa", "grouping.draws=1000000000"],
+        ["grouping=dropmatch", "grouping.masks=1000000000"],
         ["codec=xcodec2", "codec.chunk_seconds=0"],
         ["codec=xcodec2", "codec.dtype=float64"],
         ["metrics=paper", "metrics.asr.recogniser.batch_size=0"],
