@@ -28,6 +28,7 @@ _COLORS = {"target": "#000000", "exact": "#0072B2", "pcg": "#D55E00", "ssd": "#0
 _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _MARKERS = "osD^vPX*<>"
 _WIDTH = 4.8  # inches
+_ALPHA = "alpha (share of tested tokens kept)"
 # Figure of result.json's quality -> (axis, factor, whether higher is better).
 _QUALITY = {
     "wer": ("WER, %", 100, False),
@@ -37,17 +38,18 @@ _QUALITY = {
 
 
 def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
-    """Alpha and speed-up against theta, quality against speed-up, acceptance by position, where the time goes, and the
-    measured against the ideal speed-up by tau. Returns the PNG files.
+    """Alpha and speed-up against theta, quality against speed-up and alpha, acceptance by position, where the time goes,
+    and the measured against the ideal speed-up by tau. Returns the PNG files.
 
     Args:
         labels: what each run is called.
     """
     runs = list(zip([label.replace("$", r"\$") for label in labels], results, strict=True))  # no formula
     drawn = [
-        ("alpha_theta", _against_theta(runs, "acceptance", "alpha", "alpha (share of tested tokens kept)")),
+        ("alpha_theta", _against_theta(runs, "acceptance", "alpha", _ALPHA)),
         ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),
-        ("quality_speedup", _quality_against_speed(runs)),
+        ("quality_speedup", _quality_against(runs, "speed", "speedup", "speed-up over the target alone")),
+        ("quality_alpha", _quality_against(runs, "acceptance", "alpha", _ALPHA)),
         ("accepted_position", _accepted_by_position(runs)),
         ("time_parts", _where_time_goes(runs)),
         ("tau_ideal", _tau_against_ideal(runs)),
@@ -88,38 +90,40 @@ def _dashes(count: int) -> list[Any]:
     return [(0, (4 + 3 * (index % 4), 2)) for index in range(count)]
 
 
-def _quality_against_speed(runs: Sequence[Run]) -> Figure | None:
+def _quality_against(runs: Sequence[Run], group: str, figure_of: str, axis: str) -> Figure | None:
     """A panel a figure of quality; what no run beats in both is joined (the Pareto front)."""
-    timed = [(name, run) for name, run in runs if run.values["speed"]["speedup"]]
+    told = [(name, run) for name, run in runs if run.values[group][figure_of]]
     panels = [
         (key, points)
         for key in _QUALITY
-        if len(points := [(name, run) for name, run in timed if run.values["quality"].get(key) is not None]) > 1
+        if len(points := [(name, run) for name, run in told if run.values["quality"].get(key) is not None]) > 1
     ]
     if not panels:
         return None
     figure, grid = pyplot.subplots(
         len(panels), 1, sharex=True, squeeze=False, layout="constrained", figsize=(_WIDTH, 0.5 + 2.1 * len(panels))
     )
-    styles = _styles([name for name, _ in timed])
+    styles = _styles([name for name, _ in told])
     for axes, (key, points) in zip(grid[:, 0], panels, strict=True):
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
-        _quality_panel(axes, key, points, styles)
-    grid[-1, 0].set_xlabel("speed-up over the target alone", fontsize=9)
+        _quality_panel(axes, key, points, (group, figure_of), styles)
+    grid[-1, 0].set_xlabel(axis, fontsize=9)
     _legend(figure)
     return figure
 
 
-def _quality_panel(axes: Axes, key: str, points: Sequence[Run], styles: Mapping[str, Style]) -> None:
+def _quality_panel(
+    axes: Axes, key: str, points: Sequence[Run], against: tuple[str, str], styles: Mapping[str, Style]
+) -> None:
     axis, scale, higher_is_better = _QUALITY[key]
     axes.set_ylabel(f"{axis} ({'higher' if higher_is_better else 'lower'} is better)", fontsize=9)
-    places = []
+    places, (group, figure_of) = [], against
     for name, run in points:
-        speed, quality = run.values["speed"], run.values["quality"]
-        x, y = speed["speedup"], quality[key] * scale
+        bought, quality = run.values[group], run.values["quality"]
+        x, y = bought[figure_of], quality[key] * scale
         axes.errorbar(
-            x, y, _around(y, quality[f"{key}_ci95"], scale), _around(x, speed["speedup_ci95"]),
+            x, y, _around(y, quality[f"{key}_ci95"], scale), _around(x, bought[f"{figure_of}_ci95"]),
             elinewidth=0.6, linestyle="none", label=name, **styles[name],
         )  # fmt: skip
         places.append((x, y))
@@ -128,7 +132,7 @@ def _quality_panel(axes: Axes, key: str, points: Sequence[Run], styles: Mapping[
 
 
 def pareto_front(places: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
-    """Of (speed-up, quality), those that no other beats in both, by speed-up."""
+    """Of (speed-up or alpha, quality), those that no other beats in both, from the left."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(places, key=lambda place: (-place[0], -place[1] if higher_is_better else place[1])):
         if not front or (y > front[-1][1] if higher_is_better else y < front[-1][1]):

@@ -38,7 +38,15 @@ def test_table_plots_and_paths(study: Path, capsys) -> None:
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
         "method", "alpha", "tau", "tokens/s", "speed-up", "ideal", "RTF", "WER %", "MOS",
     ]  # fmt: skip
-    for plot in ("alpha_theta", "speedup_theta", "quality_speedup", "accepted_position", "time_parts", "tau_ideal"):
+    for plot in (
+        "alpha_theta",
+        "speedup_theta",
+        "quality_speedup",
+        "quality_alpha",
+        "accepted_position",
+        "time_parts",
+        "tau_ideal",
+    ):
         assert (folder / f"{plot}.png").read_bytes()[:4] == b"\x89PNG"
         assert "<svg" in (folder / f"{plot}.svg").read_text()
         assert f"{plot}.png" in shown
