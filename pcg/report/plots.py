@@ -38,7 +38,7 @@ _QUALITY = {
 
 
 def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
-    """Alpha and speed-up against theta, quality against speed-up and alpha, acceptance by position, where the time goes,
+    """Alpha and speed-up against theta, quality against speed-up and alpha, acceptance by position, where time goes,
     and the measured against the ideal speed-up by tau. Returns the PNG files.
 
     Args:
