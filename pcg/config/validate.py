@@ -31,6 +31,7 @@ SUPPLIED: Mapping[str, frozenset[str]] = {
     "codec": frozenset({"device"}),
     "grouping.groups": frozenset({"codec", "codec_name", "cache"}),
     "grouping.groups.like": frozenset({"codec", "codec_name", "cache"}),
+    "pcg.groups": frozenset({"model", "vocab_size"}),  # of an engine (pcg.engines.settings)
 }
 # Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
 # crossed with them in a sweep; a strategy that does not read them runs once.

@@ -190,6 +190,29 @@ class GroupTable:
             held.scatter_(1, ids.masked_fill(~inside, len(self)), 1.0)  # padding goes to a column of its own
             yield _bag(self.holder_starts, self.holders, held[:, :-1]) > 0
 
+    def among(self, ids: Int[Tensor, "vocab"], vocab_size: int) -> GroupTable:
+        """The same groups over a larger vocabulary, in which every other token is alone.
+
+        Args:
+            ids: in that vocabulary, of each token of this one.
+
+        Raises:
+            ValueError: there are not as many ids as tokens, one comes twice, or one is outside of the vocabulary.
+        """
+        ids = ids.to(self.members.device).long()
+        if len(ids) != self.vocab_size or len(ids.unique()) < len(ids):
+            raise ValueError(f"groups over {self.vocab_size} tokens, given {len(ids.unique())} different ids")
+        if int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
+            raise ValueError(f"token ids from {int(ids.min())} to {int(ids.max())} leave a vocabulary of {vocab_size}")
+        alone = torch.ones(vocab_size, dtype=torch.bool, device=ids.device).index_fill_(0, ids, False).nonzero()[:, 0]
+        owners = torch.repeat_interleave(torch.arange(len(self), device=ids.device), self.sizes)
+        if self.symmetric:  # stays so where groups are in the order of the tokens that they belong to
+            owners, last = ids[owners], alone
+        else:
+            last = len(self) + torch.arange(len(alone), device=ids.device)
+        places = torch.cat([owners * vocab_size + ids[self.members], last * vocab_size + alone]).sort().values
+        return GroupTable.from_csr(torch.bincount(places // vocab_size), places % vocab_size, vocab_size)
+
     def to(self, device: torch.device | str) -> GroupTable:
         starts, members = self.member_starts.to(device), self.members.to(device)
         if self.symmetric:

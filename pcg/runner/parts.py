@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
+from pcg.groups.table import GroupTable
 from pcg.interfaces import (
     BranchingLM,
     CandidateRule,
@@ -182,8 +183,7 @@ def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec 
         return build(node)
     groups = dict(run["grouping"]["groups"])
     key = [groups, run["target"], run["draft"], run["codec"], run["device"]]
-    supplied = {"codec": codec, "codec_name": _codec_name(run), "cache": cache_folder()}
-    table = _kept.get("groups", key, lambda: _group_table(groups, target, draft, supplied))
+    table = _kept.get("groups", key, lambda: group_table(groups, target, draft, codec, run))
     return build(node, groups=table)
 
 
@@ -215,16 +215,33 @@ def _codec_name(run: Mapping[str, Any]) -> str:
     return hashlib.blake2b(told.encode(), digest_size=5).hexdigest()
 
 
-def _group_table(groups: dict[str, Any], target: TokenLM, draft: TokenLM, supplied: Mapping[str, Any]) -> Any:
+class Embedded(Protocol):
+    """What of a model its groups are built of."""
+
+    device: torch.device
+    end: int
+
+    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]: ...
+
+
+def group_table(
+    groups: Mapping[str, Any], target: Embedded, draft: Embedded | None, codec: Codec | None, run: Mapping[str, Any]
+) -> GroupTable:
     """Groups over the speech vocabulary; only audio tokens are grouped, end-of-speech stays alone.
 
     Args:
-        supplied: what a builder may ask for, the codec among it.
+        groups: the config of their builder, with the source of the vectors.
+        run: what tells the codec: its config and ``fingerprints``.
+
+    Raises:
+        ConfigError: the vectors are of a model or a codec that is not there.
     """
+    groups = dict(groups)
     source = groups.pop("source", "target_input")
-    if supplied["codec"] is None and "codec" in inspect.signature(constructor(groups["_target_"])).parameters:
+    supplied = {"codec": codec, "codec_name": _codec_name(run), "cache": cache_folder()}
+    if codec is None and "codec" in inspect.signature(constructor(groups["_target_"])).parameters:
         raise ConfigError([f"grouping.groups: {groups['_target_']} listens to a codec, and there is none (codec=none)"])
-    embeddings = embeddings_of(source, target, draft, supplied["codec"])
+    embeddings = embeddings_of(source, target, draft, codec)
     groupable = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
     groupable[target.end] = False
     with warnings.catch_warnings(record=True) as caught:
@@ -241,11 +258,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PCG_CACHE") or "~/.cache/pcg").expanduser()
 
 
-def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec | None) -> Float[Tensor, "vocab dim"]:
+def embeddings_of(
+    source: str, target: Embedded, draft: Embedded | None, codec: Codec | None
+) -> Float[Tensor, "vocab dim"]:
     """One vector a token of the speech vocabulary; the codec has none for end-of-speech, which gets zeros.
 
     Raises:
-        ConfigError: no such source, or no codec to take it from.
+        ConfigError: no such source, or no codec or draft to take it from.
     """
     if source not in SOURCES:
         raise ConfigError([f"grouping.groups.source={source!r}: no such source{nearest(str(source), SOURCES)}"])
@@ -255,4 +274,8 @@ def embeddings_of(source: str, target: TokenLM, draft: TokenLM, codec: Codec | N
         codebook = codec.codebook()
         return torch.cat([codebook, codebook.new_zeros(1, codebook.shape[1])])
     model, table = source.split("_")
-    return (target if model == "target" else draft).embeddings(table)
+    if model == "target":
+        return target.embeddings(table)
+    if draft is None:
+        raise ConfigError([f"grouping.groups.source={source}: there is no draft (draft=none)"])
+    return draft.embeddings(table)

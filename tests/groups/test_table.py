@@ -49,6 +49,31 @@ def test_report() -> None:
     }
 
 
+@pytest.mark.parametrize("members", [MEMBERS, [[0, 1, 2], [0, 1, 2], [0, 1, 2, 3], [2, 3], [4], [5]]])
+def test_among_other_tokens(members: list[list[int]]) -> None:
+    """The groups keep their members under new ids, in any order; all other tokens are alone."""
+    table, ids = GroupTable.from_members(members, 6), torch.tensor([7, 3, 4, 9, 1, 8])
+    larger = table.among(ids, 11)
+    wanted = {tuple(sorted(ids[list(group)].tolist())) for group in members} | {(t,) for t in (0, 2, 5, 6, 8, 10)}
+    groups = [tuple(group.tolist()) for group in larger.members.split(larger.sizes.tolist())]
+    assert set(groups) == wanted
+    assert len(groups) == len(table) + 5
+    assert larger.symmetric == table.symmetric
+    probs = torch.rand(11)
+    spread = larger.spread(larger.coarse(probs))
+    torch.testing.assert_close(spread[ids], table.spread(table.coarse(probs[ids])))
+    torch.testing.assert_close(spread[[0, 2, 5, 6, 10]], probs[[0, 2, 5, 6, 10]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [([0, 1], "given 2 different ids"), ([0, 1, 2, 3, 4, 4], "given 5 different"), ([0, 1, 2, 3, 4, 7], "leave a voc")],
+)
+def test_among_refuses_ids_that_do_not_fit(ids: list[int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        TABLE.among(torch.tensor(ids), 7)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_against_a_dense_table(data: st.DataObject) -> None:

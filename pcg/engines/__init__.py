@@ -1,0 +1,1 @@
+"""pcg inside other engines: the acceptance rules where those have their own."""

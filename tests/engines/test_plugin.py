@@ -1,0 +1,136 @@
+"""How the plugin gets into vLLM, on modules that look like vLLM's: what it refuses, and what it leaves alone."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pcg.config.validate import ConfigError
+from pcg.engines.vllm import plugin, v1, v2
+
+SETTINGS = {"rule": "ssd", "beta": 0.2}
+
+
+def function(names: tuple[str, ...]) -> Any:
+    """One that takes these arguments and tells that vLLM's own was called."""
+    space: dict[str, Any] = {}
+    exec(f"def own({', '.join(f'{name}=None' for name in names)}): return 'own'", space)
+    return space["own"]
+
+
+def drafts(**changes: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"draft_sample_method": "probabilistic", "rejection_sample_method": "standard", **changes})
+
+
+class Config:
+    def __init__(self, additional: Any = None, speculative: Any = None) -> None:
+        self.additional_config, self.speculative_config = additional or {}, speculative
+        self.model_config = SimpleNamespace(model="none", get_vocab_size=lambda: 8)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        self.checked = True
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """Modules by name, as in the version that was tried."""
+    sampler = type("RejectionSampler", (), {"__init__": function(("self", "sampler", "spec_config", "device"))})
+    second = type("RejectionSampler", (), {
+        "__init__": function(("self", "sampler", "spec_config", "device", "watermark_key")),
+        "_verify": function(v2.SIGNATURE),
+    })  # fmt: skip
+    config = type("VllmConfig", (Config,), {"__post_init__": lambda self: Config.__post_init__(self)})
+    expand = tuple(inspect.signature(v1.expand_batch_to_tokens).parameters)
+    contents: dict[str, dict[str, Any]] = {
+        "vllm": {}, "vllm.v1": {}, "vllm.v1.sample": {}, "vllm.v1.worker": {}, "vllm.v1.worker.gpu": {},
+        "vllm.v1.worker.gpu.spec_decode": {}, "vllm.v1.worker.gpu.model_states": {},
+        "vllm.config": {"VllmConfig": config},
+        "vllm.v1.sample.rejection_sampler": {
+            "RejectionSampler": sampler, "rejection_sample": function(v1.SIGNATURE),
+            "expand_batch_to_tokens": function(expand),
+        },
+        "vllm.v1.worker.gpu.model_states.interface": {
+            "ModelState": type("ModelState", (), {"custom_sampler": function(("self", "sampler"))})
+        },
+        "vllm.v1.worker.gpu.spec_decode.rejection_sampler": {"RejectionSampler": second},
+    }  # fmt: skip
+    made = {}
+    for name, content in contents.items():
+        made[name] = ModuleType(name)
+        vars(made[name]).update(content)
+        monkeypatch.setitem(sys.modules, name, made[name])
+        if "." in name:
+            parent, _, leaf = name.rpartition(".")
+            setattr(made[parent], leaf, made[name])
+    monkeypatch.setattr(plugin.metadata, "version", lambda name: "0.32.0")
+    monkeypatch.setattr(plugin.metadata, "packages_distributions", lambda: {"vllm": ["vllm"]})
+    return made
+
+
+def first_runner(vllm: dict[str, ModuleType], config: Config, device: str = "cpu") -> ModuleType:
+    """What is in the module after a runner with this configuration has made its sampler."""
+    vllm["vllm.config"].get_current_vllm_config = lambda: config
+    module = vllm["vllm.v1.sample.rejection_sampler"]
+    module.RejectionSampler(object(), config.speculative_config, torch.device(device))
+    return module
+
+
+def test_without_the_key_all_is_vllms(vllm: dict[str, ModuleType]) -> None:
+    plugin.register()
+    config = vllm["vllm.config"].VllmConfig()
+    assert config.checked
+    module = first_runner(vllm, config)
+    assert module.rejection_sample() == module.expand_batch_to_tokens() == "own"
+    state = SimpleNamespace(vllm_config=config, device=torch.device("cpu"))
+    assert vllm["vllm.v1.worker.gpu.model_states.interface"].ModelState.custom_sampler(state, object()) is None
+
+
+def test_the_rule_decides_and_is_told(vllm: dict[str, ModuleType], caplog: pytest.LogCaptureFixture) -> None:
+    plugin.register()
+    plugin.register()  # vLLM may call it again
+    config = vllm["vllm.config"].VllmConfig({"pcg": SETTINGS}, drafts())
+    with caplog.at_level(logging.INFO, "vllm.pcg"):
+        module = first_runner(vllm, config)
+    assert isinstance(module.rejection_sample, v1.RejectionSample)
+    assert caplog.messages == ["pcg decides about drafts: ssd beta=0.2"]
+    assert module.expand_batch_to_tokens is v1.expand_batch_to_tokens  # a CPU's is broken
+    without = first_runner(vllm, vllm["vllm.config"].VllmConfig())
+    assert without.rejection_sample() == without.expand_batch_to_tokens() == "own"
+
+
+@pytest.mark.parametrize(
+    ("settings", "speculative", "told"),
+    [
+        ({"rule": "sdd"}, drafts(), "no such rule; did you mean 'ssd'"),
+        (SETTINGS, None, 'there is no --speculative-config; \'{"method"'),
+        (SETTINGS, drafts(draft_sample_method="greedy"), 'put "draft_sample_method": "probabilistic" into'),
+        (SETTINGS, drafts(rejection_sample_method="block"), "rejection_sample_method='block' is another rule"),
+    ],
+)
+def test_what_a_rule_cannot_work_with_is_refused_at_once(
+    vllm: dict[str, ModuleType], settings: dict[str, Any], speculative: Any, told: str
+) -> None:
+    plugin.register()
+    with pytest.raises((ConfigError, ValueError), match=told):
+        vllm["vllm.config"].VllmConfig({"pcg": settings}, speculative)
+
+
+@pytest.mark.parametrize("change", ["arguments", "place"])
+def test_another_vllm_is_refused_where_a_rule_is_asked_for(vllm: dict[str, ModuleType], change: str) -> None:
+    """Never silently vLLM's own rule; and who does not ask for one is left in peace."""
+    module = vllm["vllm.v1.sample.rejection_sampler"]
+    if change == "arguments":
+        module.rejection_sample = function((*v1.SIGNATURE, "another"))
+    else:
+        del module.expand_batch_to_tokens
+    plugin.register()
+    assert vllm["vllm.config"].VllmConfig().checked
+    with pytest.raises(ValueError, match=r"pcg: .*vLLM 0.32.0 .*Tried: vLLM 0.32.0"):
+        vllm["vllm.config"].VllmConfig({"pcg": SETTINGS}, drafts())
