@@ -61,8 +61,8 @@ def composed(group: str, choice: str) -> DictConfig:
     return compose("run", [f"{'+' if group not in OFFERED else ''}{group}={choice}", *extra])
 
 
-OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "metrics", "logger", "experiment",
-           "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
+OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "decoding/control", "metrics",
+           "logger", "experiment", "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
 LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the plugins' own, where they are installed
 
 

@@ -34,12 +34,28 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         run["draft"] = run["grouping"] = None
         del run["decoding"]["gamma"], run["decoding"]["baseline"]
-        for key in ("mode", "candidates"):
+        for key in ("mode", "candidates", "control"):
             run["decoding"].pop(key, None)
     if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
         del run["decoding"]["gamma"]
+    if "control" in run["decoding"]:
+        _reduce_control(run)
     run["fingerprints"] = fingerprints(run)
     return run
+
+
+def _reduce_control(run: dict[str, Any]) -> None:
+    """Leave out what is not read: a control that is fixed; a ladder of groups without a budget, and
+    with one the run's own theta, which is then the ladder's widest."""
+    control = run["decoding"]["control"]
+    if not is_built(control):
+        del run["decoding"]["control"]
+    elif control.get("budget") is None:
+        run["decoding"]["control"] = {k: v for k, v in control.items() if k not in ("budget", "thetas", "horizon")}
+    elif control.get("thetas") and is_built((run["grouping"] or {}).get("groups")):
+        run["grouping"]["groups"]["theta"] = control["thetas"][0]
+        if "theta" in run["grouping"]:
+            run["grouping"]["theta"] = control["thetas"][0]
 
 
 def run_id(run: Mapping[str, Any]) -> str:
@@ -81,4 +97,7 @@ def label(run: Mapping[str, Any]) -> str:
         settings = {"groups": name_of(grouping["groups"]), **settings}
     if theta(run) is not None:
         settings = {"theta": theta(run), **settings}
+    control = run["decoding"].get("control")
+    if control is not None:
+        settings |= {"control": name_of(control), **{k: control[k] for k in ("least", "budget") if k in control}}
     return " ".join([method(run), *(f"{key}={value}" for key, value in settings.items())])

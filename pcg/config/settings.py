@@ -31,6 +31,7 @@ class Decoding:
     baseline: bool
     mode: str = "speculative"
     candidates: int = 1
+    control: dict[str, Any] | None = None
 
     RANGES: ClassVar[Ranges] = {
         "gamma": up_to(1_000),

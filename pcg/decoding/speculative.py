@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
+from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.rows import Prompt, Rows, mark
-from pcg.interfaces import Cache, Readable, Rule, StateRule, TokenLM
+from pcg.interfaces import Cache, Control, Controller, LadderRule, Readable, Rule, StateRule, TokenLM
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Generation, Round
 
@@ -25,20 +26,21 @@ from pcg.types import Generation, Round
 def speculative_decode(
     target: TokenLM,
     draft: TokenLM,
-    rule: Rule | StateRule,
+    rule: Rule | StateRule | LadderRule,
     prompts: Sequence[Prompt],
     *,
     gamma: int,
     sampling: Sampling,
     max_tokens: int,
     randomness: Randomness,
+    control: Control = Fixed(),  # noqa: B008 - it holds nothing
     observer: Callable[[Round], None] | None = None,
     clock: Clock | None = None,
 ) -> list[Generation]:
     """Speech tokens of each prompt, until end-of-speech or ``max_tokens``.
 
     Args:
-        gamma: draft tokens a round.
+        gamma: draft tokens a round, at most where ``control`` has rows stop before.
         sampling: how the logits of both models become probabilities.
         randomness: one key a prompt.
         observer: sees every round; its time is not decoding time.
@@ -50,18 +52,21 @@ def speculative_decode(
     reads = draft.reads + last_state(target, rule)
     target_cache, draft_cache, last, recent = prefill(target, draft, prompts, gamma, max_tokens, gamma, reads, clock)
     rule = rule.over(target, target_cache, sampling) if isinstance(rule, StateRule) else rule
+    controller = control.over(rule, len(prompts))
     clock.enter("other")
     width, again = recent.shape[1], 1 if draft.reads else 2
 
     while len(rows.index):
-        draft_tokens, draft_probs, seen = propose(draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock)
+        draft_tokens, draft_probs, seen = propose(
+            draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock, controller
+        )
         block = torch.cat([last, target.token_ids(draft_tokens)], 1)
         clock.enter("target")
         logits = target.step(block, target_cache)
         clock.enter("other")
         target_probs = sampling.probabilities(logits, seen)
         clock.enter("rule")
-        verdict = rule.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
+        verdict = controller.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
         clock.enter("other")
 
         index, positions, count = rows.index, rows.positions, verdict.accepted + 1
@@ -73,15 +78,16 @@ def speculative_decode(
             observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, said, emitted, finished))
             clock.enter("other")
 
-        rejected = gamma - verdict.accepted.cpu()
-        again = gamma + 1 - int(rejected.min()) if draft.reads else 2
+        accepted = verdict.accepted.cpu()
+        rejected = draft_tokens.shape[1] - accepted
+        again = int(accepted.max()) + 1 if draft.reads else 2
         target_cache.lengths = target_cache.lengths - rejected
         draft_cache.lengths = draft_cache.lengths - rejected - (again - 2)
         last = target.token_ids(verdict.token).unsqueeze(1)
         newest = count.unsqueeze(1) + torch.arange(width, device=count.device)
         recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
-            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache), last, recent)
+            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache, controller), last, recent)
     clock.pause()
     return rows.generations()
 
@@ -118,7 +124,9 @@ def prefill(
     return target_cache, draft_cache, last, recent
 
 
-def keep_rows(active: Sequence[int], parts: Sequence[Rows | Cache], *ids: Int[Tensor, "_ _"]) -> list[Tensor]:
+def keep_rows(
+    active: Sequence[int], parts: Sequence[Rows | Cache | Controller], *ids: Int[Tensor, "_ _"]
+) -> list[Tensor]:
     """Let the other rows leave; the ``ids`` of those that stay."""
     kept = torch.tensor(active, dtype=torch.int64)
     for part in parts:
@@ -126,7 +134,7 @@ def keep_rows(active: Sequence[int], parts: Sequence[Rows | Cache], *ids: Int[Te
     return [each[kept.to(each.device)] for each in ids]
 
 
-def last_state(target: TokenLM, rule: Rule | StateRule) -> tuple[int, ...]:
+def last_state(target: TokenLM, rule: Rule | StateRule | LadderRule) -> tuple[int, ...]:
     """What the target must keep for the rule, after what the draft reads.
 
     Raises:
@@ -147,8 +155,12 @@ def propose(
     sampling: Sampling,
     rows: Rows,
     clock: Clock,
-) -> tuple[Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Bool[Tensor, "batch gamma+1 vocab"] | None]:
-    """Draft ``gamma`` tokens: the tokens, the distribution each was drawn from, and what was seen before each.
+    controller: Controller | None = None,
+) -> tuple[
+    Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], Bool[Tensor, "batch places vocab"] | None
+]:
+    """Draft ``gamma`` tokens, or fewer where no row wants more: the tokens, the distribution each was drawn from, and
+    what was seen before each.
 
     Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
     draft that it did not keep, so a later round must not draw that position with the same number.
@@ -163,5 +175,7 @@ def propose(
         tokens.append(draw(probs[-1], uniform[:, step]).unsqueeze(1))
         ids = draft.token_ids(tokens[-1])
         seen.append(None if seen[-1] is None else mark(seen[-1], tokens[-1]))
+        if controller is not None and not controller.goes_on(probs[-1]):
+            break
     history = None if rows.seen is None else torch.stack([each for each in seen if each is not None], 1)
     return torch.cat(tokens, 1), torch.stack(probs, 1), history

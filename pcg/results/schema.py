@@ -9,7 +9,7 @@ from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS, DISTANCES, UNLIKELY
 from pcg.metrics.aggregate import Estimate, figures, paired_ratio, ratio
 
-SCHEMA = 4
+SCHEMA = 5
 
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
@@ -60,7 +60,7 @@ KEYS: Mapping[str, str] = {
     "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster; null without a codec",
     "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",
     "speed.speedup": "baseline decode seconds per token / decode seconds per token; null where mode is not speculative",
-    "speed.ideal_speedup": "tau * target pass of 1 / (gamma * draft pass of 1 + target pass of gamma+1), as measured",
+    "speed.ideal_speedup": "tau * target pass of 1 / (draft passes and target pass of a round), as measured",
     "speed.seconds.prefill": "target and draft prefill",
     "speed.seconds.draft": "draft passes and draws",
     "speed.seconds.target": "target passes",
@@ -74,6 +74,14 @@ KEYS: Mapping[str, str] = {
     "distortion.overshoot_unlikely": "of tv, what the law puts above the target at tokens that the target hardly ever "
     f"says: below {UNLIKELY:g} of its largest probability; null likewise, and in results before schema 3",
     "distortion.overshoot_likely": "the rest of tv: what it puts above the target at all other tokens",
+    "control.gamma": "draft tokens of a row's block, on average; it may have waited for other rows' "
+    "(counts.draft_passes). This and what follows: null with decoding/control=fixed, and in results before schema 5",
+    "control.rounds_by_gamma": "rounds that had 1, 2, ... draft tokens",
+    "control.tested_by_theta": "positions tested with the groups of each of decoding.control.thetas, exact at last; "
+    "null without a budget",
+    "control.budget_spent": "total variation of the law from the target, summed over an utterance's tested positions, "
+    "on average; null likewise",
+    "control.budget_spent_most": "of the utterance that spent most; never above decoding.control.budget",
     "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit); null without a "
     "codec, since there is no audio then",
     "quality.baseline_*": "the same of the target alone on the same prompts",
@@ -119,6 +127,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         "acceptance": _acceptance(rows),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
         "distortion": _distortion(rows),
+        "control": _control(rows),
         "quality": quality(rows, ratios),
         "left_out": left_out(rows, ratios),
     }
@@ -152,6 +161,26 @@ def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:
     return {**found, "overshoot_likely": None if total is None or unlikely is None else max(total - unlikely, 0.0)}
 
 
+def _control(rows: Sequence[Row]) -> dict[str, Any]:
+    """What a controller chose."""
+    rounds, tested = (_summed(rows, key) for key in ("rounds_by_gamma", "tested_by_level"))
+    spent = [row["sums"]["tv"] for row in rows] if tested else []
+    drafted = sum((place + 1) * count for place, count in enumerate(rounds or ()))
+    return {
+        "gamma": drafted / sum(rounds) if rounds else None,
+        "rounds_by_gamma": rounds,
+        "tested_by_theta": tested,
+        "budget_spent": sum(spent) / len(spent) if spent else None,
+        "budget_spent_most": max(spent, default=None),
+    }
+
+
+def _summed(rows: Sequence[Row], key: str) -> list[int] | None:
+    """A row's list added up over rows; none where they have none, as in records of before."""
+    columns = list(zip(*(row.get(key) or () for row in rows), strict=True))
+    return [sum(column) for column in columns] or None
+
+
 def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:
     """Rates over batches; a batch is timed as a whole."""
     seconds = {part: sum(record["seconds"][part] for record in records) for part in PARTS}
@@ -177,22 +206,21 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token:
         )
         speed["baseline_tokens_per_second"] = _over(sum(alone[1]), sum(alone[0]))
         speed |= _with_interval("speedup", paired_ratio(alone, own))
-        speed["ideal_speedup"] = _ideal_speedup(records, rows, gamma)
+        speed["ideal_speedup"] = _ideal_speedup(records, rows)
     return speed
 
 
-def _ideal_speedup(records: Sequence[Record], rows: Sequence[Row], gamma: int) -> float | None:
+def _ideal_speedup(records: Sequence[Record], rows: Sequence[Row]) -> float | None:
     """What the measured tau and pass times allow with a free rule and a free loop."""
 
-    def per_call(seconds: str, calls: str, part: str) -> float | None:
-        return _over(sum(r[seconds][part] for r in records), sum(r[calls][part] for r in records))
+    def per_round(of: str, part: str) -> float | None:
+        return _over(sum(r[f"{of}seconds"][part] for r in records), sum(r[f"{of}calls"]["target"] for r in records))
 
     tau = _per(rows, "counts", "emitted", "target_passes").value
-    alone = per_call("baseline_seconds", "baseline_calls", "target")
-    draft, target = per_call("seconds", "calls", "draft"), per_call("seconds", "calls", "target")
+    alone, draft, target = per_round("baseline_", "target"), per_round("", "draft"), per_round("", "target")
     if tau is None or alone is None or draft is None or target is None:
         return None
-    return tau * alone / (gamma * draft + target)
+    return tau * alone / (draft + target)
 
 
 def quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:

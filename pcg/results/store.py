@@ -39,6 +39,7 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     overshoot = {"overshoot_unlikely": None, "overshoot_likely": None}
     return {
         "left_out": [],
+        "control": dict.fromkeys(("gamma", "rounds_by_gamma", "tested_by_theta", "budget_spent", "budget_spent_most")),
         **values,
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
         "distortion": {**overshoot, **values["distortion"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,8 @@ def decode_speculative(
     assert parts.rule is not None
     clock, randomness = Clock(parts.device), _randomness(parts, prompts, seed)
     statistics = Statistics(decoding.gamma, parts.rule, randomness)
-    decode: Any = speculative_decode if decoding.candidates == 1 else tree_decode
+    chain = functools.partial(speculative_decode, control=parts.control)
+    decode: Any = chain if decoding.candidates == 1 else tree_decode  # a tree knows no control
     generations = decode(
         parts.target,
         parts.draft,

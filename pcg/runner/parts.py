@@ -22,6 +22,7 @@ from pcg.config.build import TARGET, Kept, build, constructor, is_built
 from pcg.config.identity import canonical
 from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
+from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.pair import check_compatible
 from pcg.groups.cache import build_cached
 from pcg.groups.table import GroupTable
@@ -29,7 +30,9 @@ from pcg.interfaces import (
     BranchingLM,
     CandidateRule,
     Codec,
+    Control,
     Dataset,
+    LadderRule,
     Metric,
     OutcomeRule,
     Rule,
@@ -48,11 +51,12 @@ class Parts:
 
     target: TokenLM
     draft: TokenLM | None
-    rule: Rule | StateRule | CandidateRule | None
+    rule: Rule | StateRule | CandidateRule | LadderRule | None
     codec: Codec | None
     dataset: Dataset
     metrics: Mapping[str, Metric]
     device: torch.device
+    control: Control
 
 
 def load(run: Mapping[str, Any]) -> Parts:
@@ -69,10 +73,13 @@ def load(run: Mapping[str, Any]) -> Parts:
     draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
     rule = None
+    control = _control(run)
     if draft is not None:
         rule = _with_candidates(_rule(run, target, draft, codec), run["decoding"].get("candidates", 1), target)
     if rule is not None:
         _check_mode(run["decoding"].get("mode"), rule)
+    if isinstance(rule, StateRule) and not isinstance(control, Fixed):
+        raise ConfigError([f"decoding.control: {type(rule).__name__} reads states of whole blocks; want fixed"])
     return Parts(
         target=target,
         draft=draft,
@@ -81,6 +88,7 @@ def load(run: Mapping[str, Any]) -> Parts:
         dataset=load_dataset(run["dataset"]),
         metrics=metrics_of(run),
         device=device,
+        control=control,
     )
 
 
@@ -145,7 +153,7 @@ def load_metrics(nodes: Mapping[str, Any], heard: bool = True) -> dict[str, Metr
 
 def release_models() -> None:
     """Let go of the models, so that what is loaded next has their memory."""
-    _kept.drop("target", "draft", "codec", "groups")
+    _kept.drop("target", "draft", "codec", *(role for role in _kept.roles if role.startswith("groups")))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -177,17 +185,47 @@ def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec | None
         raise ConfigError(problems)
 
 
-def _rule(run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec | None) -> Rule | StateRule:
+def _control(run: Mapping[str, Any]) -> Control:
+    node = run["decoding"].get("control")
+    return build(node) if is_built(node) else Fixed()
+
+
+def _rule(
+    run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec | None
+) -> Rule | StateRule | LadderRule:
+    """The run's rule; with a budget of distortion a ladder of it, one rule a theta."""
     node = {key: value for key, value in run["grouping"].items() if key != "groups"}
-    if "groups" not in run["grouping"]:
-        return build(node)
+    control = run["decoding"].get("control") or {}
+    if control.get("budget") is None:
+        return _with_groups(node, run, target, draft, codec) if "groups" in run["grouping"] else build(node)
+    rules = []
+    for place, theta in enumerate(control["thetas"]):
+        grouping = {**run["grouping"], "groups": {**run["grouping"]["groups"], "theta": theta}}
+        rules.append(_with_groups(node, {**run, "grouping": grouping}, target, draft, codec, f".{place}"))
+    try:
+        return build({TARGET: "pcg.acceptance.ladder.Ladder"}, rules=rules)
+    except ValueError as error:
+        raise ConfigError([f"decoding.control.budget: {error}"]) from error
+
+
+def _with_groups(
+    node: Mapping[str, Any],
+    run: Mapping[str, Any],
+    target: TokenLM,
+    draft: TokenLM,
+    codec: Codec | None,
+    which: str = "",
+) -> Rule:
+    """``which`` of several rules it is, as they are kept side by side."""
     groups = dict(run["grouping"]["groups"])
     key = [groups, run["target"], run["draft"], run["codec"], run["device"]]
-    table = _kept.get("groups", key, lambda: group_table(groups, target, draft, codec, run))
+    table = _kept.get(f"groups{which}", key, lambda: group_table(groups, target, draft, codec, run))
     return build(node, groups=table)
 
 
-def _with_candidates(rule: Rule | StateRule, count: int, target: TokenLM) -> Rule | StateRule | CandidateRule:
+def _with_candidates(
+    rule: Rule | StateRule | LadderRule, count: int, target: TokenLM
+) -> Rule | StateRule | CandidateRule | LadderRule:
     """The rule for ``count`` candidates a position.
 
     Raises:

@@ -17,7 +17,7 @@ from pcg.config import validate
 from pcg.config.identity import canonical
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, nearest
-from pcg.interfaces import CandidateRule, Rule, StateRule
+from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule
 from pcg.runner import parts
 
 _OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")
@@ -89,6 +89,8 @@ def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
         assert rule is not None
         if isinstance(rule, StateRule):
             raise ConfigError([f"rules.{points[index].curve}: reads the target's states, so only runs can measure it"])
+        if isinstance(rule, LadderRule):
+            raise ConfigError(["decoding.control.budget: spends along an utterance, so only runs can measure it"])
         built[index] = rule
     return [built[index] for index in range(len(points))]
 

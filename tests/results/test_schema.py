@@ -56,7 +56,7 @@ def record(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     return {
         "rows": rows, "tokens": 30,
         "seconds": {"prefill": 1.0, "draft": 0.3, "target": 0.5, "rule": 0.1, "other": 0.1},
-        "calls": {"draft": 30, "target": 10},
+        "calls": {"draft": 20, "target": 10},
         "baseline_tokens": 30,
         "baseline_seconds": {"prefill": 1.0, "draft": 0.0, "target": 1.2, "rule": 0.0, "other": 0.3},
         "baseline_calls": {"target": 30}, **changes,
@@ -77,7 +77,7 @@ def test_rates_by_hand() -> None:
     assert speed["baseline_tokens_per_second"] == pytest.approx(20)
     assert speed["speedup"] == pytest.approx(1.5)
     assert speed["rtf"] == pytest.approx(1.0)  # 4 s of compute, prefill included, 4 s of audio
-    assert speed["ideal_speedup"] == pytest.approx(3 * 0.04 / (2 * 0.01 + 0.05))
+    assert speed["ideal_speedup"] == pytest.approx(3 * 0.04 / (2 * 0.015 + 0.05))
     assert values["distortion"] == pytest.approx(
         {"tv": 0.1, "kl": 0.2, "overshoot_unlikely": 0.04, "overshoot_likely": 0.06}
     )
@@ -95,6 +95,19 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
     assert values["speed"]["ideal_speedup"] is None
     assert values["acceptance"]["alpha_ci95"] is None  # one utterance says nothing about the spread
     assert "baseline_wer" not in values["quality"]
+
+
+def test_what_a_controller_chose() -> None:
+    """Two utterances: 10 rounds of 1 token and 10 of 2; 45 places with groups, 15 exact; 3 and 1 spent."""
+    rows = [
+        row(rounds_by_gamma=[10, 0], tested_by_level=[25, 5]),
+        row(rounds_by_gamma=[0, 10], tested_by_level=[20, 10], sums={"alpha_exact": 15.0, "tv": 1.0}),
+    ]
+    assert summarise(RUN, [record(rows)], RATIOS)["control"] == {
+        "gamma": 1.5, "rounds_by_gamma": [10, 10], "tested_by_theta": [45, 15],
+        "budget_spent": 2.0, "budget_spent_most": 3.0,
+    }  # fmt: skip
+    assert set(summarise(RUN, [record([row()])], RATIOS)["control"].values()) == {None}
 
 
 def test_empty_generations_are_counted() -> None:
@@ -135,14 +148,16 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
     values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     del values["counts"]["empty"], values["counts"]["rival_accepted"]
     del values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
-    for schema in (0, 1, 2, 3, 5):
+    del values["control"]
+    for schema in (0, 1, 2, 3, 4, 6):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
-        if schema in (1, 2, 3):
+        if schema in (1, 2, 3, 4):
             found = read(folder)
             assert found is not None
             assert found.values["counts"]["empty"] is None  # not counted then
             assert found.values["counts"]["rival_accepted"] is None
             assert found.values["distortion"]["overshoot_unlikely"] is None
+            assert found.values["control"]["gamma"] is None
             continue
-        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 4: move it"):
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 5: move it"):
             read(folder)
