@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.interfaces import Controller, LadderRule, Rule
-from pcg.ranges import FROM_0, FROM_1, Ranges
+from pcg.ranges import FROM_0, Ranges, up_to
 from pcg.sampling import Randomness
 from pcg.types import Verdict
 
@@ -60,7 +60,7 @@ class Adaptive:
     horizon: int = 150
 
     RANGES: ClassVar[Ranges] = {
-        "least": FROM_1,
+        "least": up_to(1_000),
         "draft_cost": FROM_0,
         "position_cost": FROM_0,
         "loop_cost": FROM_0,
@@ -69,7 +69,7 @@ class Adaptive:
             lambda value: all(-1 <= a < b < 1 for a, b in zip([-1, *value], [*value, 1 - 1e-9], strict=True)),
             "numbers from -1 to below 1, each above the one before",
         ),
-        "horizon": FROM_1,
+        "horizon": up_to(10_000_000),
     }
 
     def __post_init__(self) -> None:
