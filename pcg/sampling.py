@@ -181,15 +181,36 @@ class Sampling:
         return logits.softmax(-1)
 
 
+def may_look(values: Float[Tensor, "..."] | Int[Tensor, "..."] | Bool[Tensor, "..."]) -> bool:
+    """Whether values may decide what is done next: on a GPU the host would wait for them, a graph has one course."""
+    return values.is_cpu and not torch.compiler.is_compiling()
+
+
 def check_probabilities(**named: Float[Tensor, "..."]) -> None:
     """That every row of each tensor is a distribution; on every call, of a rule and of plain decoding.
 
     A sum and a minimum over tensors that a model has just written cost far less than its pass, and a NaN that slips
-    through would end as a silently wrong token.
+    through would end as a silently wrong token. Where nobody may look, this does nothing: the decode loops then learn
+    it with the tokens of a round (``Rows.commit``), and who asks a rule on a GPU by himself looks at ``unsound``.
 
     Raises:
         ValueError: for a NaN, an infinity, a negative number or a row that does not sum to 1.
     """
+    if may_look(next(iter(named.values()))):
+        look_at(**named)
+
+
+def unsound(*distributions: Float[Tensor, "batch ..."]) -> Bool[Tensor, "batch"]:
+    """Rows in which some distribution is none, found without a wait."""
+    wrong = [
+        ~((probs.amin(-1) >= 0) & ((probs.sum(-1) - 1).abs() < TOLERANCE)).flatten(1).all(1)  # a NaN fails each
+        for probs in distributions
+    ]
+    return torch.stack(wrong).any(0)
+
+
+def look_at(**named: Float[Tensor, "..."]) -> None:
+    """As ``check_probabilities``, wherever the tensors are."""
     found = torch.stack([each for probs in named.values() for each in _extremes(probs)]).tolist()  # one wait
     for (name, probs), least, low, high in zip(named.items(), found[::3], found[1::3], found[2::3], strict=True):
         if not (least >= 0 and low > 1 - TOLERANCE and high < 1 + TOLERANCE):  # a NaN fails each

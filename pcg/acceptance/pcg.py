@@ -17,7 +17,7 @@ from torch import Tensor
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, leading, uniforms
 from pcg.groups.table import GroupTable
-from pcg.sampling import Purpose, Randomness, draw, draw_several
+from pcg.sampling import Purpose, Randomness, draw, draw_several, may_look
 from pcg.types import Verdict
 
 SMALLEST = 1e-30  # group mass of the draft below which it has no say: a float32 ratio to it would overflow
@@ -73,10 +73,10 @@ class PCG:
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         rejected = accepted < gamma
-        if not rejected.any():
+        if may_look(rejected) and not rejected.any():
             return Verdict(accepted, draw(target_end, numbers[:, gamma, 2]))
         token = self.recover(draft_end, target_end, positions + accepted, randomness)
-        if not rejected.all():
+        if not (may_look(rejected) and rejected.all()):
             token = torch.where(rejected, token, draw(target_end, numbers[:, gamma, 2]))
         return Verdict(accepted, token)
 
@@ -121,16 +121,21 @@ class PCG:
         randomness: Randomness,
         share: Float[Tensor, "batch 1"] | None = None,
         stage: int = 0,
+        wanted: Bool[Tensor, ""] | None = None,
     ) -> Int[Tensor, "batch"]:
         """A token from the residual ``(c P_c - Q_c)+``; rows that were not rejected (draft all 0) get some token.
+
+        Where nobody may look which rows are left, all go through every stage, and each takes the token of the first
+        that has one for it.
 
         Args:
             at: position of the token.
             share: ``c``, what block verification has left of the target; 1 without it.
+            wanted: whether a row is left for this stage; None is true.
         """
         share = torch.ones(len(at), 1, dtype=torch.float64, device=at.device) if share is None else share
         if stage == len(TRIALS):
-            weights = self._dense_residual(draft_end, target_end, share)
+            weights = self._dense_residual(draft_end, target_end, share, wanted)
             return draw(weights, randomness.uniform(at, Purpose.RECOVERED))
         trials, used = TRIALS[stage], 3 * sum(TRIALS[:stage])
         numbers = randomness.draws(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
@@ -138,6 +143,9 @@ class PCG:
         if self.residual == "draft":
             uniform = randomness.uniform(at, Purpose.RECOVERED)
             token = self._pick_by_draft(group, token, draft_end, target_end, uniform)
+        if not may_look(found):
+            rest = self.recover(draft_end, target_end, at, randomness, share, stage + 1, ~found.all())
+            return torch.where(found, token, rest)
         if not found.all():
             left = (~found).nonzero().squeeze(1)
             rows = draft_end[left], target_end[left], at[left], randomness.keep(left), share[left]
@@ -197,12 +205,13 @@ class PCG:
         draft_end: Float[Tensor, "batch vocab"],
         target_end: Float[Tensor, "batch vocab"],
         share: Float[Tensor, "batch 1"],
+        wanted: Bool[Tensor, ""] | None,
     ) -> Float[Tensor, "batch vocab"]:
         """Weights of the recovered token over the vocabulary; the target where rounding leaves nothing."""
         grouped = self._plausible(target_end)
         draft, target = draft_end * grouped, target_end * grouped
-        draft_mass, target_mass = self.groups.coarse(torch.stack([draft, target]))
-        recovered = self._recovered(draft, target, draft_mass, target_mass, share)
+        draft_mass, target_mass = self.groups.coarse(torch.stack([draft, target]), wanted)
+        recovered = self._recovered(draft, target, draft_mass, target_mass, share, wanted)
         recovered = recovered + (share * target_end - draft_end).clamp(min=0) * ~grouped
         return torch.where((recovered > 0).any(1, keepdim=True), recovered, target_end)
 
@@ -253,11 +262,13 @@ class PCG:
         draft_probs: Float[Tensor, "batch vocab"],
         target_probs: Float[Tensor, "batch vocab"],
         share: Float[Tensor, "batch 1"],
+        wanted: Bool[Tensor, ""] | None = None,
     ) -> Float[Tensor, "batch"]:
-        """``sum_k (c P_c(k) - Q_c(k))+``, the tokens that stand alone included."""
+        """``sum_k (c P_c(k) - Q_c(k))+``, the tokens that stand alone included. ``wanted``: as of ``coarse``."""
         grouped = self._plausible(target_probs)
         excess = share * target_probs - draft_probs
-        return self.groups.coarse(excess * grouped).clamp(min=0).sum(1) + (excess.clamp(min=0) * ~grouped).sum(1)
+        in_groups = self.groups.coarse(excess * grouped, wanted)
+        return in_groups.clamp(min=0).sum(1) + (excess.clamp(min=0) * ~grouped).sum(1)
 
     def _plausible(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
         """The tokens that are grouped: all without a floor."""
@@ -270,15 +281,17 @@ class PCG:
         draft_mass: Float[Tensor, "*batch groups"],
         target_mass: Float[Tensor, "*batch groups"],
         share: float | Float[Tensor, "*batch 1"] = 1.0,
+        wanted: Bool[Tensor, ""] | None = None,
     ) -> Float[Tensor, "*batch vocab"]:
         """Probability that a token is recovered: drafted, rejected and emitted by the residual ``(c P_c - Q_c)+``."""
         excess = (share * target_mass - draft_mass).clamp(min=0)
         if self.residual == "target":
-            return target_probs * self.groups.spread(excess / torch.where(excess > 0, target_mass, 1))
+            return target_probs * self.groups.spread(excess / torch.where(excess > 0, target_mass, 1), wanted)
         drafted = draft_mass > SMALLEST  # where the draft has no say, the target chooses within a group
         by_draft = excess * drafted / torch.where(drafted, draft_mass, 1)
         by_target = excess * ~drafted / torch.where(target_mass > 0, target_mass, 1)
-        return draft_probs * self.groups.spread(by_draft) + target_probs * self.groups.spread(by_target)
+        by_draft, by_target = (self.groups.spread(each, wanted) for each in (by_draft, by_target))
+        return draft_probs * by_draft + target_probs * by_target
 
 
 def check_floor(rule: str, floor: float | None) -> None:

@@ -16,7 +16,7 @@ from pcg.acceptance.checks import check_block
 from pcg.acceptance.pcg import PCG, TRIALS, check_floor
 from pcg.acceptance.steps import at_end
 from pcg.groups.table import GroupTable
-from pcg.sampling import Purpose, Randomness, draw
+from pcg.sampling import Purpose, Randomness, draw, may_look
 from pcg.types import Verdict
 
 
@@ -63,7 +63,7 @@ class PCGBlock:
         joint = joint_ratio(target_mass / draft_mass)
         whole = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, -1] < joint[:, -1]
         token = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))
-        if whole.all():
+        if may_look(whole) and whole.all():
             return Verdict(torch.full_like(positions, gamma), token)
         shorter = self._race(pcg, draft_probs, target_probs, joint, positions, randomness)
         accepted = longest(torch.cat([shorter, whole.unsqueeze(1)], 1))
@@ -82,23 +82,26 @@ class PCGBlock:
     ) -> Bool[Tensor, "batch gamma-1"]:
         """Which of the prefixes that are shorter than the block pass."""
         gamma, used = draft_probs.shape[1], draft_probs.shape[1]
-        passes = joint[:, 1:gamma] == 1  # Z/(Z + 0), or its limit
-        row, prefix = (~passes).nonzero(as_tuple=True)
-        draft, target = draft_probs[row, prefix + 1], target_probs[row, prefix + 1]
-        share = joint[row, prefix + 1].unsqueeze(1)
+        decided = (joint[:, 1:gamma] == 1).flatten()  # Z/(Z + 0), or its limit
+        passes = decided.clone()
         for trials in TRIALS:
-            if not len(row):
-                return passes
+            at = _left(decided)
+            if not len(at):
+                return passes.view(len(joint), gamma - 1)
+            draft, target, share = _of_prefixes(at, draft_probs, target_probs, joint)
             numbers = randomness.draws(positions, Purpose.ACCEPT, used + (gamma - 1) * 3 * trials)[:, used:]
-            numbers, used = numbers.unflatten(1, (gamma - 1, 3, trials))[row, prefix], used + (gamma - 1) * 3 * trials
+            numbers, used = numbers.reshape(-1, 3, trials)[at], used + (gamma - 1) * 3 * trials
             _, _, won = pcg.trials(draft, target, share, numbers)
             over = won | (numbers[:, 2] >= share)
-            passes[row, prefix] = won.gather(1, over.byte().argmax(1, keepdim=True)).squeeze(1)
-            row, prefix, draft, target, share = (each[~over.any(1)] for each in (row, prefix, draft, target, share))
-        left = pcg.left(draft, target, share)
-        keep = left / (left + 1 - share.squeeze(1))
-        passes[row, prefix] = randomness.draws(positions, Purpose.ACCEPT, gamma)[row, prefix] < keep
-        return passes
+            first = over.byte().argmax(1, keepdim=True)
+            passes[at] = torch.where(decided[at], passes[at], won.gather(1, first).squeeze(1))
+            decided[at] |= over.any(1)
+        at = _left(decided)
+        draft, target, share = _of_prefixes(at, draft_probs, target_probs, joint)
+        left = pcg.left(draft, target, share, ~decided.all())
+        uniform = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, : gamma - 1].flatten()[at]
+        passes[at] = torch.where(decided[at], passes[at], uniform < left / (left + 1 - share.squeeze(1)))
+        return passes.view(len(joint), gamma - 1)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
@@ -111,3 +114,20 @@ class PCGBlock:
     ) -> Float[Tensor, "*batch"]:
         """Of a block of one token, as PCG's; longer blocks keep at least what this gives."""
         return PCG(self.groups, floor=self.floor).expected_acceptance(draft_probs, target_probs)
+
+
+def _left(decided: Bool[Tensor, "prefixes"]) -> Int[Tensor, "left"]:
+    """The prefixes whose race is not over; all of them where nobody may look."""
+    return (~decided).nonzero().squeeze(1) if may_look(decided) else torch.arange(len(decided), device=decided.device)
+
+
+def _of_prefixes(
+    at: Int[Tensor, "left"],
+    draft_probs: Float[Tensor, "batch gamma vocab"],
+    target_probs: Float[Tensor, "batch gamma+1 vocab"],
+    joint: Float[Tensor, "batch gamma+1"],
+) -> tuple[Float[Tensor, "left vocab"], Float[Tensor, "left vocab"], Float[Tensor, "left 1"]]:
+    """Draft and target distribution after each prefix, and what is left of the target there."""
+    shorter = draft_probs.shape[1] - 1
+    row, place = at // shorter, at % shorter + 1
+    return draft_probs[row, place], target_probs[row, place], joint[row, place].unsqueeze(1)

@@ -45,7 +45,7 @@ def decode(
         check_probabilities(target_probs=probs)
         tokens = draw(probs, rows.randomness.uniform(rows.positions, Purpose.TOKEN))
         last = target.token_ids(tokens).unsqueeze(1)
-        active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens)).active
+        active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens), target_probs=probs).active
         if len(active) < len(rows.index):
             kept = torch.tensor(active, dtype=torch.int64)
             rows.keep(kept)

@@ -62,7 +62,7 @@ def decode(
         clock.enter("other")
         tokens = draw(probs, rows.randomness.uniform(rows.positions, Purpose.TOKEN))
         last, last_drafts = (model.token_ids(tokens).unsqueeze(1) for model in (target, draft))
-        active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens)).active
+        active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens), law=probs).active
         if len(active) < len(rows.index):
             kept = torch.tensor(active, dtype=torch.int64)
             for part in (rows, target_cache, draft_cache):

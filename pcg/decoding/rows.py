@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.sampling import Randomness, Sampling
+from pcg.sampling import Randomness, Sampling, look_at, may_look, unsound
 from pcg.types import Generation, Utterance
 
 
@@ -25,6 +25,7 @@ class Prompt:
 class Commit:
     """What became of a block of tokens, a value per active row."""
 
+    count: list[int]  # tokens of its block that the row was given
     emitted: list[int]  # tokens added, end-of-speech not counted
     finished: list[bool]  # end-of-speech was among them
     active: list[int]  # places of the rows that go on
@@ -66,16 +67,30 @@ class Rows:
                 if prompt.speech is not None:
                     row[prompt.speech.to(device)] = True
 
-    def commit(self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"]) -> Commit:
-        """Add the first ``count`` (at least 1) tokens of each row's block, up to end-of-speech or the maximum."""
-        *blocks, counts = torch.cat([block, count.unsqueeze(1)], 1).T.tolist()  # the one wait for the device in a round
+    def commit(
+        self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"], **probs: Float[Tensor, "batch ..."]
+    ) -> Commit:
+        """Add the first ``count`` (at least 1) tokens of each row's block, up to end-of-speech or the maximum.
+
+        This is the one time in a round that the host waits for a device: all that it must know comes in one copy.
+
+        Args:
+            probs: what the tokens were drawn from, checked here where nobody could look before.
+
+        Raises:
+            ValueError: rows that are no distributions.
+        """
+        wrong = [] if may_look(block) or not probs else [unsound(*probs.values()).unsqueeze(1)]
+        *blocks, counts = torch.cat([*wrong, block, count.unsqueeze(1)], 1).T.tolist()
+        if wrong and any(blocks.pop(0)):
+            look_at(**probs)
         rows = zip(self.index.tolist(), zip(*blocks, strict=True), counts, strict=True)
         emitted, finished, goes_on = zip(*(self._extend(row, tokens[:kept]) for row, tokens, kept in rows), strict=True)
         self.positions = self.positions + count  # rows that were cut leave
         if self.seen is not None:
             places = torch.arange(block.shape[1], device=block.device)
             self.seen = mark(self.seen, torch.where(places < count.unsqueeze(1), block, block[:, :1]))
-        return Commit(list(emitted), list(finished), [place for place, active in enumerate(goes_on) if active])
+        return Commit(counts, list(emitted), list(finished), [place for place, active in enumerate(goes_on) if active])
 
     def _extend(self, row: int, tokens: Sequence[int]) -> tuple[int, bool, bool]:
         said = self._tokens[row]

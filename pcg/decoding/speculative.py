@@ -71,14 +71,14 @@ def speculative_decode(
 
         index, positions, count = rows.index, rows.positions, verdict.accepted + 1
         said = F.pad(draft_tokens, (0, 1)).scatter_(1, verdict.accepted.unsqueeze(1), verdict.token.unsqueeze(1))
-        commit = rows.commit(said, count)
+        commit = rows.commit(said, count, draft_probs=draft_probs, target_probs=target_probs)
         if observer is not None:
             clock.pause()
             emitted, finished = torch.tensor(commit.emitted), torch.tensor(commit.finished)
             observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, said, emitted, finished))
             clock.enter("other")
 
-        accepted = verdict.accepted.cpu()
+        accepted = torch.tensor(commit.count) - 1
         rejected = draft_tokens.shape[1] - accepted
         again = int(accepted.max()) + 1 if draft.reads else 2
         target_cache.lengths = target_cache.lengths - rejected

@@ -67,7 +67,7 @@ def tree_decode(
         node = last_kept(verdict, gamma, rule.count).unsqueeze(1)
         said = F.pad(chain, (1, 1)).scatter_(1, kept, F.pad(tokens, (1, 0)).gather(1, node))
         said = said.scatter_(1, kept + 1, verdict.token.unsqueeze(1))[:, 1:]
-        commit = rows.commit(said, verdict.accepted + 1)
+        commit = rows.commit(said, verdict.accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
         if observer is not None:
             clock.pause()
             after = target_probs.gather(1, node.unsqueeze(2).expand(-1, -1, target.vocab_size))
@@ -76,7 +76,7 @@ def tree_decode(
             observer(Round(index, positions, chain, draft_probs, along, verdict, said, emitted, finished))
             clock.enter("other")
 
-        before, accepted = target_cache.lengths - room, verdict.accepted.cpu()
+        before, accepted = target_cache.lengths - room, torch.tensor(commit.count) - 1
         start = before.to(node.device)
         target_cache.move(start + node.squeeze(1), start + verdict.accepted)
         target_cache.lengths = before + 1 + accepted

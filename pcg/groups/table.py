@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from pcg.sampling import may_look
+
 SMALL = 2_000_000  # padded memberships of a table that is also kept padded: 32 MB
 
 
@@ -124,6 +126,16 @@ class GroupTable:
     def _holder_spans(self) -> Int[Tensor, "vocab 2"]:
         return torch.stack([self.holder_starts[:-1], self.counts], 1).long()
 
+    @cached_property
+    def _largest(self) -> int:
+        """Members of the largest group."""
+        return int(self.sizes.max())
+
+    @cached_property
+    def _most(self) -> int:
+        """Groups of the token that is in most."""
+        return int(self.counts.max())
+
     def draw_group(self, tokens: Int[Tensor, "*shape"], uniform: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """One group for each token, from ``w[., t]``: each of its groups is as likely."""
         first, count = self._holder_spans[tokens].unbind(-1)
@@ -136,37 +148,44 @@ class GroupTable:
         if self._padded is not None:
             ids, weights = self._padded
             return ids[groups], weights[groups]
-        ids, inside = _ragged(self._member_spans[groups], self.members)
+        ids, inside = _ragged(self._member_spans[groups], self.members, self._largest)
         return ids, self.weights[ids] * inside
 
     @cached_property
     def _padded(self) -> tuple[Int[Tensor, "groups width"], Float[Tensor, "groups width"]] | None:
         """Every group's padded members and weights, of a small table: a test of a token is mostly the number of its
         operations, and these are two instead of thirteen."""
-        if len(self) * int(self.sizes.max()) > SMALL:
+        if len(self) * self._largest > SMALL:
             return None
-        ids, inside = _ragged(self._member_spans, self.members)
+        ids, inside = _ragged(self._member_spans, self.members, self._largest)
         return ids, self.weights[ids] * inside
 
     def holders_of(
         self, tokens: Int[Tensor, "*shape"]
     ) -> tuple[Int[Tensor, "*shape width"], Bool[Tensor, "*shape width"]]:
         """The groups of each token, padded to the largest number of them, and which of these are not padding."""
-        return _ragged(self._holder_spans[tokens], self.holders)
+        return _ragged(self._holder_spans[tokens], self.holders, self._most)
 
-    def coarse(self, probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch groups"]:
+    def coarse(
+        self, probs: Float[Tensor, "*batch vocab"], wanted: Bool[Tensor, ""] | None = None
+    ) -> Float[Tensor, "*batch groups"]:
         """``P_c(k) = sum_t w[k,t] p(t)``: a token's probability is split evenly over its groups.
+
+        Args:
+            wanted: where it is false the sums are 0 and cost next to nothing; None is true.
 
         Raises:
             ValueError: if ``probs`` is over another vocabulary.
         """
         if probs.shape[-1] != self.vocab_size:
             raise ValueError(f"probabilities over {probs.shape[-1]} tokens, groups over {self.vocab_size}")
-        return _bag(self.member_starts, self.members, probs * self.weights.to(probs.dtype))
+        return _bag(_if(wanted, self.member_starts), self.members, probs * self.weights.to(probs.dtype))
 
-    def spread(self, values: Float[Tensor, "*batch groups"]) -> Float[Tensor, "*batch vocab"]:
-        """``sum_k w[k,t] values(k)``: the mean over each token's groups."""
-        return _bag(self.holder_starts, self.holders, values) * self.weights.to(values.dtype)
+    def spread(
+        self, values: Float[Tensor, "*batch groups"], wanted: Bool[Tensor, ""] | None = None
+    ) -> Float[Tensor, "*batch vocab"]:
+        """``sum_k w[k,t] values(k)``: the mean over each token's groups. ``wanted``: as of ``coarse``."""
+        return _bag(_if(wanted, self.holder_starts), self.holders, values) * self.weights.to(values.dtype)
 
     def near(self, probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
         """For each token, the probability of all tokens that share a group with it, itself included.
@@ -282,12 +301,21 @@ def _starts(sizes: Int[Tensor, "rows"]) -> Int[Tensor, "rows+1"]:
 
 
 def _ragged(
-    spans: Int[Tensor, "*shape 2"], values: Int[Tensor, "memberships"]
+    spans: Int[Tensor, "*shape 2"], values: Int[Tensor, "memberships"], widest: int
 ) -> tuple[Int[Tensor, "*shape width"], Bool[Tensor, "*shape width"]]:
-    """Values of the CSR rows side by side, int64, padded to the longest of these rows with whatever comes next."""
+    """Values of the CSR rows side by side, int64, padded to the longest of these rows with whatever comes next.
+
+    Args:
+        widest: the longest row of all, to which they are padded where nobody may look how long these are.
+    """
     first, size = spans.unsqueeze(-1).unbind(-2)
-    steps = torch.arange(int(size.max()), device=values.device)
+    steps = torch.arange(int(size.max()) if may_look(size) else widest, device=values.device)
     return values[(first + steps).clamp_(max=len(values) - 1)].long(), steps < size
+
+
+def _if(wanted: Bool[Tensor, ""] | None, starts: Int[Tensor, "starts"]) -> Int[Tensor, "starts"]:
+    """Starts of empty rows where nothing is wanted."""
+    return starts if wanted is None else starts * wanted
 
 
 def _bag(
