@@ -25,7 +25,7 @@ class Prompt:
 class Commit:
     """What became of a block of tokens, a value per active row."""
 
-    count: list[int]  # tokens of its block that the row was given
+    accepted: list[int]  # tokens of its block that came before the last one it was given
     emitted: list[int]  # tokens added, end-of-speech not counted
     finished: list[bool]  # end-of-speech was among them
     active: list[int]  # places of the rows that go on
@@ -90,7 +90,8 @@ class Rows:
         if self.seen is not None:
             places = torch.arange(block.shape[1], device=block.device)
             self.seen = mark(self.seen, torch.where(places < count.unsqueeze(1), block, block[:, :1]))
-        return Commit(counts, list(emitted), list(finished), [place for place, active in enumerate(goes_on) if active])
+        active = [place for place, active in enumerate(goes_on) if active]
+        return Commit([each - 1 for each in counts], list(emitted), list(finished), active)
 
     def _extend(self, row: int, tokens: Sequence[int]) -> tuple[int, bool, bool]:
         said = self._tokens[row]

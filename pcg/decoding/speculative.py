@@ -78,7 +78,7 @@ def speculative_decode(
             observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, said, emitted, finished))
             clock.enter("other")
 
-        accepted = torch.tensor(commit.count) - 1
+        accepted = torch.tensor(commit.accepted)
         rejected = draft_tokens.shape[1] - accepted
         again = int(accepted.max()) + 1 if draft.reads else 2
         target_cache.lengths = target_cache.lengths - rejected
