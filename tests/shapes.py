@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import soundfile
@@ -100,9 +101,50 @@ def make_llasa(
     return folder
 
 
+NEUTTS = ["<|TEXT_PROMPT_START|>", "<|TEXT_PROMPT_END|>", "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"]
+COSYVOICE = ["<|eos1|>", "<|eos2|>", "<|eos3|>", "<|sos|>", "<|task_id|>"]
+
+
+def make_templated(
+    folder: Path, kind: str, markers: list[str], speech: str, *, codes: int = 24, before: int = 0, seed: int = 0
+) -> Path:
+    """A random Qwen2 or Llama, 32 wide, with a byte-level tokenizer: ``before`` entries nobody needs, the markers, and
+    ``codes`` speech tokens."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({sign: i for i, sign in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.add_tokens([*(f"<|unused_{i}|>" for i in range(before)), *markers, *(speech.format(i) for i in range(codes))])
+    fast.save_pretrained(folder)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    return folder
+
+
 def make_xcodec2(folder: Path, levels: tuple[int, ...] = (4,) * 8, seed: int = 0) -> Path:
     """X-codec2 of the real hop, rate and codes (4^8 unless told), with tiny layers."""
-    from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
+    from transformers import Xcodec2Config, Xcodec2Model
+
+    return _make_codec(folder, Xcodec2Config, Xcodec2Model, levels, seed)
+
+
+def make_neucodec(folder: Path, levels: tuple[int, ...] = (4,) * 8, seed: int = 0) -> Path:
+    """NeuCodec of the real hops, rates and codes (4^8 unless told), with tiny layers."""
+    from transformers import NeuCodecConfig, NeuCodecModel
+
+    return _make_codec(folder, NeuCodecConfig, NeuCodecModel, levels, seed)
+
+
+def _make_codec(folder: Path, config_class: Any, model_class: Any, levels: tuple[int, ...], seed: int) -> Path:
+    from transformers import Wav2Vec2BertConfig
 
     semantic = Wav2Vec2BertConfig(
         hidden_size=16,
@@ -111,13 +153,13 @@ def make_xcodec2(folder: Path, levels: tuple[int, ...] = (4,) * 8, seed: int = 0
         intermediate_size=32,
         feature_projection_input_dim=160,
     )
-    config = Xcodec2Config(
+    config = config_class(
         hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
         head_dim=16, encoder_hidden_size=4, quantization_dim=48, quantization_levels=list(levels),
         semantic_model_config=semantic.to_dict(),
     )  # fmt: skip
     torch.manual_seed(seed)
-    model = Xcodec2Model(config)
+    model = model_class(config)
     torch.nn.init.normal_(model.quantizer.project_in.weight, std=2.0)  # else every frame falls into one code
     torch.nn.init.normal_(model.fc_encoder.weight, std=1.0)
     model.save_pretrained(folder)

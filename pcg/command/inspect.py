@@ -40,10 +40,15 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Voice:
-    """A text side that reads the folder, and the choices of a target that have it."""
+    """A text side that reads the folder, and the choices of a target that have it.
+
+    Attributes:
+        speech: what speech tokens are called, where the choices have to be told (``text.speech``).
+    """
 
     side: Any
     choices: tuple[str, ...]
+    speech: str | None = None
 
     @property
     def codes(self) -> int:
@@ -68,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     print(found.folder)
-    voice, refused = _voice(found.folder)
+    voice, refused = _voice(found.folder, names)
     _section("what it is", [*_facts(found), *_tokens(voice, names)])
     missing = [*found.problems, *_missing(voice, refused, names)]
     _section("missing", missing)
@@ -132,7 +137,8 @@ def _tokens(voice: Voice | None, names: Numbered | None) -> Iterator[str]:
     yield _fact(
         "speech tokens", f"{voice.codes:,}, {_span(voice.side.speech_ids[:-1])}; end {voice.side.speech_ids[-1]}"
     )
-    yield _fact("text side", f"{type(voice.side).__name__}: target={', '.join(voice.choices)}")
+    told = f" with text.speech={voice.speech!r}" if voice.speech else ""
+    yield _fact("text side", f"{type(voice.side).__name__}: target={', '.join(voice.choices)}{told}")
     fits = _codecs(voice, names)
     told = f"codec={', '.join(fits)}" if fits else f"none of {', '.join(CODECS)} has {voice.codes:,} codes"
     yield _fact("codec", told)
@@ -173,19 +179,24 @@ def _choices(group: str) -> list[str]:
     return [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
 
 
-def _voice(folder: Path) -> tuple[Voice | None, dict[str, str]]:
-    """The text side that reads a folder; else, by the choices that have each, why it does not."""
+def _voice(folder: Path, names: Numbered | None, role: str = "target") -> tuple[Voice | None, dict[str, str]]:
+    """The text side that reads a folder, as it is or told what speech tokens are called there; else, by the choices of
+    the role that have each, why it does not."""
     by_node: dict[str, list[str]] = {}
-    for name in _choices("target"):
-        node = _choice("target", name, str(folder))
-        if "text" in node:
+    for name in _choices(role):
+        if isinstance(_choice(role, name).get("text"), dict):  # else it is none of its own
+            node = _choice(role, name, str(folder))
             by_node.setdefault(json.dumps(node["text"], sort_keys=True), []).append(name)
-    refused = {}
-    for text, names in by_node.items():
-        try:
-            return Voice(build(json.loads(text)), tuple(names)), {}
-        except (OSError, ImportError, ValueError) as error:
-            refused[", ".join(names)] = str(error)
+    refused: dict[str, str] = {}
+    for speech in (None, *([names.pattern] if names else [])):
+        for text, choices in by_node.items():
+            node = json.loads(text)
+            if speech is not None and "speech" not in node:
+                continue
+            try:
+                return Voice(build(node | ({"speech": speech} if speech else {})), tuple(choices), speech), {}
+            except (OSError, ImportError, ValueError) as error:
+                refused.setdefault(", ".join(choices), str(error))
     return None, refused
 
 
@@ -201,7 +212,7 @@ def _drafts(found: Look, voice: Voice, paths: Sequence[str]) -> Iterator[tuple[s
             yield name, "needs no folder"
         elif at_hand(path) == found.folder:
             yield name, "is the target itself"
-        elif "text" in node and node["text"]["_target_"].rpartition(".")[2] != type(voice.side).__name__:
+        elif "text" in node and _told(node) not in [_told(_choice("target", each)) for each in voice.choices]:
             yield name, f"no: reads and speaks otherwise ({node['text']['_target_'].rpartition('.')[2]})"
         elif at_hand(path) is None:
             yield name, f"of the same text side; {path} is not at hand: inspect it as a second folder"
@@ -211,9 +222,14 @@ def _drafts(found: Look, voice: Voice, paths: Sequence[str]) -> Iterator[tuple[s
             yield name, _trained_on(found, path)
 
 
+def _told(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What a choice tells its text side, wherever the folder is."""
+    return {key: value for key, value in node["text"].items() if key != "path"}
+
+
 def _shares(voice: Voice, path: str) -> str:
     try:
-        other, refused = _voice(look(path).folder)
+        other, refused = _draft_voice(path)
     except (FileNotFoundError, ValueError) as error:
         return f"no: {error}"
     if other is None:
@@ -245,13 +261,20 @@ def _line(
     words = ["pcg run", *_model("target", path, found, voice)]
     good = [name for name, what in told.items() if what in ("shares its tokens", "trained on it") and name != path]
     if good and good[0] in drafts:
-        words += _model("draft", good[0], look(good[0]), Voice(voice.side, tuple(_choices("draft"))))
+        drafting, _ = _draft_voice(good[0])
+        assert drafting is not None  # else it could share nothing
+        words += _model("draft", good[0], look(good[0]), drafting)
     else:
         words.append(f"draft={good[-1] if good else 'ngram'}")
     words += [f"codec={_codecs(voice, names)[0]}", "grouping=pcg"]
     if groups is not None:
         words += [f"grouping.theta={groups[0]:g}", *(["grouping.groups.center=true"] if groups[1] else [])]
     return " ".join(words)
+
+
+def _draft_voice(path: str) -> tuple[Voice | None, dict[str, str]]:
+    folder = look(path).folder
+    return _voice(folder, numbered(folder), "draft")
 
 
 def _model(role: str, path: str, found: Look, voice: Voice) -> list[str]:
@@ -264,4 +287,4 @@ def _model(role: str, path: str, found: Look, voice: Voice) -> list[str]:
     wanted = "transformers" if found.not_llama is not None and "transformers" in any_path else any_path[0]
     plain = all(sign.isalnum() or sign in "/._-" for sign in path)
     where = f"{role}.path={path}" if plain else quoted(f"{role}.path", path)
-    return [f"{role}={wanted}", where]
+    return [f"{role}={wanted}", where, *([quoted(f"{role}.text.speech", voice.speech)] if voice.speech else [])]

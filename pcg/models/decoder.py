@@ -8,6 +8,7 @@ from typing import Any
 
 from pcg.models.checkpoint import Described
 from pcg.models.rope import Rope, known
+from pcg.models.window import refuse_window
 
 KINDS = ("llama", "qwen2", "qwen3")  # model_type of what is read here
 
@@ -46,7 +47,7 @@ class LlamaConfig:
         for key, value in {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}.items():
             if config.get(key, value) != value:
                 raise ValueError(f"{folder}: config.json has {key}={config[key]!r}; this decoder reads {value!r} only")
-        _refuse_window(config, folder)
+        refuse_window(config, folder)
         heads = config["num_attention_heads"]
         head_dim = config.get("head_dim") or (128 if kind == "qwen3" else config["hidden_size"] // heads)
         rope = _rope(config, head_dim, folder)
@@ -78,18 +79,3 @@ def _rope(config: dict[str, Any], head_dim: int, folder: Path) -> Rope:
     if config.get("original_max_position_embeddings"):  # as in transformers, before the kind's own
         settings["original_max_position_embeddings"] = config["original_max_position_embeddings"]
     return Rope(Described(settings, folder / "config.json"), head_dim, positions)
-
-
-def _refuse_window(config: dict[str, Any], folder: Path) -> None:
-    """A window as long as the model's positions hides nothing, and Llama's own line has none."""
-    window = config.get("sliding_window") if config["model_type"] != "llama" else None
-    if not window or not config.get("use_sliding_window", False) or window >= config["max_position_embeddings"]:
-        return
-    layers = config["num_hidden_layers"]
-    first = config.get("max_window_layers", 28)
-    kinds = config.get("layer_types") or ["sliding_attention" if i >= first else "" for i in range(layers)]
-    if "sliding_attention" in kinds:
-        raise ValueError(
-            f"{folder}: config.json has sliding_window={window} in {kinds.count('sliding_attention')} of {layers} "
-            "layers, and this decoder attends to the whole past; target=transformers refuses it too"
-        )

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
 from pcg.models.footprint import footprint
 from pcg.models.llama import TextSide
+from pcg.models.window import refuse_window
 from pcg.types import Utterance
 
 
@@ -97,9 +98,7 @@ class HfLM:
 
         folder = resolve_folder(path)
         checkpoint = Checkpoint(folder)  # refuses pickles and broken files, by name
-        config = checkpoint.config
-        if config.get("sliding_window") and config.get("use_sliding_window", True):
-            raise ValueError(f"{path}: attends to a window of {config['sliding_window']} tokens only")
+        refuse_window(checkpoint.config, folder)
         self.device, self.text = torch.device(device), text
         self.fingerprint = checkpoint.fingerprint
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)

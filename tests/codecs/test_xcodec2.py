@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
 
-from pcg.codecs.xcodec2 import Xcodec2, _pieces
+from pcg.codecs.chunks import Chunks
+from pcg.codecs.xcodec2 import Xcodec2
 from pcg.groups.lattice import Lattice
 from pcg.types import Audio
 from tests.shapes import make_xcodec2
@@ -69,7 +70,7 @@ def test_equals_transformers_on_the_features_it_was_trained_on(codec: Xcodec2, f
 
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 190, 191, 500])
 def test_pieces_cover_everything_once_and_overlap(length: int) -> None:
-    pieces = _pieces(length, 100, 10)
+    pieces = Chunks(longest=100, overlap=10, batch_size=1).pieces(length)
     assert pieces[0][0] == 0
     assert pieces[-1][1] == length
     assert all(end - start <= 100 for start, end in pieces)

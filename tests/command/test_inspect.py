@@ -192,3 +192,15 @@ def test_no_such_folder(told, tmp_path: Path) -> None:
 def test_every_codec_that_it_knows_is_a_choice() -> None:
     here = set(inspect._choices("codec"))
     assert here - {"none"} <= set(inspect.CODECS)
+
+
+def test_speech_tokens_of_other_names_are_told_to_the_choice_that_reads_the_rest(told, tmp_path: Path) -> None:
+    target = make_llasa(tmp_path / "target", speech="<custom_token_{}>")
+    draft = make_llasa(tmp_path / "draft", speech="<custom_token_{}>", layers=1, seed=1)
+    status, shown = told(target, draft)
+    assert status == 0
+    assert "with text.speech='<custom_token_{}>'" in shown
+    words = command_of(shown)
+    for role in ("target", "draft"):
+        assert any(word.startswith(f"{role}.text.speech=") and "<custom_token_{}>" in word for word in words)
+    cli.check_command_line("run", words)

@@ -88,7 +88,7 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path) -> None:
         MistralConfig(vocab_size=372, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
                       num_key_value_heads=2, sliding_window=32)
     ).save_pretrained(tmp_path)  # fmt: skip
-    with pytest.raises(ValueError, match="a window of 32 tokens"):
+    with pytest.raises(ValueError, match="sliding_window=32 in 1 of 1 layers; only models that attend to their whole"):
         HfLM(str(tmp_path), Llasa(str(tmp_path)), "float32", "cpu")
     save_llasa_tokenizer(tmp_path / "more", 500, 300)
     with pytest.raises(ValueError, match="is beyond its 372 rows"):

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pcg.command.cli import CONF
 from pcg.decoding.pair import check_compatible
@@ -25,31 +15,10 @@ from pcg.models import templated
 from pcg.models.llama import LlamaLM
 from pcg.models.templated import Templated
 from pcg.types import Utterance
+from tests.shapes import COSYVOICE, NEUTTS, make_templated
 
 SAID = Utterance("a", "Go on.", prompt_text="Who said it?")
 CODES = torch.tensor([5, 23, 0])
-SHAPE = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": True, "initializer_range": 0.2,
-}  # fmt: skip
-NEUTTS = ["<|TEXT_PROMPT_START|>", "<|TEXT_PROMPT_END|>", "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"]
-COSYVOICE = ["<|eos1|>", "<|eos2|>", "<|eos3|>", "<|sos|>", "<|task_id|>"]
-
-
-def make(folder: Path, kind: str, markers: list[str], speech: str, before: int = 0) -> Path:
-    """A byte-level tokenizer with ``before`` further entries, markers and 24 speech tokens, and a random model."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({sign: i for i, sign in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    fast.add_tokens([*(f"<|unused_{i}|>" for i in range(before)), *markers, *(speech.format(i) for i in range(24))])
-    fast.save_pretrained(folder)
-    configs: dict[str, Any] = {"Qwen2": (Qwen2Config, Qwen2ForCausalLM), "Llama": (LlamaConfig, LlamaForCausalLM)}
-    config, model = configs[kind]
-    torch.manual_seed(before)
-    model(config(vocab_size=len(fast), **SHAPE)).save_pretrained(folder)
-    return folder
 
 
 def side_of(choice: str, folder: Path) -> Templated:
@@ -70,15 +39,15 @@ def _no_espeak(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def air(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("air"), "Qwen2", NEUTTS, "<|speech_{}|>")
+    return make_templated(tmp_path_factory.mktemp("air"), "Qwen2", NEUTTS, "<|speech_{}|>")
 
 
 @pytest.fixture(scope="module")
 def cosyvoice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("cosyvoice"), "Qwen2", COSYVOICE, "<|s_{}|>")
+    return make_templated(tmp_path_factory.mktemp("cosyvoice"), "Qwen2", COSYVOICE, "<|s_{}|>")
 
 
-def test_the_prompt_of_neutts_is_its_cards(air: Path) -> None:
+def test_the_prompt_of_neutts_has_text_phonemes_and_voice_in_the_templates_places(air: Path) -> None:
     ids = side_of("target/neutts_air", air).prompt(SAID, CODES)
     assert AutoTokenizer.from_pretrained(air).decode(ids) == (
         "user: Convert the text to speech:<|TEXT_PROMPT_START|>[en-us]who said it? [en-us]go on.<|TEXT_PROMPT_END|>\n"
@@ -86,7 +55,7 @@ def test_the_prompt_of_neutts_is_its_cards(air: Path) -> None:
     )
 
 
-def test_the_prompt_of_cosyvoice_is_its_runtimes(cosyvoice: Path) -> None:
+def test_the_prompt_of_cosyvoice_has_text_and_voice_in_the_templates_places(cosyvoice: Path) -> None:
     side = side_of("target/cosyvoice2", cosyvoice)
     decode = AutoTokenizer.from_pretrained(cosyvoice).decode
     assert decode(side.prompt(SAID, CODES)) == "<|sos|>Who said it? Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
@@ -95,7 +64,7 @@ def test_the_prompt_of_cosyvoice_is_its_runtimes(cosyvoice: Path) -> None:
 
 
 def test_air_and_nano_share_names_and_not_ids_and_give_transformers_logits(air: Path, tmp_path: Path) -> None:
-    nano = load("draft/neutts_nano", make(tmp_path / "nano", "Llama", NEUTTS, "<|speech_{}|>", before=7))
+    nano = load("draft/neutts_nano", make_templated(tmp_path / "nano", "Llama", NEUTTS, "<|speech_{}|>", before=7))
     target = load("target/neutts_air", air)
     assert nano.text.speech_ids.tolist() != target.text.speech_ids.tolist()
     check_compatible(nano, target)

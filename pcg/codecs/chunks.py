@@ -1,0 +1,102 @@
+"""Long clips in pieces that overlap, so that a codec's memory is bounded, and pieces of equal length together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Encode = Callable[[Float[Tensor, "batch samples"]], Int[Tensor, "batch time"]]
+Decode = Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch samples"]]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How a codec of fixed hop codes clips of any length.
+
+    Only pieces of equal length share a pass, because models see padding: so what comes of a clip depends on nothing
+    but the clip. Tokens change from one piece to the next in the middle of the overlap, samples are cross-faded over
+    it.
+
+    Attributes:
+        longest: tokens coded at once.
+        overlap: tokens that neighbouring pieces share.
+        batch_size: pieces coded together.
+    """
+
+    longest: int
+    overlap: int
+    batch_size: int
+
+    @staticmethod
+    def of_seconds(rate: float, chunk_seconds: float, overlap_seconds: float, batch_size: int) -> Chunks:
+        """``rate`` in tokens a second; raises ValueError for an overlap of more than half a chunk."""
+        longest, overlap = round(chunk_seconds * rate), round(overlap_seconds * rate)
+        if not 0 <= 2 * overlap <= longest:
+            raise ValueError(f"overlap_seconds={overlap_seconds}: from 0 to half of chunk_seconds={chunk_seconds}")
+        return Chunks(longest, overlap, batch_size)
+
+    def encode(
+        self, clips: Sequence[Float[Tensor, "_"]], hop: int, code: Encode, ahead: int = 0
+    ) -> list[Int[Tensor, "_"]]:
+        """Tokens of each clip.
+
+        Args:
+            clips: of whole hops.
+            ahead: hops that ``code`` wants to see besides those that it gives tokens of; a clip ends with them.
+        """
+        lengths = [len(clip) // hop - ahead for clip in clips]
+        pieces = [(row, piece) for row, length in enumerate(lengths) for piece in self.pieces(length)]
+        waves = [clips[row][start * hop : (end + ahead) * hop] for row, (start, end) in pieces]
+        tokens: list[list[Tensor]] = [[] for _ in clips]
+        half = self.overlap // 2
+        for (row, (start, end)), piece_tokens in zip(pieces, self._in_batches(waves, code), strict=True):
+            first = half if start else 0
+            last = end - start - (self.overlap - half) if end < lengths[row] else end - start
+            tokens[row].append(piece_tokens[first:last])
+        return [torch.cat(row) for row in tokens]
+
+    def decode(self, rows: Sequence[Int[Tensor, "_"]], hop: int, code: Decode) -> list[Float[Tensor, "_"]]:
+        """``len(row) * hop`` samples of each row."""
+        pieces = [(index, piece) for index, row in enumerate(rows) for piece in self.pieces(len(row))]
+        waves = self._in_batches([rows[index][start:end] for index, (start, end) in pieces], code)
+        whole = [torch.zeros(len(row) * hop, device=row.device) for row in rows]
+        for (index, (start, _)), wave in zip(pieces, waves, strict=True):
+            self._cross_fade(whole[index], start * hop, wave, self.overlap * hop)
+        return whole
+
+    def pieces(self, length: int) -> list[tuple[int, int]]:
+        """(start, end) of pieces that cover ``length`` tokens."""
+        if length <= self.longest:
+            return [(0, length)]
+        starts = range(0, length - self.overlap, self.longest - self.overlap)
+        return [(start, min(start + self.longest, length)) for start in starts]
+
+    def _in_batches(self, rows: Sequence[Tensor], code: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """``code`` on stacks of rows of equal length, the results in the rows' order."""
+        done: list[Tensor] = [torch.empty(0)] * len(rows)
+        order = sorted((index for index, row in enumerate(rows) if len(row)), key=lambda index: len(rows[index]))
+        while order:
+            alike = [i for i in order[: self.batch_size] if len(rows[i]) == len(rows[order[0]])]
+            for index, result in zip(alike, code(torch.stack([rows[i] for i in alike])), strict=True):
+                done[index] = result
+            order = order[len(alike) :]
+        return done
+
+    @staticmethod
+    def _cross_fade(whole: Float[Tensor, "samples"], start: int, wave: Float[Tensor, "piece"], over: int) -> None:
+        """Add a piece to what is there; over its first overlap what is there gives way to it."""
+        fade = min(over, len(wave)) if start else 0
+        rising = (torch.arange(fade, device=wave.device) + 0.5) / max(fade, 1)
+        whole[start : start + fade] *= 1 - rising
+        whole[start : start + fade] += wave[:fade] * rising
+        whole[start + fade : start + len(wave)] = wave[fade:]
+
+
+def whole_hops(wave: Float[Tensor, "samples"], hop: int) -> Float[Tensor, "padded"]:
+    """Zero-padded, by at least one sample."""
+    return F.pad(wave, (0, hop - len(wave) % hop))

@@ -1,0 +1,160 @@
+"""The lines that users of NeuTTS and CosyVoice2 type, on folders of the real form: hub ids replaced by paths, 64 codes
+for 65,536 and 6,561, and phonemes that need no eSpeak NG."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file, save_file
+
+from pcg.command import cli, inspect
+from pcg.models import templated
+from pcg.models.espeak import phonemizer_of
+from pcg.results.store import read_utterances
+from pcg.runner import parts, run
+from pcg.studies import plan
+from tests.shapes import COSYVOICE, NEUTTS, make_neucodec, make_templated
+
+NEUTTS_LINE = ["target=neutts_air", "draft=neutts_nano", "codec=neucodec", "decoding.temperature=1.0",
+               "decoding.top_k=50", "dataset.limit=2"]  # fmt: skip
+COSYVOICE_LINE = ["target=cosyvoice2", "draft=cosyvoice2", "codec=none", "dataset=texts", "dataset.path=lines.txt"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Air and Nano differ in architecture and in ids, as theirs do."""
+    folder = tmp_path_factory.mktemp("families")
+    make_templated(folder / "air", "Qwen2", NEUTTS, "<|speech_{}|>", codes=64, seed=1)
+    make_templated(folder / "nano", "Llama", NEUTTS, "<|speech_{}|>", codes=64, before=7, seed=2)
+    make_templated(folder / "cosyvoice", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=3)
+    make_templated(folder / "small", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=4)
+    make_neucodec(folder / "codec", levels=(4, 4, 4))
+    (folder / "lines.txt").write_text("Good morning.\nIs it late?\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, folders: Path) -> Iterator[None]:
+    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    monkeypatch.setattr(templated, "phonemizer_of", lambda language: str.lower)
+    monkeypatch.setitem(inspect.CODECS, "neucodec", (64, "<|speech_{}|>"))
+    monkeypatch.chdir(folders)
+    with initialize_config_dir(cli.CONF, version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def composed(folders: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """``composed(line, ...)``: the line with further overrides, of which the last of a key counts."""
+
+    def make(line: list[str], *overrides: str) -> dict[str, Any]:
+        neutts = "target=neutts_air" in line
+        models = {"target": "air", "draft": "nano"} if neutts else {"target": "cosyvoice", "draft": "small"}
+        at = [f"{role}.{key}" for role, name in models.items() for key in (f"path={folders / name}", "dtype=float32")]
+        at += [f"codec.path={folders / 'codec'}"] if neutts else []
+        rest = ["logger=none", f"paths.outputs={tmp_path}", "device=cpu", "decoding.max_tokens=24", "metrics=none"]
+        by_key = {item.partition("=")[0]: item for item in [*line, *at, *rest, *overrides]}
+        return cli.plain(compose("run", list(by_key.values())))
+
+    return make
+
+
+@pytest.mark.parametrize("line", [NEUTTS_LINE, COSYVOICE_LINE], ids=["neutts", "cosyvoice2"])
+def test_the_line_is_valid_and_plans(line: list[str], composed, capsys) -> None:
+    config = composed(line)
+    cli.check_run(config)
+    plan.show(config)
+    assert re.search(r"target alone: at most \d+ tokens/s", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("rule", ["exact", "pcg"])
+def test_neutts_speaks_at_24_khz(rule: str, composed) -> None:
+    result = run.run_once(composed(NEUTTS_LINE, f"grouping={rule}"))
+    values = result.values
+    assert not values["failures"]
+    assert values["counts"]["utterances"] == 2
+    assert values["counts"]["tested"] > 0
+    assert (values["config"]["decoding"]["temperature"], values["config"]["decoding"]["top_k"]) == (1.0, 50)
+    for row in read_utterances(Path(result.folder)):
+        found = soundfile.info(Path(result.folder) / row["audio"])
+        assert (found.samplerate, found.frames) == (24_000, 480 * len(row["tokens"]))  # the voice is cut off
+
+
+def test_a_draft_of_the_targets_weights_under_other_ids_is_always_kept(folders: Path, tmp_path: Path, composed) -> None:
+    other = make_templated(tmp_path / "other", "Qwen2", NEUTTS, "<|speech_{}|>", codes=64, before=7)
+    tensors = load_file(folders / "air" / "model.safetensors")
+    table = tensors["model.embed_tokens.weight"]
+    letters = len(table) - len(NEUTTS) - 64
+    shifted = torch.cat([table[:letters], torch.zeros(7, table.shape[1]), table[letters:]])
+    save_file({**tensors, "model.embed_tokens.weight": shifted}, other / "model.safetensors", {"format": "pt"})
+    values = run.run_once(composed(NEUTTS_LINE, "grouping=exact", f"draft.path={other}")).values
+    assert values["counts"]["tested"] > 10
+    assert values["acceptance"]["alpha"] == 1.0
+
+
+def test_cosyvoice_writes_tokens_for_a_vocoder(composed) -> None:
+    result = run.run_once(composed(COSYVOICE_LINE, "grouping=pcg", "decoding.top_k=25", "metrics=bundled"))
+    values = result.values
+    assert not values["failures"]
+    assert values["acceptance"]["alpha"] > 0
+    assert values["distortion"]["tv"] is not None
+    assert set(values["quality"].values()) == {None}
+    for row in read_utterances(Path(result.folder)):
+        for file in (row["tokens_file"], f"baseline_{row['tokens_file']}"):
+            tokens = np.load(Path(result.folder) / file)
+            assert tokens.min() >= 0
+            assert tokens.max() < 64
+
+
+@pytest.mark.parametrize(
+    ("names", "choices"),
+    [
+        (("air", "nano"), ["target=neutts_air", "draft=neutts_nano", "codec=neucodec"]),
+        (("cosyvoice", "small"), ["target=cosyvoice2", "draft=cosyvoice2", "codec=none"]),
+    ],
+)
+def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], folders: Path, capsys) -> None:
+    assert inspect.main([str(folders / name) for name in names]) == 0
+    shown = capsys.readouterr().out
+    assert "shares its tokens" in shown
+    words = shlex.split(re.search(r"^  pcg run (.+)$", shown, re.MULTILINE)[1])  # type: ignore[index]
+    assert [word for word in words if word in choices] == choices
+    GlobalHydra.instance().clear()  # it sets Hydra up by itself
+    cli.check_command_line("run", words)
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (NEUTTS_LINE, ["draft.path=small"], r"small: the tokenizer has no speech tokens <\|speech_0\|>"),
+        (NEUTTS_LINE, ["codec=bundled", "codec.path=bundled:codec"], "codec: has 4096 tokens, the target speaks 64"),
+        (
+            NEUTTS_LINE,
+            ["draft=cosyvoice2", "draft.path=small"],
+            r"speech token 0 is <\|s_0\|> in the draft, <\|speech_0",
+        ),
+        (COSYVOICE_LINE, ["grouping.groups.source=codec"], r"grouping\.groups\.source=codec: there is no codec"),
+        (COSYVOICE_LINE[:3], ["dataset.limit=2"], "the voice prompts of 2 of 2 utterances are audio"),
+    ],
+)
+def test_what_does_not_fit_is_named(line: list[str], change: list[str], message: str, composed) -> None:
+    with pytest.raises(ValueError, match=message):
+        run.run_once(composed(line, *change))
+
+
+def test_without_espeak_the_extra_is_named(composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templated, "phonemizer_of", phonemizer_of.__wrapped__)
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(ImportError, match=r"text\.phonemes=en-us: needs eSpeak NG, `pip install pcg\[espeak\]`"):
+        run.run_once(composed(NEUTTS_LINE))
