@@ -104,12 +104,23 @@ def make_llasa(
 NEUTTS = ["<|TEXT_PROMPT_START|>", "<|TEXT_PROMPT_END|>", "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"]
 COSYVOICE = ["<|eos1|>", "<|eos2|>", "<|eos3|>", "<|sos|>", "<|task_id|>"]
 
+# Of 200 tokens that follow the codes four have names of their own.
+COSYVOICE3_AFTER = ["<|sos|>", "<|eos1|>", "<|task_id|>", "<|fill|>", *(f"<|s_{i}|>" for i in range(6565, 6761))]
+
+
+def make_cosyvoice3(folder: Path, seed: int = 0) -> Path:
+    """Fun-CosyVoice3's real tokens after a text vocabulary of bytes, and an untied Qwen2."""
+    return make_templated(
+        folder, "Qwen2", ["<|endofprompt|>"], "<|s_{}|>", codes=6561, after=COSYVOICE3_AFTER, tied=False, seed=seed
+    )
+
 
 def make_templated(
-    folder: Path, kind: str, markers: list[str], speech: str, *, codes: int = 24, before: int = 0, seed: int = 0
-) -> Path:
-    """A random Qwen2 or Llama, 32 wide, with a byte-level tokenizer: ``before`` entries nobody needs, the markers, and
-    ``codes`` speech tokens."""
+    folder: Path, kind: str, markers: list[str], speech: str, *, codes: int = 24, before: int = 0, seed: int = 0,
+    after: list[str] | None = None, tied: bool = True,
+) -> Path:  # fmt: skip
+    """A random Qwen2 or Llama, 32 wide, with a byte-level tokenizer: ``before`` entries nobody needs, the markers,
+    ``codes`` speech tokens, and what comes ``after``."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -118,11 +129,12 @@ def make_templated(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    fast.add_tokens([*(f"<|unused_{i}|>" for i in range(before)), *markers, *(speech.format(i) for i in range(codes))])
+    fast.add_tokens([f"<|unused_{i}|>" for i in range(before)])
+    fast.add_tokens([*markers, *(speech.format(i) for i in range(codes)), *(after or [])])
     fast.save_pretrained(folder)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.2,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=tied, initializer_range=0.2,
     )  # fmt: skip
     torch.manual_seed(seed)
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)

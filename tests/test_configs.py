@@ -37,6 +37,7 @@ NEEDS = {
     ("target", "hf"): {"path": "some/folder"},
     ("draft", "hf"): {"path": "some/folder"},
     ("draft", "cosyvoice2"): {"path": "some/folder"},
+    ("draft", "cosyvoice3"): {"path": "some/folder"},
     ("target", "transformers"): {"path": "some/folder"},
     ("draft", "transformers"): {"path": "some/folder"},
 }

@@ -1,5 +1,5 @@
-"""The lines that users of NeuTTS and CosyVoice2 type, on folders of the real form: hub ids replaced by paths, 64 codes
-for 65,536 and 6,561, and phonemes that need no eSpeak NG."""
+"""The lines that users of NeuTTS and CosyVoice type, on folders of the real form: hub ids replaced by paths, phonemes
+that need no eSpeak NG, and 64 codes for NeuTTS' 65,536 and CosyVoice2's 6,561."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from pcg.models.espeak import phonemizer_of
 from pcg.results.store import read_utterances
 from pcg.runner import parts, run
 from pcg.studies import plan
-from tests.shapes import COSYVOICE, NEUTTS, make_neucodec, make_templated
+from tests.shapes import COSYVOICE, NEUTTS, make_cosyvoice3, make_neucodec, make_templated
 
 NEUTTS_LINE = ["target=neutts_air", "draft=neutts_nano", "codec=neucodec", "decoding.temperature=1.0",
                "decoding.top_k=50", "dataset.limit=2"]  # fmt: skip
 COSYVOICE_LINE = ["target=cosyvoice2", "draft=cosyvoice2", "codec=none", "dataset=texts", "dataset.path=lines.txt"]
+COSYVOICE3_LINE = ["target=cosyvoice3", "draft=cosyvoice3", *COSYVOICE_LINE[2:], "decoding.top_k=25",
+                   "decoding.top_p=0.95", "decoding.repetition_penalty=1.1"]  # fmt: skip
+MODELS = {"neutts_air": ("air", "nano"), "cosyvoice2": ("cosyvoice", "small"), "cosyvoice3": ("third", "third_small")}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_templated(folder / "nano", "Llama", NEUTTS, "<|speech_{}|>", codes=64, before=7, seed=2)
     make_templated(folder / "cosyvoice", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=3)
     make_templated(folder / "small", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=4)
+    make_cosyvoice3(folder / "third", seed=5)
+    make_cosyvoice3(folder / "third_small", seed=6)
     make_neucodec(folder / "codec", levels=(4, 4, 4))
     (folder / "lines.txt").write_text("Good morning.\nIs it late?\n")
     return folder
@@ -59,10 +64,9 @@ def composed(folders: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """``composed(line, ...)``: the line with further overrides, of which the last of a key counts."""
 
     def make(line: list[str], *overrides: str) -> dict[str, Any]:
-        neutts = "target=neutts_air" in line
-        models = {"target": "air", "draft": "nano"} if neutts else {"target": "cosyvoice", "draft": "small"}
-        at = [f"{role}.{key}" for role, name in models.items() for key in (f"path={folders / name}", "dtype=float32")]
-        at += [f"codec.path={folders / 'codec'}"] if neutts else []
+        models = zip(("target", "draft"), MODELS[line[0].removeprefix("target=")], strict=True)
+        at = [f"{role}.{key}" for role, name in models for key in (f"path={folders / name}", "dtype=float32")]
+        at += [f"codec.path={folders / 'codec'}"] if "codec=neucodec" in line else []
         rest = ["logger=none", f"paths.outputs={tmp_path}", "device=cpu", "decoding.max_tokens=24", "metrics=none"]
         by_key = {item.partition("=")[0]: item for item in [*line, *at, *rest, *overrides]}
         return cli.plain(compose("run", list(by_key.values())))
@@ -70,7 +74,7 @@ def composed(folders: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.mark.parametrize("line", [NEUTTS_LINE, COSYVOICE_LINE], ids=["neutts", "cosyvoice2"])
+@pytest.mark.parametrize("line", [NEUTTS_LINE, COSYVOICE_LINE, COSYVOICE3_LINE], ids=list(MODELS))
 def test_the_line_is_valid_and_plans(line: list[str], composed, capsys) -> None:
     config = composed(line)
     cli.check_run(config)
@@ -103,18 +107,19 @@ def test_a_draft_of_the_targets_weights_under_other_ids_is_always_kept(folders: 
     assert values["acceptance"]["alpha"] == 1.0
 
 
-def test_cosyvoice_writes_tokens_for_a_vocoder(composed) -> None:
-    result = run.run_once(composed(COSYVOICE_LINE, "grouping=pcg", "decoding.top_k=25", "metrics=bundled"))
+@pytest.mark.parametrize(("line", "codes"), [(COSYVOICE_LINE, 64), (COSYVOICE3_LINE, 6561)], ids=list(MODELS)[1:])
+def test_cosyvoice_writes_tokens_for_a_vocoder(line: list[str], codes: int, composed) -> None:
+    result = run.run_once(composed(line, "grouping=pcg", "metrics=bundled"))
     values = result.values
     assert not values["failures"]
-    assert values["acceptance"]["alpha"] > 0
+    assert values["counts"]["tested"] > 0
     assert values["distortion"]["tv"] is not None
     assert set(values["quality"].values()) == {None}
     for row in read_utterances(Path(result.folder)):
         for file in (row["tokens_file"], f"baseline_{row['tokens_file']}"):
             tokens = np.load(Path(result.folder) / file)
             assert tokens.min() >= 0
-            assert tokens.max() < 64
+            assert tokens.max() < codes
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,7 @@ def test_cosyvoice_writes_tokens_for_a_vocoder(composed) -> None:
     [
         (("air", "nano"), ["target=neutts_air", "draft=neutts_nano", "codec=neucodec"]),
         (("cosyvoice", "small"), ["target=cosyvoice2", "draft=cosyvoice2", "codec=none"]),
+        (("third", "third_small"), ["target=cosyvoice3", "draft=cosyvoice3", "codec=none"]),
     ],
 )
 def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], folders: Path, capsys) -> None:

@@ -157,7 +157,7 @@ def _codecs(voice: Voice, names: Numbered | None) -> list[str]:
 
 
 def _missing(voice: Voice | None, refused: Mapping[str, str], names: Numbered | None) -> Iterator[str]:
-    if names is not None and names.gap is not None:
+    if names is not None and names.gap is not None and (voice is None or voice.codes > len(names.ids)):
         yield f"{names.gap}, though later ones are there"
     if voice is None:
         yield from (f"target={choices}: {reason}" for choices, reason in refused.items())

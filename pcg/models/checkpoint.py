@@ -179,3 +179,12 @@ def dtype_of(name: str) -> torch.dtype:
     if name not in choices:
         raise ValueError(f"dtype={name!r}: one of {', '.join(choices)}")
     return choices[name]
+
+
+def refuse_head_bias(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for an output head with a bias, which a model without one would leave out in silence."""
+    if "lm_head.bias" in checkpoint:
+        raise ValueError(
+            f"{checkpoint.folder}: holds lm_head.bias, and this architecture's head has none: the model would not be "
+            "the one that was exported"
+        )

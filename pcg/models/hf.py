@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, refuse_head_bias, resolve_folder
 from pcg.models.footprint import footprint
 from pcg.models.llama import TextSide
 from pcg.models.window import refuse_window
@@ -102,6 +102,8 @@ class HfLM:
         self.device, self.text = torch.device(device), text
         self.fingerprint = checkpoint.fingerprint
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
+        if self._model.get_output_embeddings().bias is None:
+            refuse_head_bias(checkpoint)
         for name, weight in self._model.named_parameters():
             check_finite(f"{path}: {name}", weight)
         self._model.eval().requires_grad_(False).to(self.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.models.blocks import Blocks, LlamaCache
-from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, refuse_head_bias, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
 from pcg.models.linear import linear
@@ -41,6 +41,7 @@ class Llama:
     ) -> None:
         """``head_rows``: the token ids to give logits for; None for all."""
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
+        refuse_head_bias(checkpoint)
         self.blocks = Blocks(c, dtype, device)
         table = checkpoint.tensor("model.embed_tokens.weight", (c.vocab, c.width))
         self.table = table.to(device, dtype)

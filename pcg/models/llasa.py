@@ -76,8 +76,11 @@ def tokenizer_of(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def audio_names(tokenizer: Any, pattern: str, path: str) -> list[str]:
+def audio_names(tokenizer: Any, pattern: str, path: str, codes: int | None = None) -> list[str]:
     """Speech tokens from number 0 to the last one; the codec decides later whether there are as many as its codes.
+
+    Args:
+        codes: how many of them are the codec's; None for all.
 
     Raises:
         ValueError: the pattern has not one ``{}``, or the tokenizer no such tokens, or there is a gap among them.
@@ -92,7 +95,11 @@ def audio_names(tokenizer: Any, pattern: str, path: str) -> list[str]:
             f"{path}: the tokenizer has no speech tokens {first}, {second}, ...; `pcg inspect {path}` tells what its "
             "tokens are called, and text.speech takes it"
         )
+    if codes is not None:
+        numbers = [number for number in numbers if number < codes]
     gap = next((expected for expected, number in enumerate(numbers) if number != expected), None)
     if gap is not None:
         raise ValueError(f"{path}: the tokenizer has {len(numbers)} speech tokens but no {pattern.format(gap)}")
+    if codes is not None and len(numbers) < codes:
+        raise ValueError(f"{path}: text.codes={codes}: the tokenizer has {len(numbers)} speech tokens only")
     return [pattern.format(number) for number in numbers]

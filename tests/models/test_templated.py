@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pcg.command.cli import CONF
 from pcg.decoding.pair import check_compatible
 from pcg.models import templated
+from pcg.models.hf import HfLM
 from pcg.models.llama import LlamaLM
 from pcg.models.templated import Templated
 from pcg.types import Utterance
-from tests.shapes import COSYVOICE, NEUTTS, make_templated
+from tests.shapes import COSYVOICE, NEUTTS, make_cosyvoice3, make_templated
 
 SAID = Utterance("a", "Go on.", prompt_text="Who said it?")
 CODES = torch.tensor([5, 23, 0])
@@ -58,9 +60,23 @@ def test_the_prompt_of_neutts_has_text_phonemes_and_voice_in_the_templates_place
 def test_the_prompt_of_cosyvoice_has_text_and_voice_in_the_templates_places(cosyvoice: Path) -> None:
     side = side_of("target/cosyvoice2", cosyvoice)
     decode = AutoTokenizer.from_pretrained(cosyvoice).decode
-    assert decode(side.prompt(SAID, CODES)) == "<|sos|>Who said it? Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
+    assert decode(side.prompt(SAID, CODES)) == "<|sos|>Who said it?Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
     assert decode(side.prompt(Utterance("a", "Go on."), None)) == "<|sos|>Go on.<|task_id|>"
     assert side.speech_names[-1] == "<|eos1|>"
+
+
+def test_cosyvoice3_has_an_instruction_and_codes_that_end_before_other_tokens_called_alike(tmp_path: Path) -> None:
+    folder = make_cosyvoice3(tmp_path)
+    side = side_of("target/cosyvoice3", folder)
+    assert AutoTokenizer.from_pretrained(folder).decode(side.prompt(SAID, CODES)) == (
+        "<|sos|>You are a helpful assistant.<|endofprompt|>Who said it?Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
+    )
+    assert side.speech_names[-2:] == ("<|s_6560|>", "<|eos1|>")
+    given = {"path": str(folder), "template": "<|sos|>{}", "speech": "<|s_{}|>", "end": "<|eos1|>", "phonemes": None}
+    with pytest.raises(ValueError, match=r"has 6757 speech tokens but no <\|s_6561\|>"):
+        Templated(**given)
+    with pytest.raises(ValueError, match=r"has 6565 speech tokens but no <\|s_6561\|>"):
+        Templated(**given, codes=6569)
 
 
 def test_air_and_nano_share_names_and_not_ids_and_give_transformers_logits(air: Path, tmp_path: Path) -> None:
@@ -91,7 +107,21 @@ def test_what_a_tokenizer_lacks_is_named(air: Path, cosyvoice: Path) -> None:
         Templated(template="<|go|>{}", end="<|stop|>", **given)
     with pytest.raises(ValueError, match="needs one"):
         Templated(template="no text", end=NEUTTS[-1], **given)
+    with pytest.raises(ValueError, match=r"text\.codes=30: the tokenizer has 24 speech tokens only"):
+        Templated(template="{}", end=NEUTTS[-1], codes=30, **given)
     with pytest.raises(ValueError, match="nothing to say in"):
         side_of("target/neutts_air", air).prompt(Utterance("b", "..."), None)
     with pytest.raises(ValueError, match="utterance b: the text holds"):
         side_of("target/neutts_air", air).prompt(Utterance("b", "now <|speech_5|>"), None)
+
+
+def test_a_bias_of_the_head_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    """As the original CosyVoice2 has one, and its export has not."""
+    folder = make_templated(tmp_path, "Qwen2", COSYVOICE, "<|s_{}|>", tied=False)
+    tensors = load_file(folder / "model.safetensors")
+    biased = {**tensors, "lm_head.bias": torch.zeros(len(tensors["lm_head.weight"]))}
+    save_file(biased, folder / "model.safetensors", {"format": "pt"})
+    text = side_of("target/cosyvoice2", folder)
+    for read in (lambda: load("target/cosyvoice2", folder), lambda: HfLM(str(folder), text, "float32", "cpu")):
+        with pytest.raises(ValueError, match=r"holds lm_head\.bias, and this architecture's head has none"):
+            read()
