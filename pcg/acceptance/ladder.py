@@ -58,10 +58,8 @@ class Ladder:
 
         The gain is never above the distance: a law that kept more would not be that near.
         """
-        rule = self.rules[level]
-        gain = rule.expected_acceptance(draft_probs, target_probs) - draft_probs.minimum(target_probs).sum(-1)
-        law = rule.law(draft_probs, target_probs)
-        return gain, (law - target_probs).abs().sum(-1) / 2
+        law, kept = self.rules[level].law_and_acceptance(draft_probs, target_probs)
+        return kept - draft_probs.minimum(target_probs).sum(-1), (law - target_probs).abs().sum(-1) / 2
 
     def law(
         self,

@@ -240,13 +240,7 @@ class PCG:
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
-        check_pair(draft_probs, target_probs, self.groups)
-        grouped = self._plausible(target_probs)
-        draft, target = draft_probs * grouped, target_probs * grouped
-        draft_mass, target_mass = self.groups.coarse(draft), self.groups.coarse(target)
-        keep = (target_mass / torch.where(draft_mass > 0, draft_mass, 1)).clamp(max=1)
-        kept = draft * self.groups.spread(keep)
-        return kept + self._recovered(draft, target, draft_mass, target_mass) + target_probs * ~grouped
+        return self.law_and_acceptance(draft_probs, target_probs)[0]
 
     def expected_acceptance(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
@@ -256,6 +250,25 @@ class PCG:
         grouped = self._plausible(target_probs)
         masses = self.groups.coarse(torch.stack([draft_probs * grouped, target_probs * grouped]))
         return masses.amin(0).sum(-1) + (draft_probs.minimum(target_probs) * ~grouped).sum(-1)
+
+    def law_and_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> tuple[Float[Tensor, "*batch vocab"], Float[Tensor, "*batch"]]:
+        """Both, at the cost of one. With ``residual: target`` and ``m = min(P_c, Q_c)`` the token law above is
+        ``q(t) sum_k w[k,t] m(k)/Q_c(k) + p(t) (1 - sum_k w[k,t] m(k)/P_c(k))``: one sum over the table each way."""
+        check_pair(draft_probs, target_probs, self.groups)
+        grouped = self._plausible(target_probs)
+        draft, target = draft_probs * grouped, target_probs * grouped
+        masses = self.groups.coarse(torch.stack([draft, target]))
+        shared = masses.amin(0)
+        shares = shared / torch.where(masses > 0, masses, 1)
+        if self.residual == "target":
+            by_draft, by_target = self.groups.spread(shares)
+            law = draft * by_draft + target * (1 - by_target)
+        else:
+            law = draft * self.groups.spread(shares[0]) + self._recovered(draft, target, *masses)
+        alone = draft_probs.minimum(target_probs) * ~grouped
+        return law + target_probs * ~grouped, shared.sum(-1) + alone.sum(-1)
 
     def left(
         self,
