@@ -115,6 +115,39 @@ def make_cosyvoice3(folder: Path, seed: int = 0) -> Path:
     )
 
 
+def make_chatterbox(folder: Path, weights: str, *, layers: int = 2, seed: int = 0) -> Path:
+    """A T3 of Chatterbox Turbo's kind under its files' and tensors' names, with its speech tokens, one head wide."""
+    from safetensors.torch import save_file
+    from tokenizers import pre_tokenizers
+    from transformers import GPT2Config, GPT2Model, GPT2Tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = GPT2Tokenizer(vocab={word: i for i, word in enumerate([*letters, "<|endoftext|>"])}, merges=[])
+    tokenizer.add_tokens(["[laugh]", "[sigh]"])
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    body = GPT2Model(GPT2Config(vocab_size=8, n_embd=64, n_layer=layers, n_head=1, n_positions=512))
+    parts = {
+        "text_emb": torch.nn.Embedding(len(tokenizer), 64), "speech_emb": torch.nn.Embedding(6563, 64),
+        "text_head": torch.nn.Linear(64, len(tokenizer), bias=False), "speech_head": torch.nn.Linear(64, 6563),
+        "cond_enc.spkr_enc": torch.nn.Linear(256, 64), "tfmr": body,
+    }  # fmt: skip
+    tensors = {f"{part}.{name}": tensor for part, made in parts.items() for name, tensor in made.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / weights)
+    return folder
+
+
+def make_chatterbox_voice(file: Path, heard: int = 20) -> Path:
+    """What of ``conds.pt`` a T3 reads."""
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 6561, (1, heard), generator=generator)
+    save_file({"speaker_emb": torch.randn(1, 256, generator=generator), "cond_prompt_speech_tokens": tokens}, file)
+    return file
+
+
 def make_templated(
     folder: Path, kind: str, markers: list[str], speech: str, *, codes: int = 24, before: int = 0, seed: int = 0,
     after: list[str] | None = None, tied: bool = True,

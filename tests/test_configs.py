@@ -36,6 +36,7 @@ NEEDS = {
     ("trainer", "recorded"): {"dataset.path": "README.md"},
     ("target", "hf"): {"path": "some/folder"},
     ("draft", "hf"): {"path": "some/folder"},
+    ("target", "chatterbox_turbo"): {"voice": "some/voice.safetensors"},
     ("draft", "cosyvoice2"): {"path": "some/folder"},
     ("draft", "cosyvoice3"): {"path": "some/folder"},
     ("target", "transformers"): {"path": "some/folder"},

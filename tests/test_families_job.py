@@ -1,5 +1,5 @@
-"""The lines that users of NeuTTS and CosyVoice type, on folders of the real form: hub ids replaced by paths, phonemes
-that need no eSpeak NG, and 64 codes for NeuTTS' 65,536 and CosyVoice2's 6,561."""
+"""The lines that users of NeuTTS, CosyVoice and Chatterbox type, on folders of the real form: hub ids replaced by
+paths, phonemes that need no eSpeak NG, and 64 codes for NeuTTS' 65,536 and CosyVoice2's 6,561."""
 
 from __future__ import annotations
 
@@ -24,14 +24,26 @@ from pcg.models.espeak import phonemizer_of
 from pcg.results.store import read_utterances
 from pcg.runner import parts, run
 from pcg.studies import plan
-from tests.shapes import COSYVOICE, NEUTTS, make_cosyvoice3, make_neucodec, make_templated
+from tests.shapes import (
+    COSYVOICE,
+    NEUTTS,
+    make_chatterbox,
+    make_chatterbox_voice,
+    make_cosyvoice3,
+    make_neucodec,
+    make_templated,
+)
 
 NEUTTS_LINE = ["target=neutts_air", "draft=neutts_nano", "codec=neucodec", "decoding.temperature=1.0",
                "decoding.top_k=50", "dataset.limit=2"]  # fmt: skip
 COSYVOICE_LINE = ["target=cosyvoice2", "draft=cosyvoice2", "codec=none", "dataset=texts", "dataset.path=lines.txt"]
 COSYVOICE3_LINE = ["target=cosyvoice3", "draft=cosyvoice3", *COSYVOICE_LINE[2:], "decoding.top_k=25",
                    "decoding.top_p=0.95", "decoding.repetition_penalty=1.1"]  # fmt: skip
-MODELS = {"neutts_air": ("air", "nano"), "cosyvoice2": ("cosyvoice", "small"), "cosyvoice3": ("third", "third_small")}
+CHATTERBOX_LINE = ["target=chatterbox_turbo", "draft=chatterbox_nano", *COSYVOICE_LINE[2:],
+                   "target.voice=voice.safetensors",
+                   "decoding.top_k=1000", "decoding.top_p=0.95", "decoding.repetition_penalty=1.2"]  # fmt: skip
+MODELS = {"neutts_air": ("air", "nano"), "cosyvoice2": ("cosyvoice", "small"), "cosyvoice3": ("third", "third_small"),
+          "chatterbox_turbo": ("turbo", "chatterbox_nano")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +56,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_templated(folder / "small", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=4)
     make_cosyvoice3(folder / "third", seed=5)
     make_cosyvoice3(folder / "third_small", seed=6)
+    make_chatterbox(folder / "turbo", "t3_turbo_v1.safetensors", seed=7)
+    make_chatterbox(folder / "chatterbox_nano", "t3_nano_v1.safetensors", layers=1, seed=8)
+    make_chatterbox_voice(folder / "voice.safetensors")
     make_neucodec(folder / "codec", levels=(4, 4, 4))
     (folder / "lines.txt").write_text("Good morning.\nIs it late?\n")
     return folder
@@ -74,7 +89,7 @@ def composed(folders: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.mark.parametrize("line", [NEUTTS_LINE, COSYVOICE_LINE, COSYVOICE3_LINE], ids=list(MODELS))
+@pytest.mark.parametrize("line", [NEUTTS_LINE, COSYVOICE_LINE, COSYVOICE3_LINE, CHATTERBOX_LINE], ids=list(MODELS))
 def test_the_line_is_valid_and_plans(line: list[str], composed, capsys) -> None:
     config = composed(line)
     cli.check_run(config)
@@ -107,8 +122,12 @@ def test_a_draft_of_the_targets_weights_under_other_ids_is_always_kept(folders: 
     assert values["acceptance"]["alpha"] == 1.0
 
 
-@pytest.mark.parametrize(("line", "codes"), [(COSYVOICE_LINE, 64), (COSYVOICE3_LINE, 6561)], ids=list(MODELS)[1:])
-def test_cosyvoice_writes_tokens_for_a_vocoder(line: list[str], codes: int, composed) -> None:
+@pytest.mark.parametrize(
+    ("line", "codes"),
+    [(COSYVOICE_LINE, 64), (COSYVOICE3_LINE, 6561), (CHATTERBOX_LINE, 6561)],
+    ids=list(MODELS)[1:],
+)
+def test_without_a_codec_tokens_are_written_for_a_vocoder(line: list[str], codes: int, composed) -> None:
     result = run.run_once(composed(line, "grouping=pcg", "metrics=bundled"))
     values = result.values
     assert not values["failures"]
@@ -152,10 +171,16 @@ def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], fold
         ),
         (COSYVOICE_LINE, ["grouping.groups.source=codec"], r"grouping\.groups\.source=codec: there is no codec"),
         (COSYVOICE_LINE[:3], ["dataset.limit=2"], "the voice prompts of 2 of 2 utterances are audio"),
+        (CHATTERBOX_LINE, ["draft.voice=null"], r"voice=FILE\.safetensors: docs/models\.md"),
+        (
+            CHATTERBOX_LINE,
+            ["target.voice=elsewhere.safetensors"],
+            r"voice=elsewhere\.safetensors: there is no such file",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(line: list[str], change: list[str], message: str, composed) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         run.run_once(composed(line, *change))
 
 

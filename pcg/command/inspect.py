@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from pcg.command import theta
 from pcg.command.overrides import quoted
 from pcg.command.places import CONF
-from pcg.config.build import build
+from pcg.config.build import build, constructor
 from pcg.decoding.pair import check_tokens
 from pcg.models.look import Look, Numbered, at_hand, look, numbered
 
@@ -212,6 +213,8 @@ def _drafts(found: Look, voice: Voice, paths: Sequence[str]) -> Iterator[tuple[s
             yield name, "needs no folder"
         elif at_hand(path) == found.folder:
             yield name, "is the target itself"
+        elif "text" not in node and "target" not in signature(constructor(node["_target_"])).parameters:
+            yield name, f"no: reads and speaks otherwise ({node['_target_'].rpartition('.')[2]})"
         elif "text" in node and _told(node) not in [_told(_choice("target", each)) for each in voice.choices]:
             yield name, f"no: reads and speaks otherwise ({node['text']['_target_'].rpartition('.')[2]})"
         elif at_hand(path) is None:

@@ -13,7 +13,7 @@ from pcg.models.checkpoint import resolve_folder
 from pcg.models.hub import is_hub_id
 from pcg.types import Audio, Utterance
 
-_PATHS = ("path", "folder")
+_PATHS = ("path", "folder", "voice")
 _READ = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja"})  # of a model's folder: weights, config, tokens
 _WHOLE = 64 * 2**20  # bytes of a file that are all read; of a larger one as many, in blocks spread over it
 _BLOCK = 2**16

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
-_PLACES = frozenset({"path", "folder", "prompt", "outputs", "work", "run", "corpus", "codec", "tokens", "out", "start"})
+_PLACES = frozenset(
+    {"voice", "path", "folder", "prompt", "outputs", "work", "run", "corpus", "codec", "tokens", "out", "start"}
+)
 _WHOLE = 2**63  # whole numbers become those of torch, seeds above all
 
 

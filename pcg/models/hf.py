@@ -73,39 +73,25 @@ def cache_argument(forward: Callable[..., Any]) -> str:
     raise ValueError(f"takes no cache of keys and values, only {', '.join(takes)}")
 
 
-class HfLM:
-    """An ``AutoModelForCausalLM`` that speaks: the ``TokenLM`` of ``pcg.interfaces``.
+class CausalLM:
+    """A causal language model of transformers that speaks: the ``TokenLM`` of ``pcg.interfaces``.
 
     It must tell positions by ``position_ids`` (as those with rotary embeddings do) and attend to its whole past.
-    Code that comes with a checkpoint is never run.
 
     Args:
-        path: a Hugging Face folder, or a hub id.
+        model: with its weights.
         text: how this model writes text and speech.
-        dtype: float32, bfloat16 or float16.
+        path: what errors call it.
         device: a torch device.
 
     Raises:
-        ValueError: the model attends to a window of its past only, or keeps none in keys and values; or it has fewer
-            rows than the text side has ids.
+        ValueError: the model keeps no past in keys and values, or has fewer rows than the text side has ids.
     """
 
-    footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
     reads: tuple[int, ...] = ()
 
-    def __init__(self, path: str, text: TextSide, dtype: Dtype, device: str | torch.device) -> None:
-        from transformers import AutoModelForCausalLM
-
-        folder = resolve_folder(path)
-        checkpoint = Checkpoint(folder)  # refuses pickles and broken files, by name
-        refuse_window(checkpoint.config, folder)
-        self.device, self.text = torch.device(device), text
-        self.fingerprint = checkpoint.fingerprint
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
-        if self._model.get_output_embeddings().bias is None:
-            refuse_head_bias(checkpoint)
-        for name, weight in self._model.named_parameters():
-            check_finite(f"{path}: {name}", weight)
+    def __init__(self, model: Any, text: TextSide, path: str, device: str | torch.device) -> None:
+        self.device, self.text, self._model = torch.device(device), text, model
         self._model.eval().requires_grad_(False).to(self.device)
         self._cache_argument = cache_argument(self._model.forward)
         self.vocab_size = len(text.speech_ids)
@@ -171,3 +157,33 @@ class HfLM:
         if source not in tables:
             raise ValueError(f"embedding source {source!r}: input or output")
         return tables[source]().weight.detach()[self._speech_ids].float()
+
+
+class HfLM(CausalLM):
+    """Any ``AutoModelForCausalLM`` from its folder. Code that comes with a checkpoint is never run.
+
+    Args:
+        path: a Hugging Face folder, or a hub id.
+        text: how this model writes text and speech.
+        dtype: float32, bfloat16 or float16.
+        device: a torch device.
+
+    Raises:
+        ValueError: as ``CausalLM``, and where the model attends to a window of its past only.
+    """
+
+    footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
+
+    def __init__(self, path: str, text: TextSide, dtype: Dtype, device: str | torch.device) -> None:
+        from transformers import AutoModelForCausalLM
+
+        folder = resolve_folder(path)
+        checkpoint = Checkpoint(folder)  # refuses pickles and broken files, by name
+        refuse_window(checkpoint.config, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
+        if model.get_output_embeddings().bias is None:
+            refuse_head_bias(checkpoint)
+        for name, weight in model.named_parameters():
+            check_finite(f"{path}: {name}", weight)
+        self.fingerprint = checkpoint.fingerprint
+        super().__init__(model, text, path, device)

@@ -59,6 +59,8 @@ def test_the_bundled_target(told) -> None:
     assert "4,096, ids 64 to 4,159; end 4" in shown
     assert re.search(r"^  bundled +shares its tokens$", shown, re.MULTILINE)
     assert re.search(r"^  eagle +trained on it$", shown, re.MULTILINE)
+    assert re.search(r"^  chatterbox_nano +no: reads and speaks otherwise \(ChatterboxLM\)$", shown, re.MULTILINE)
+    assert re.search(r"^  neutts_nano +no: reads and speaks otherwise \(Templated\)$", shown, re.MULTILINE)
     assert "missing" not in shown
     words = command_of(shown)
     assert words[:3] == ["target=bundled", "draft=eagle", "codec=bundled"]

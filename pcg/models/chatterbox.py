@@ -1,0 +1,213 @@
+"""Chatterbox Turbo and Nano (Resemble AI, MIT): GPT-2 over text and speech, in a voice that a file holds.
+
+Their repositories hold no config.json: the shape is read from the tensors of ``t3_*_v1.safetensors``. A prompt is the
+voice (its speaker embedding through a linear map, then speech tokens of a recording of it), the text in GPT-2's tokens
+and the token that begins speech; positions count through. As in their ``T3.inference_turbo``, but that a repetition
+penalty comes before temperature, top-k and top-p here, as everywhere in this framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pcg.models import hub
+from pcg.models.checkpoint import Dtype, check_finite, dtype_of
+from pcg.models.footprint import Footprint
+from pcg.models.hf import CausalLM
+from pcg.models.llasa import tokenizer_of
+from pcg.text import says_something
+from pcg.types import Utterance
+
+CODES, BEGIN, END = 6561, 6561, 6562  # speech tokens are ids 0 to 6560 of the speech table
+_SPEECH = END + 1  # rows of it
+_HEAD_DIM = 64  # of every GPT-2
+_TEXT = 50_276  # rows of the text table: GPT-2's tokens and 19 tags
+_PUBLISHED = {"t3_turbo_v1.safetensors": (24, 1024, 8196), "t3_nano_v1.safetensors": (12, 768, 8196)}
+# As Turbo's own cleaning of punctuation.
+_WRITTEN = {"…": ", ", ":": ",", "—": "-", "–": "-", " ,": ",", "“": '"', "”": '"', "‘": "'", "’": "'"}
+
+
+def footprint(path: str, weights: str, dtype: str) -> Footprint:
+    """Of ``ChatterboxLM`` with these settings; raises FileNotFoundError for neither a file here nor a known shape."""
+    file = _folder(path, weights, fetched=False) / weights
+    if not file.is_file() and weights not in _PUBLISHED:
+        raise FileNotFoundError(f"{file} is not there, and its shape is not known (known: {', '.join(_PUBLISHED)})")
+    layers, width, positions = _shape(_shapes(file)) if file.is_file() else _PUBLISHED[weights]
+    head, size = _SPEECH * (width + 1), dtype_of(dtype).itemsize
+    body = layers * (12 * width**2 + 13 * width) + 2 * width
+    parameters = body + head + (_SPEECH + _TEXT + 1 + positions) * width
+    return Footprint(
+        parameters=parameters,
+        weights=size * parameters,
+        read=size * (body + head),
+        multiplied=body + head,
+        cache=size * 2 * layers * width,
+        published=not file.is_file(),
+    )
+
+
+class ChatterboxLM(CausalLM):
+    """A T3 of the Turbo kind: the ``TokenLM`` of ``pcg.interfaces``, through transformers' GPT-2.
+
+    Args:
+        path: folder with the tokenizer and the weights, or a hub id.
+        weights: the file that holds them.
+        voice: a safetensors file with ``speaker_emb`` (256 numbers) and ``cond_prompt_speech_tokens`` (speech tokens of
+            a recording of that voice), as in the repository's ``conds.pt``; every utterance is said in it.
+        dtype: float32, bfloat16 or float16.
+        device: a torch device.
+
+    Raises:
+        FileNotFoundError, ValueError: what is missing from the files, or wrong in them.
+    """
+
+    footprint = staticmethod(footprint)
+
+    def __init__(self, path: str, weights: str, voice: str | None, dtype: Dtype, device: str | torch.device) -> None:
+        folder = _folder(path, weights)
+        tensors = _read(folder / weights)
+        _check_names(folder / weights, tensors)
+        speaker, heard = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
+        row = tensors["cond_enc.spkr_enc.weight"].float() @ speaker + tensors["cond_enc.spkr_enc.bias"].float()
+        self.fingerprint = hashlib.blake2b(
+            tensors["tfmr.ln_f.weight"].float().numpy().tobytes(), digest_size=5
+        ).hexdigest()
+        text = ChatterboxText(folder, heard, len(tensors["text_emb.weight"]))
+        super().__init__(_gpt2(tensors, row).to(dtype_of(dtype)), text, path, device)
+
+
+class ChatterboxText:
+    """Ids of one table: speech tokens, then the tokenizer's, then the speaker.
+
+    Args:
+        folder: of the tokenizer.
+        heard: speech tokens of the voice.
+        rows: of the text table.
+
+    Raises:
+        ValueError: the tokenizer knows more than the table has rows.
+    """
+
+    def __init__(self, folder: Path, heard: Int[Tensor, "_"], rows: int) -> None:
+        self._tokenizer = tokenizer_of(folder)
+        if len(self._tokenizer) > rows:
+            raise ValueError(f"{folder}: the tokenizer has {len(self._tokenizer)} tokens, the text table {rows} rows")
+        self._voice = torch.cat([torch.tensor([_SPEECH + rows]), heard])
+        self.speech_ids = torch.tensor([*range(CODES), END])
+        self.speech_names = (*(f"speech token {number}" for number in range(CODES)), "end of speech")
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
+        """Raises ValueError for a text in which nothing is said, and for an utterance with a voice of its own."""
+        if not says_something(utterance.text):
+            raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
+        if prompt_tokens is not None:
+            raise ValueError(
+                f"utterance {utterance.id}: has a voice of its own, and Chatterbox speaks in that of voice=FILE, since "
+                "a voice is a speaker embedding too: choose texts without voices (dataset=texts)"
+            )
+        ids = self._tokenizer.encode(cleaned(utterance.text), add_special_tokens=False)
+        return torch.cat([self._voice, torch.tensor(ids) + _SPEECH, torch.tensor([BEGIN])])
+
+
+def cleaned(text: str) -> str:
+    """A capital first, single spaces, plain punctuation, and some of it at the end."""
+    text = " ".join(text.split())
+    text = text[:1].upper() + text[1:]
+    for sign, written in _WRITTEN.items():
+        text = text.replace(sign, written)
+    text = text.rstrip(" ")
+    return text if text.endswith((".", "!", "?", "-", ",")) else f"{text}."
+
+
+def _folder(path: str, weights: str, fetched: bool = True) -> Path:
+    if not hub.is_hub_id(path):
+        return Path(path).expanduser()
+    return hub.fetch(path, weights) if fetched else hub.about(path, download=False) or Path(path)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    try:
+        tensors = load_file(file)
+    except Exception as error:  # safetensors' own, of a file that is cut or another format
+        raise ValueError(f"{file} is truncated or not safetensors ({error}): fetch it again") from error
+    for name, tensor in tensors.items():
+        check_finite(f"{file}: {name}", tensor)
+    return tensors
+
+
+def _check_names(file: Path, tensors: dict[str, Tensor]) -> None:
+    wanted = [f"{part}.weight" for part in ("tfmr.h.0.attn.c_attn", "tfmr.wpe", "tfmr.ln_f", "text_emb", "speech_emb")]
+    wanted += [f"{part}.{kind}" for part in ("speech_head", "cond_enc.spkr_enc") for kind in ("weight", "bias")]
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise ValueError(f"{file} has no {', '.join(missing)}: it is no T3 of Chatterbox Turbo's kind")
+    if len(tensors["speech_emb.weight"]) != _SPEECH:
+        raise ValueError(f"{file}: speech_emb.weight has {len(tensors['speech_emb.weight'])} rows, not {_SPEECH}")
+
+
+def _voice(file: str | None, width: int) -> tuple[Float[Tensor, "width"], Int[Tensor, "heard"]]:
+    if file is None:
+        raise ValueError(
+            "voice: Chatterbox speaks in a voice that a file holds, voice=FILE.safetensors: docs/models.md"
+        )
+    if not Path(file).expanduser().is_file():
+        raise FileNotFoundError(f"voice={file}: there is no such file; docs/models.md says how to make one")
+    tensors = _read(Path(file).expanduser())
+    missing = [name for name in ("speaker_emb", "cond_prompt_speech_tokens") if name not in tensors]
+    if missing:
+        raise ValueError(f"voice={file}: has no {', '.join(missing)}")
+    speaker, heard = tensors["speaker_emb"].float().flatten(), tensors["cond_prompt_speech_tokens"].long().flatten()
+    if len(speaker) != width:
+        raise ValueError(f"voice={file}: speaker_emb has {len(speaker)} numbers, this model reads {width}")
+    if len(heard) and not 0 <= int(heard.min()) <= int(heard.max()) < CODES:
+        raise ValueError(f"voice={file}: cond_prompt_speech_tokens holds others than 0 to {CODES - 1}")
+    return speaker, heard
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """From the header alone."""
+    with safe_open(str(file), framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+def _shape(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int, int]:
+    """Layers, width, positions."""
+    layers = sum(name.endswith(".ln_1.weight") for name in shapes)
+    return layers, shapes["speech_emb.weight"][1], shapes["tfmr.wpe.weight"][0]
+
+
+def _gpt2(tensors: dict[str, Tensor], speaker: Float[Tensor, "width"]) -> Any:
+    """One table of speech, text and speaker in place of GPT-2's, and the speech head in place of its own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, width, positions = _shape({name: tensor.shape for name, tensor in tensors.items()})
+    table = torch.cat([tensors["speech_emb.weight"].float(), tensors["text_emb.weight"].float(), speaker[None]])
+    config = GPT2Config(
+        vocab_size=len(table), n_embd=width, n_layer=layers, n_head=width // _HEAD_DIM, n_positions=positions,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    model.lm_head = torch.nn.Linear(width, _SPEECH)
+    body = {
+        name.replace("tfmr.", "transformer."): tensor
+        for name, tensor in tensors.items()
+        # GPT-2's own table is not used; older files hold the causal masks
+        if name.startswith("tfmr.") and name != "tfmr.wte.weight" and not name.endswith((".attn.bias", ".masked_bias"))
+    }
+    head = {"lm_head.weight": tensors["speech_head.weight"], "lm_head.bias": tensors["speech_head.bias"]}
+    try:
+        model.load_state_dict({**body, **head, "transformer.wte.weight": table})
+    except RuntimeError as error:  # names and shapes that do not fit
+        raise ValueError(f"these weights are no T3 of Chatterbox Turbo's kind: {error}") from error
+    return model
