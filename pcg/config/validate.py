@@ -123,6 +123,14 @@ def problems_of_control(decoding: Any, grouping: Any) -> list[str]:
     return problems
 
 
+def problems_without_control(config: Mapping[str, Any]) -> list[str]:
+    """For a command that decodes with gamma as it stands, or not at all."""
+    decoding = config.get("decoding")
+    if isinstance(decoding, Mapping) and is_built(decoding.get("control")):
+        return ["decoding.control: chooses along an utterance, which only runs do; decoding/control=fixed"]
+    return []
+
+
 def problems_of_language(metrics: Mapping[str, Any] | None, dataset: Mapping[str, Any] | None) -> list[str]:
     """A metric that listens for another language than the texts are in, where the dataset says which that is."""
     spoken = (dataset or {}).get("language")

@@ -52,7 +52,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = out_of_range(config, _RANGES)
+    problems = out_of_range(config, _RANGES) + validate.problems_without_control(config)
     if not is_built(config["draft"]):
         problems.append("draft: there must be one to speculate with")
     run = {key: value for key, value in config.items() if key not in _RANGES}

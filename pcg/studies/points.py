@@ -52,7 +52,7 @@ def settings_and_points(
     """
     rules, grids, only = config["rules"], config["grids"], config["only"]
     only = [only] if isinstance(only, str) else only
-    problems = [*found]
+    problems = [*found, *validate.problems_without_control(config)]
     problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
     settings: Settings | None = None
     points = []
@@ -89,8 +89,7 @@ def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
         assert rule is not None
         if isinstance(rule, StateRule):
             raise ConfigError([f"rules.{points[index].curve}: reads the target's states, so only runs can measure it"])
-        if isinstance(rule, LadderRule):
-            raise ConfigError(["decoding.control.budget: spends along an utterance, so only runs can measure it"])
+        assert not isinstance(rule, LadderRule)  # a control is refused
         built[index] = rule
     return [built[index] for index in range(len(points))]
 

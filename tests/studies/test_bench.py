@@ -84,6 +84,6 @@ def test_figures_by_hand() -> None:
 
 def test_all_that_is_wrong_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        bench.check(config("clock=sun", "repeats=0", "draft=none", "decoding.gamma=0"))
-    for word in ("clock='sun'", "repeats=0", "draft", "gamma=0"):
+        bench.check(config("clock=sun", "repeats=0", "draft=none", "decoding.gamma=0", "decoding/control=adaptive"))
+    for word in ("clock='sun'", "repeats=0", "draft", "gamma=0", "decoding.control: "):
         assert word in str(caught.value)
