@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -19,6 +21,8 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 
 from pcg.command import cli, inspect
+from pcg.config.build import build
+from pcg.config.validate import check_trainer
 from pcg.models import templated
 from pcg.models.espeak import phonemizer_of
 from pcg.results.store import read_utterances
@@ -95,6 +99,8 @@ def test_the_line_is_valid_and_plans(line: list[str], composed, capsys) -> None:
     cli.check_run(config)
     plan.show(config)
     assert re.search(r"target alone: at most \d+ tokens/s", capsys.readouterr().out)
+    few = plan.needs(composed(line, "plan.codes=6561"))
+    assert few.working * 65_537 == plan.needs(config).working * 6562
 
 
 @pytest.mark.parametrize("rule", ["exact", "pcg"])
@@ -182,6 +188,38 @@ def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], fold
 def test_what_does_not_fit_is_named(line: list[str], change: list[str], message: str, composed) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run.run_once(composed(line, *change))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore:.*isinstance.*LeafSpec")
+def test_a_draft_that_reads_the_target_is_trained_from_codes_alone(
+    folders: Path, tmp_path: Path, composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"text": f"Good morning {i}.", "codes": [(7 * i + j) % 64 for j in range(30)]} for i in range(8)]
+    coded = tmp_path / "coded.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), coded)
+    recorded, draft, target = tmp_path / "recorded", tmp_path / "eagle", folders / "cosyvoice"
+    _train("trainer=recorded", f"trainer.dataset.path={coded}", "trainer/text=cosyvoice2",
+           f"trainer.text.path={target}", f"trainer.out={recorded}", "trainer.heldout=1")  # fmt: skip
+    _train("trainer=eagle", "trainer.labels=self", f"trainer.tokens={recorded}", f"trainer.target={target}",
+           "trainer/text=cosyvoice2", f"trainer.out={draft}", "trainer.student.reads=[1,2]", "trainer.steps=2",
+           "trainer.heldout=0", "trainer.report_every=10", "trainer.batch_tokens=200")  # fmt: skip
+    line = [each for each in COSYVOICE_LINE if not each.startswith(("draft=", "dataset"))]
+    values = run.run_once(
+        composed(
+            line, "draft=eagle", f"draft.path={draft}", "dataset=tokens", f"dataset.path={coded}", "dataset.limit=2"
+        )
+    ).values
+    assert values["counts"]["rounds"] > 0
+    assert not values["failures"]
+
+
+def _train(*overrides: str) -> None:
+    config = cli.plain(compose("train", [*overrides, "accelerator=cpu", "precision=32-true", "threads=1"]))
+    check_trainer(config)
+    build(config["trainer"]).run()
 
 
 def test_without_espeak_the_extra_is_named(composed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ class Plan:
     alpha: float = 0.6
     rival: float = 0.2
     group_size: int = 141
+    codes: int = 65_536
     prompt_tokens: int = 500
 
     RANGES: ClassVar[Ranges] = {
@@ -79,8 +80,14 @@ class Plan:
         "alpha": (lambda value: 0 <= value <= 1, "from 0 to 1"),
         "rival": (lambda value: 0 <= value <= 1, "from 0 to 1"),
         "group_size": FROM_1,
+        "codes": FROM_1,
         "prompt_tokens": FROM_0,
     }
+
+    @property
+    def rows(self) -> int:
+        """Of the speech vocabulary: the codes, and end-of-speech."""
+        return self.codes + 1
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from pcg.config.build import TARGET, constructor, is_built
 from pcg.config.settings import GPUS, Decoding, Plan
 from pcg.config.validate import ConfigError, check
 
-LLASA_ROWS = 65_537  # audio tokens of X-codec2, and end-of-speech
-
 
 @dataclass(frozen=True)
 class Model:
@@ -82,7 +80,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
         for role in ("target", "draft")
         if is_built(config[role])
     }
-    rows = decoding.batch_size * LLASA_ROWS * 4
+    rows = decoding.batch_size * plan.rows * 4
     target, draft = models["target"], models.get("draft")
     grouped = draft is not None and "groups" in config["grouping"]
     gamma, rivals = decoding.gamma, decoding.candidates - 1
@@ -92,7 +90,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
     tau = sum(reached) + more
     return Needs(
         models=models,
-        groups=LLASA_ROWS * (4 * plan.group_size + 52) if grouped else 0,  # members; starts, sizes, weights, spans
+        groups=plan.rows * (4 * plan.group_size + 52) if grouped else 0,  # members; starts, sizes, weights, spans
         working=rows * (gamma * (2 + rivals) + 1 if draft else 1),
         available=GPUS[plan.gpu].memory,
         tau=tau,
@@ -107,7 +105,7 @@ def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decodi
     if not hasattr(make, "footprint"):  # made of no weights
         return Model(0, 0, 0, 0.0, 0.0, False)
     try:
-        known = {"head": "full", **target, **node, "speech_rows": LLASA_ROWS}
+        known = {"head": "full", **target, **node, "speech_rows": plan.rows}
         size = make.footprint(**{key: known[key] for key in signature(make.footprint).parameters if key in known})
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError([f"{role}.path: {error}"]) from error
