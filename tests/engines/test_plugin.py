@@ -49,7 +49,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     config = type("VllmConfig", (Config,), {"__post_init__": lambda self: Config.__post_init__(self)})
     expand = tuple(inspect.signature(v1.expand_batch_to_tokens).parameters)
     contents: dict[str, dict[str, Any]] = {
-        "vllm": {}, "vllm.v1": {}, "vllm.v1.sample": {}, "vllm.v1.worker": {}, "vllm.v1.worker.gpu": {},
+        "vllm": {"__version__": "0.32.0"}, "vllm.v1": {}, "vllm.v1.sample": {}, "vllm.v1.worker": {},
+        "vllm.v1.worker.gpu": {},
         "vllm.v1.worker.gpu.spec_decode": {}, "vllm.v1.worker.gpu.model_states": {},
         "vllm.config": {"VllmConfig": config},
         "vllm.v1.sample.rejection_sampler": {
@@ -69,8 +70,6 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
         if "." in name:
             parent, _, leaf = name.rpartition(".")
             setattr(made[parent], leaf, made[name])
-    monkeypatch.setattr(plugin.metadata, "version", lambda name: "0.32.0")
-    monkeypatch.setattr(plugin.metadata, "packages_distributions", lambda: {"vllm": ["vllm"]})
     return made
 
 

