@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.interfaces import Controller, Rule
+from pcg.interfaces import Controller
 from pcg.sampling import Randomness
 from pcg.types import Verdict
 
@@ -23,7 +23,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class _Fixed:
-    rule: Rule
+    rule: Any  # what verifies: of a rule that reads states, nothing more
 
     def goes_on(self, draft_probs: Float[Tensor, "batch vocab"]) -> bool:
         return True
