@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import soxr
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.codecs.chunks import Chunks, whole_hops
+from pcg.codecs.converted import at_rate, load
 from pcg.codecs.fbank import Fbank
-from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
+from pcg.models.checkpoint import Dtype, dtype_of
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.types import Audio
 
@@ -62,18 +62,9 @@ class NeuCodec:
             raise ImportError(
                 "codec=neucodec: transformers has NeuCodecModel from 5.17 on, and this is older"
             ) from error
-        folder = resolve_folder(path)
-        kind = Checkpoint(folder).config.get("model_type")  # also refuses pickles and broken files, by name
-        if kind != "neucodec":
-            raise ValueError(
-                f"{path}: config.json has model_type={kind!r}, not 'neucodec'; it must be one converted for "
-                "transformers, and codec=xcodec2 reads X-codec2"
-            )
         self._dtype, self._device = dtype_of(dtype), torch.device(device)
-        self._model = NeuCodecModel.from_pretrained(folder, dtype=self._dtype, local_files_only=True)
-        for name, weight in self._model.named_parameters():
-            check_finite(f"{path}: {name}", weight)
-        self._model.eval().requires_grad_(False).to(self._device)
+        advice = "it must be one converted for transformers, and codec=xcodec2 reads X-codec2"
+        self._model = load(NeuCodecModel, path, "neucodec", advice, self._dtype, self._device)
         self._fbank = Fbank().to(self._device)
         config = self._model.config
         if config.input_sampling_rate != _READS:
@@ -99,8 +90,7 @@ class NeuCodec:
 
     def _padded(self, clip: Audio) -> Float[Tensor, "samples"]:
         """At the rate that it reads, zero-padded to whole tokens, and to one token at least."""
-        samples = soxr.resample(np.asarray(clip.samples, dtype=np.float32), clip.sample_rate, _READS)
-        wave = whole_hops(torch.from_numpy(np.ascontiguousarray(samples)).to(self._device), self._read_hop)
+        wave = whole_hops(at_rate(clip, _READS, self._device), self._read_hop)
         return F.pad(wave, (0, max(0, (1 + _AHEAD) * self._read_hop - len(wave))))
 
     def _encode(self, waves: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch time"]:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import soxr
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.codecs.chunks import Chunks, whole_hops
+from pcg.codecs.converted import at_rate, load
 from pcg.codecs.fbank import Fbank
-from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
+from pcg.models.checkpoint import Dtype, dtype_of
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.types import Audio
 
@@ -57,18 +57,9 @@ class Xcodec2:
     ) -> None:
         from transformers import Xcodec2Model  # seconds; needed only where this codec is used
 
-        folder = resolve_folder(path)
-        kind = Checkpoint(folder).config.get("model_type")  # also refuses pickles and broken files, by name
-        if kind != "xcodec2":
-            raise ValueError(
-                f"{path}: config.json has model_type={kind!r}, not 'xcodec2'; the original checkpoint must be the one "
-                "converted for transformers (HKUSTAudio/xcodec2-hf)"
-            )
         self._dtype, self._device = dtype_of(dtype), torch.device(device)
-        self._model = Xcodec2Model.from_pretrained(folder, dtype=self._dtype, local_files_only=True)
-        for name, weight in self._model.named_parameters():
-            check_finite(f"{path}: {name}", weight)
-        self._model.eval().requires_grad_(False).to(self._device)
+        advice = "the original checkpoint must be the one converted for transformers (HKUSTAudio/xcodec2-hf)"
+        self._model = load(Xcodec2Model, path, "xcodec2", advice, self._dtype, self._device)
         self._fbank = Fbank().to(self._device)
         self.hop: int = self._model.config.hop_length
         self.codebook_size = int(np.prod(self._model.config.quantization_levels))
@@ -90,8 +81,7 @@ class Xcodec2:
 
     def _padded(self, clip: Audio) -> Float[Tensor, "samples"]:
         """At the codec's rate, zero-padded to whole tokens."""
-        samples = soxr.resample(np.asarray(clip.samples, dtype=np.float32), clip.sample_rate, self.sample_rate)
-        return whole_hops(torch.from_numpy(np.ascontiguousarray(samples)).to(self._device), self.hop)
+        return whole_hops(at_rate(clip, self.sample_rate, self._device), self.hop)
 
     def _encode(self, waves: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch time"]:
         features = self._fbank(F.pad(waves, (self.hop // 2, self.hop // 2)))
