@@ -103,8 +103,19 @@ class Randomness:
         if (purpose, count) not in self.several:
             every = torch.arange(self.numbers.shape[1] // len(Purpose), device=self.keys.device)
             self.several[purpose, count] = self._hash(_counters(every.expand(len(self.keys), -1), purpose, count))
+        if positions.ndim == 1 and single(positions):
+            return self.several[purpose, count][:, int(positions)]
         rows = torch.arange(len(positions), device=positions.device)
         return self.several[purpose, count][rows.view(-1, *([1] * (positions.ndim - 1))), positions]
+
+    def block(self, positions: Int[Tensor, "batch"], length: int) -> Float[Tensor, "batch {length} purposes"]:
+        """Numbers of every purpose at ``length`` positions of each row, from ``positions`` on, at the cost of one."""
+        if self.numbers is not None and single(positions):
+            first = int(positions) * len(Purpose)
+            return self.numbers[:, first : first + length * len(Purpose)].view(1, length, len(Purpose))
+        at = positions.unsqueeze(1) * len(Purpose) + torch.arange(length * len(Purpose), device=positions.device)
+        numbers = self._hash(at) if self.numbers is None else self.numbers.gather(1, at)
+        return numbers.view(-1, length, len(Purpose))
 
     def _hash(self, counters: Int[Tensor, "batch *block"]) -> Float[Tensor, "batch *block"]:
         bits = _mix(self._streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
@@ -186,6 +197,11 @@ def may_look(values: Float[Tensor, "..."] | Int[Tensor, "..."] | Bool[Tensor, ".
     return values.is_cpu and not torch.compiler.is_compiling()
 
 
+def single(rows: Float[Tensor, "batch ..."] | Int[Tensor, "batch ..."] | Bool[Tensor, "batch ..."]) -> bool:
+    """Whether there is one row, and the host may look at it: then a number and a view stand for several kernels."""
+    return len(rows) == 1 and may_look(rows)
+
+
 def check_probabilities(**named: Float[Tensor, "..."]) -> None:
     """That every row of each tensor is a distribution; on every call, of a rule and of plain decoding.
 
@@ -211,15 +227,11 @@ def unsound(*distributions: Float[Tensor, "batch ..."]) -> Bool[Tensor, "batch"]
 
 def look_at(**named: Float[Tensor, "..."]) -> None:
     """As ``check_probabilities``, wherever the tensors are."""
-    found = torch.stack([each for probs in named.values() for each in _extremes(probs)]).tolist()  # one wait
-    for (name, probs), least, low, high in zip(named.items(), found[::3], found[1::3], found[2::3], strict=True):
-        if not (least >= 0 and low > 1 - TOLERANCE and high < 1 + TOLERANCE):  # a NaN fails each
-            raise ValueError(_describe(name, probs, probs.sum(-1)))
-
-
-def _extremes(probs: Float[Tensor, "..."]) -> tuple[Tensor, Tensor, Tensor]:
-    """The least probability, and the least and the greatest sum of a row."""
-    return probs.amin(), *probs.sum(-1).aminmax()
+    for name, probs in named.items():
+        sums = probs.sum(-1)
+        within = all(-TOLERANCE < each - 1 < TOLERANCE for each in sums.flatten().tolist())
+        if not (within and probs.amin().item() >= 0):  # a NaN fails each
+            raise ValueError(_describe(name, probs, sums))
 
 
 def _describe(name: str, probs: Float[Tensor, "..."], sums: Float[Tensor, "..."]) -> str:

@@ -67,6 +67,12 @@ def test_numbers_at_hand_are_the_same_numbers() -> None:
         assert torch.equal(ready.draws(at, purpose, 2), randomness.draws(at, purpose, 2))
     both = torch.tensor([Purpose.ACCEPT, Purpose.BONUS])
     assert torch.equal(ready.uniform(at[..., None], both), randomness.uniform(at[..., None], both))
+    for some in (randomness, ready):  # of all rows, and of one alone
+        block = some.block(at[:, 2], 3)
+        assert torch.equal(block, randomness.uniform(at[:, 2:5, None], torch.arange(len(Purpose))))
+        one = some.keep(torch.tensor([4]))
+        assert torch.equal(one.block(at[4:5, 2], 3), block[4:5])
+        assert torch.equal(one.draws(at[4:5, 2], Purpose.TRIAL, 2), randomness.draws(at, Purpose.TRIAL, 2)[4:5, 2])
     order = torch.tensor([5, 0])
     assert torch.equal(
         ready.keep(order).uniform(at[order], Purpose.TOKEN), randomness.uniform(at, Purpose.TOKEN)[order]

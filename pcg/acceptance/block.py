@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, of_drafted, uniforms
+from pcg.acceptance.steps import at_end, emit, of_drafted
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -53,7 +53,7 @@ class Block:
         share = joint.gather(1, accepted.unsqueeze(1))
         bonus = (accepted == gamma).unsqueeze(1)
         weights = torch.where(bonus, target_end, (share * target_end - draft_end).clamp(min=0))
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         return emit(accepted, weights, target_end, numbers)
 
     def law(

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, uniforms
+from pcg.acceptance.steps import at_end
 from pcg.groups.table import GroupTable
 from pcg.interfaces import OutcomeRule
 from pcg.sampling import Purpose, Randomness, check_probabilities, draw
@@ -66,7 +66,7 @@ class Candidates:
         chain, after_rivals = target_probs.split([gamma + 1, gamma * (self.count - 1)], 1)
         check_block(draft_tokens[..., 0], draft_probs, chain, positions)
         check_probabilities(target_probs=target_probs)
-        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.GROUP, Purpose.RECOVERED)
+        numbers = randomness.block(positions, gamma + 1)
         accepted = self.rule.keep(draft_tokens[..., 0], draft_probs, chain, numbers[:, :gamma])
 
         draft_end, target_end = at_end(accepted, draft_probs, chain)
@@ -79,7 +79,7 @@ class Candidates:
         weights = torch.where((rival > 0).unsqueeze(1), after, recovered)
         total = accepted + (rival > 0)
         bonus = randomness.uniform(positions + total, Purpose.BONUS)
-        number = torch.where(stopped & (rival == 0), numbers[rows, accepted, 2], bonus)
+        number = torch.where(stopped & (rival == 0), numbers[rows, accepted, Purpose.RECOVERED], bonus)
         return Verdict(total, draw(weights, number), rival)
 
     def _try_rivals(

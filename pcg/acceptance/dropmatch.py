@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture
 from pcg.sampling import Purpose, Randomness, Sampling
 from pcg.types import Verdict
 
@@ -135,7 +135,7 @@ class _Over:
         accepted = leading(kept.gather(2, draft_tokens.unsqueeze(2)).squeeze(2))
 
         _, target_end = at_end(accepted, draft_probs, target_probs)
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         return emit(accepted, target_end, target_end, numbers)
 
 

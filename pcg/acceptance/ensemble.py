@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, of_drafted, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, of_drafted
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -42,12 +42,12 @@ class Ensemble:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
-        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
-        accepted = leading((numbers[:, :gamma, 0] - (1 - self.w)) * draft < self.w * target)
+        accepted = leading((numbers[:, :gamma, Purpose.ACCEPT] - (1 - self.w)) * draft < self.w * target)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers[..., 1:])
+        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, of_drafted, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, of_drafted
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -35,11 +35,11 @@ class Exact:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
-        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         accepted = self.keep(draft_tokens, draft_probs, target_probs, numbers[:, :gamma])
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers[..., 1:])
+        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
     def keep(
         self,
@@ -49,7 +49,7 @@ class Exact:
         numbers: Float[Tensor, "batch gamma purposes"],
     ) -> Int[Tensor, "batch"]:
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :-1], draft_tokens)
-        return leading(numbers[..., 0] * draft < target)
+        return leading(numbers[..., Purpose.ACCEPT] * draft < target)
 
     def outcome(
         self,

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -69,7 +69,7 @@ class Fly:
         accepted = leading(kept | (resumed & self._unsure(target_probs[:, :gamma]) & (target > 0)))
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
     def law_given(

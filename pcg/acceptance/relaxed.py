@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
 from pcg.acceptance.topk import kth_largest
-from pcg.sampling import Purpose, Randomness
+from pcg.sampling import Randomness
 from pcg.types import Verdict
 
 
@@ -58,7 +58,7 @@ class Relaxed:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         tested = target_probs[:, :gamma]
         accepted = leading(of_drafted(tested, draft_tokens) >= self._threshold(tested))
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual, uniforms
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -44,13 +44,13 @@ class SSD:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
-        numbers = uniforms(positions, gamma, randomness, Purpose.ACCEPT, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
         # u < 1, so the inner min(1, .) never decides
-        accepted = leading((numbers[:, :gamma, 0] - self.beta) * draft < target)
+        accepted = leading((numbers[:, :gamma, Purpose.ACCEPT] - self.beta) * draft < target)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers[..., 1:])
+        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

@@ -6,28 +6,12 @@ acceptances. A row's *end* is the position of its emitted token.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.sampling import Purpose, Randomness, draw
+from pcg.sampling import Purpose, draw, single
 from pcg.types import Verdict
-
-
-@lru_cache
-def _as_tensor(values: tuple[int, ...], device: torch.device) -> Int[Tensor, "values"]:
-    return torch.tensor(values, device=device)
-
-
-def uniforms(
-    positions: Int[Tensor, "batch"], gamma: int, randomness: Randomness, *purposes: Purpose
-) -> Float[Tensor, "batch {gamma}+1 purposes"]:
-    """Numbers for each purpose at the drafted positions and the one after them, all at the cost of one."""
-    steps = torch.arange(gamma + 1, device=positions.device)
-    at = (positions.unsqueeze(1) + steps).unsqueeze(2)
-    return randomness.uniform(at, _as_tensor(purposes, positions.device))
 
 
 def of_drafted(
@@ -38,6 +22,9 @@ def of_drafted(
 
 def leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
     """How many tokens stand before the first that is not kept."""
+    if single(kept):
+        [row] = kept.tolist()
+        return torch.full((1,), [*row, False].index(False))
     return kept.cumprod(1).sum(1)
 
 
@@ -48,6 +35,10 @@ def at_end(
 ) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch vocab"]]:
     """Draft and target distribution at each row's end; the draft's is 0 where the whole block was kept."""
     gamma = draft_probs.shape[1]
+    if single(accepted):
+        end = int(accepted)
+        target = target_probs[:, end]
+        return draft_probs[:, end] if end < gamma else torch.zeros_like(target), target
     rows = torch.arange(len(accepted), device=accepted.device)
     draft = draft_probs[rows, accepted.clamp(max=gamma - 1)] * (accepted < gamma).unsqueeze(1)
     return draft, target_probs[rows, accepted]
@@ -57,15 +48,16 @@ def emit(
     accepted: Int[Tensor, "batch"],
     weights: Float[Tensor, "batch vocab"],
     otherwise: Float[Tensor, "batch vocab"],
-    numbers: Float[Tensor, "batch ends 2"],
+    numbers: Float[Tensor, "batch ends purposes"],
 ) -> Verdict:
-    """Draw each row's last token from ``weights``, or from ``otherwise`` where rounding has left them all 0.
-
-    Args:
-        numbers: of the purposes recovered and bonus.
-    """
+    """Draw each row's last token from ``weights``, or from ``otherwise`` where rounding has left them all 0."""
     gamma = numbers.shape[1] - 1
-    number = numbers.flatten(1).gather(1, (accepted * 2 + (accepted == gamma)).unsqueeze(1)).squeeze(1)
+    if single(accepted):
+        end = int(accepted)
+        number = numbers[:, end, Purpose.BONUS if end == gamma else Purpose.RECOVERED]
+    else:
+        ends = numbers[torch.arange(len(accepted), device=accepted.device), accepted]
+        number = torch.where(accepted == gamma, ends[:, Purpose.BONUS], ends[:, Purpose.RECOVERED])
     weights = torch.add(weights, otherwise, alpha=1e-20)  # below what float64 adds up, unless all else is 0
     return Verdict(accepted, draw(weights, number))
 

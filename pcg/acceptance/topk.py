@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated, uniforms
-from pcg.sampling import Purpose, Randomness
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
+from pcg.sampling import Randomness
 from pcg.types import Verdict
 
 
@@ -45,7 +45,7 @@ class TopK:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         tested = target_probs[:, :gamma]
         accepted = leading(of_drafted(tested, draft_tokens) >= kth_largest(tested, self.k))
 

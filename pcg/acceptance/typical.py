@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated, uniforms
-from pcg.sampling import Purpose, Randomness
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
+from pcg.sampling import Randomness
 from pcg.types import Verdict
 
 
@@ -46,7 +46,7 @@ class Typical:
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions)
         gamma = draft_tokens.shape[1]
-        numbers = uniforms(positions, gamma, randomness, Purpose.RECOVERED, Purpose.BONUS)
+        numbers = randomness.block(positions, gamma + 1)
         target = of_drafted(target_probs[:, :gamma], draft_tokens)
         accepted = leading(target > self._threshold(target_probs[:, :gamma]))
 

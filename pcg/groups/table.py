@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding, embedding_bag
 
 from pcg.sampling import may_look
 
@@ -127,6 +127,11 @@ class GroupTable:
         return torch.stack([self.holder_starts[:-1], self.counts], 1).long()
 
     @cached_property
+    def _choices(self) -> tuple[Int[Tensor, "vocab"], Float[Tensor, "vocab"]]:
+        """Start and number of each token's groups, of the types that a draw reckons in."""
+        return self.holder_starts[:-1].long(), self.counts.to(torch.float64)
+
+    @cached_property
     def _largest(self) -> int:
         """Members of the largest group."""
         return int(self.sizes.max())
@@ -138,8 +143,8 @@ class GroupTable:
 
     def draw_group(self, tokens: Int[Tensor, "*shape"], uniform: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """One group for each token, from ``w[., t]``: each of its groups is as likely."""
-        first, count = self._holder_spans[tokens].unbind(-1)
-        return self.holders[first + (uniform * count).long()]
+        first, count = (each.take(tokens.long()) for each in self._choices)
+        return self.holders.take(first + (uniform * count).long())
 
     def members_of(
         self, groups: Int[Tensor, "*shape"]
@@ -147,7 +152,7 @@ class GroupTable:
         """Members of each group, padded to at least the largest of these groups, and their weights: 0 where padded."""
         if self._padded is not None:
             ids, weights = self._padded
-            return ids[groups], weights[groups]
+            return embedding(groups, ids), embedding(groups, weights)  # rows copied whole, unlike by an index
         ids, inside = _ragged(self._member_spans[groups], self.members, self._largest)
         return ids, self.weights[ids] * inside
 

@@ -46,6 +46,10 @@ class Chosen(Randomness):
         numbers = self.uniform(positions, purpose)
         return numbers.unsqueeze(-1).expand(*numbers.shape, count).clone()
 
+    def block(self, positions, length):  # type: ignore[no-untyped-def]
+        at = positions[:, None, None] + torch.arange(length)[:, None]
+        return self.uniform(at, torch.arange(len(Purpose)))
+
     def keep(self, rows):  # type: ignore[no-untyped-def]
         return self
 
