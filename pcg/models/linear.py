@@ -24,6 +24,8 @@ def linear(
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
     if weight.dtype == torch.float16 and dtype == torch.float32 and device.type == "cpu" and can_pack():
         return _packed(weight, bias)
+    if dtype == torch.bfloat16 and device.type == "cpu" and can_reorder():
+        return _reordered(weight, bias)
     return partial(F.linear, weight=weight.to(device=device, dtype=dtype), bias=bias)
 
 
@@ -44,3 +46,15 @@ def _packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "output
         multiply = partial(torch.fbgemm_linear_fp16_weight_fp32_activation, packed_weight=packed, bias=bias)
         multiply(torch.zeros(1, weight.shape[1]))  # its one warning is raised here
     return multiply
+
+
+def can_reorder() -> bool:
+    """Whether oneDNN is there, and multiplies in bfloat16 on this processor (AVX512-BF16, AMX)."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _reordered(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None) -> Linear:
+    """As ``F.linear`` in bfloat16, which takes a third longer for few rows: it lays out the weight at every call."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16), None)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: multiply(x, packed, bias, "none", [], "")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -149,6 +150,14 @@ def test_full_head_equals_speech_head(tied: bool, tmp_path: Path) -> None:
         logits.append(model.step(ids[:, 7:], model.prefill(list(ids[:, :8]), capacity=12)))
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
     assert logits[0].shape == (2, 5, 97)
+
+
+def test_products_of_weights_laid_out_once_are_those_of_bfloat16() -> None:
+    """On a CPU without bfloat16 there is one kind of product, and nothing to compare."""
+    made = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(*shape, generator=made) for shape in ((48, 33), (48,), (2, 5, 33)))
+    given = linear(weight, torch.bfloat16, torch.device("cpu"), bias)(x.bfloat16())
+    torch.testing.assert_close(given, F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

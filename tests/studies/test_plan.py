@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from pcg.command import cli
 from pcg.config.validate import ConfigError
+from pcg.models import blocks, linear
 from pcg.models.footprint import footprint
 from pcg.models.llama import LlamaLM
 from pcg.models.llasa import Llasa
@@ -109,7 +110,11 @@ def test_what_cannot_be_planned_is_named() -> None:
 
 
 @pytest.mark.parametrize(("tied", "head"), [(True, "speech"), (True, "full"), (False, "speech"), (False, "full")])
-def test_a_loaded_model_takes_what_the_footprint_says(tied: bool, head: str, tmp_path: Path) -> None:
+def test_a_loaded_model_takes_what_the_footprint_says(
+    tied: bool, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "norm_is_fused", lambda device: True)  # as a GPU holds it
+    monkeypatch.setattr(linear, "can_reorder", lambda: False)
     folder = make_llasa(tmp_path, tied=tied)
     model = LlamaLM(str(folder), Llasa(str(folder)), "bfloat16", "cpu", head)
     found = footprint(str(folder), "bfloat16", head, model.vocab_size)
