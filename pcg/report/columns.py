@@ -110,6 +110,7 @@ def flat_rows(results: Sequence[Result], paired: Paired) -> list[dict[str, Any]]
             "study": result.values["study"],
             "run_id": result.values["run_id"],
             "method": name,
+            "devices": result.values["devices"],
             **_flatten({key: result.values[key] for key in kept}),
             **_flatten({"against_exact": _plain(both[0]), "against_target": _plain(both[1])}),
         }

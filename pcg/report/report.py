@@ -32,6 +32,10 @@ _UNHEARD = (
     "\nWithout a codec (`codec=none`) there is no audio, so no quality and no RTF: {}. Their tokens are in "
     "`tokens/*.npy`, those of the target alone in `baseline_tokens/*.npy`.\n"
 )
+_SHARED = (
+    "Timed while several processes (`devices`) shared one CPU, which slows them down, and not all passes alike: {}. "
+    "Their tokens/s, RTF and speed-ups are not those of one process alone (`devices=1`)."
+)
 
 
 def check(config: Mapping[str, Any]) -> list[str]:
@@ -89,11 +93,24 @@ def _report(title: str, results: Sequence[Result], folder: Path, console: Consol
     listening = _write_page(results, folder)
     plots = draw_plots(results, labels(results), folder)
     console.print(tables.rich_table(title, header, rows))
+    if note := _note_on_sharing(results):
+        console.print(note)
     _print_paths(console, results, folder, listening, plots)
 
 
 def _heard(result: Result) -> bool:
     return is_built(result.values["config"]["codec"])
+
+
+def _note_on_sharing(results: Sequence[Result]) -> str:
+    """Which runs were timed by processes that shared a CPU; nothing where none was."""
+    shared = [result.values["devices"] > 1 and result.values["device"].startswith("cpu") for result in results]
+    return _SHARED.format(_named(shared, results)) if any(shared) else ""
+
+
+def _named(chosen: Sequence[bool], results: Sequence[Result]) -> str:
+    named = [label for label, here in zip(labels(results), chosen, strict=True) if here]
+    return "every run" if all(chosen) else ", ".join(named)
 
 
 def _write_page(results: Sequence[Result], folder: Path) -> Path | None:
@@ -125,8 +142,11 @@ def _write_tables(
     if differences:
         text += _PAIRED + tables.markdown(below, differences)
         tex += "\n" + latex.tabular(below, differences, [[0] * len(below)] * len(differences))
-    if unheard := [label for result, label in zip(results, labels(results), strict=True) if not _heard(result)]:
-        text += _UNHEARD.format("every run" if len(unheard) == len(results) else ", ".join(unheard))
+    unheard = [not _heard(result) for result in results]
+    if any(unheard):
+        text += _UNHEARD.format(_named(unheard, results))
+    if note := _note_on_sharing(results):
+        text += f"\n{note}\n"
     write_atomically(folder / "table.md", text)
     write_atomically(folder / "table.tex", "% needs \\usepackage{booktabs}\n" + tex)
     write_atomically(folder / "table.csv", tables.comma_separated(columns.flat_rows(results, paired)))

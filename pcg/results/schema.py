@@ -98,8 +98,9 @@ are over the whole run (sums over utterances, then the ratio), not means of rati
 
 **Several devices.** A batch is decoded and timed in one process on one device, both ways. Seconds are sums over all
 devices, so tokens/s, RTF and speed-ups are those of one device at work, whatever `devices` was; N devices say about N
-times as many tokens a second, which `wall_seconds` shows. Processes that share a CPU slow each other down, and with
-`metrics.when=inline` a device does not decode while it scores: time runs on idle machines, one process a device."""
+times as many tokens a second, which `wall_seconds` shows. Processes that share a CPU slow each other down (the report
+says of which runs), and with `metrics.when=inline` a device does not decode while it scores: time runs on idle
+machines, one process a device."""
 
 Row = Mapping[str, Any]
 Record = Mapping[str, Any]
