@@ -7,6 +7,7 @@ that rows that accept less are simply shorter and rolling back is setting length
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,9 @@ class LlamaCache:
             self.hidden[rows, :, place] = self.hidden[rows, :, source]
 
 
+Memory = tuple[Tensor, Tensor, Tensor]  # of one layer in one pass: where it writes, the keys and values that it sees
+
+
 @dataclass(frozen=True)
 class Span:
     """Where one pass writes and what it may see, the same for every layer."""
@@ -69,18 +73,25 @@ class Span:
     start: int
     end: int  # positions read
     positions: Int[Tensor, "batch new"] | None  # None where all rows write from ``start`` on
-    rope: Complex[Tensor, "*batch_1 new half"]
+    rope: Complex[Tensor, "*batch new 1 half"]
     mask: Float[Tensor, "rows 1 new end"] | None = None
     causal: bool = False
 
-    def write(
-        self, states: Float[Tensor, "batch heads capacity dim"], fresh: Float[Tensor, "batch heads new dim"]
-    ) -> None:
+    def memories(self, states: Float[Tensor, "layers batch heads capacity dim"], kv_heads: int) -> Iterator[Memory]:
+        """Of each layer; views made of all layers at once."""
+        keys, values = states.narrow(3, 0, self.end).split(kv_heads, 2)
+        return zip(self.room(states).unbind(), keys.unbind(), values.unbind(), strict=True)
+
+    def room(self, states: Float[Tensor, "*first capacity dim"]) -> Float[Tensor, "*first room dim"]:
+        """What ``write`` writes in: all of it where rows write at different positions."""
+        return states if self.positions is not None else states.narrow(-2, self.start, self.end - self.start)
+
+    def write(self, room: Float[Tensor, "batch heads room dim"], fresh: Float[Tensor, "batch heads new dim"]) -> None:
         if self.positions is None:
-            states.narrow(2, self.start, fresh.shape[2]).copy_(fresh)
+            room.copy_(fresh)
         else:
-            rows = torch.arange(len(states), device=states.device).unsqueeze(1)
-            states[rows, :, self.positions] = fresh.transpose(1, 2)
+            rows = torch.arange(len(room), device=room.device).unsqueeze(1)
+            room[rows, :, self.positions] = fresh.transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Layer:
     mlp_norm: Float[Tensor, "width"]
     gate_up: Linear
     down: Linear
-    head_norms: Float[Tensor, "heads 1 half 2"] | None = None  # of queries, then of keys
+    head_norms: Float[Tensor, "heads half 2"] | None = None  # of queries, then of keys
 
 
 def interleaved(weight: Float[Tensor, "outputs width"], head_dim: int) -> Float[Tensor, "outputs width"]:
@@ -160,14 +171,14 @@ class Blocks:
         turned = [interleaved(parts[name], c.head_dim) for name in "qk"]
         return torch.cat([*turned, parts["v"]]).squeeze(1)
 
-    def _read_head_norms(self, checkpoint: Checkpoint, prefix: str) -> Float[Tensor, "heads 1 half 2"]:
+    def _read_head_norms(self, checkpoint: Checkpoint, prefix: str) -> Float[Tensor, "heads half 2"]:
         c = self.config
         queries, keys = (
             interleaved(checkpoint.tensor(f"{prefix}{name}_norm.weight", (c.head_dim,)).unsqueeze(1), c.head_dim)
             for name in "qk"
         )
         rows = torch.stack([queries] * c.heads + [keys] * c.kv_heads)
-        return rows.view(-1, 1, c.head_dim // 2, 2).to(self.device, torch.float32)
+        return rows.view(-1, c.head_dim // 2, 2).to(self.device, torch.float32)
 
     def rms(
         self, x: Float[Tensor, "batch new width"], weight: Float[Tensor, "width"]
@@ -178,19 +189,19 @@ class Blocks:
         return (x / torch.hypot(size, self._floor) * weight).to(self.dtype)
 
     def attend(
-        self, layer: Layer, x: Float[Tensor, "batch new inputs"], states: Float[Tensor, "..."], span: Span
+        self, layer: Layer, x: Float[Tensor, "batch new inputs"], memory: Memory, span: Span
     ) -> Float[Tensor, "batch new width"]:
         c, (batch, new, _) = self.config, x.shape
         # RoPE in float32 and in place: turns queries and keys, leaves values
-        qkv = layer.qkv(x).float().view(batch, new, -1, c.head_dim // 2, 2).transpose(1, 2)
-        turned = qkv.narrow(1, 0, c.heads + c.kv_heads)
+        qkv = layer.qkv(x).float().view(batch, new, -1, c.head_dim // 2, 2)
+        turned = qkv.narrow(2, 0, c.heads + c.kv_heads)
         if layer.head_norms is not None:
             size = turned.square().mean((-2, -1), keepdim=True).add_(c.eps).rsqrt_()
             turned.mul_(size).mul_(layer.head_norms)
         torch.view_as_complex(turned).mul_(span.rope)
-        queries, fresh = qkv.flatten(3).to(self.dtype).split([c.heads, 2 * c.kv_heads], 1)
-        span.write(states, fresh)
-        keys, values = states.narrow(2, 0, span.end).split(c.kv_heads, 1)
+        queries, fresh = qkv.flatten(3).to(self.dtype).transpose(1, 2).split([c.heads, 2 * c.kv_heads], 1)
+        room, keys, values = memory
+        span.write(room, fresh)
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=span.mask, is_causal=span.causal, enable_gqa=c.heads != c.kv_heads
         )
@@ -203,13 +214,13 @@ class Blocks:
     def span(self, cache: LlamaCache, new: int) -> Span:
         start, end = _room(cache, new)
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
-            return Span(start, end, None, self.rope[start:end], causal=new > 1)
+            return Span(start, end, None, self.rope[start:end, None], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
         later = torch.arange(end, device=self.device) > positions[:, None, :, None]
         mask = self._mask(later)
         if start + new == end:
-            return Span(start, end, None, self.rope[start:end], mask)
-        return Span(start, end, positions, self.rope[positions].unsqueeze(1), mask)
+            return Span(start, end, None, self.rope[start:end, None], mask)
+        return Span(start, end, positions, self.rope[positions].unsqueeze(2), mask)
 
     def tree_span(self, cache: LlamaCache, tree: Tree) -> Span:
         """Tokens are written one after another, and turned by their depths; the mask says who sees whom."""
@@ -219,7 +230,7 @@ class Blocks:
         place = torch.arange(end, device=self.device) - lengths  # in the pass; below 0 for what was there before
         among = tree.sees[:, place.clamp(0, new - 1)] & (place < new)
         sees = (among | (place < 0)).transpose(0, 1).unsqueeze(1)
-        rope = self.rope[lengths + tree.depths].unsqueeze(1)
+        rope = self.rope[lengths + tree.depths].unsqueeze(2)
         places = None if start + new == end else lengths + torch.arange(new, device=self.device)
         return Span(start, end, places, rope, self._mask(~sees))
 

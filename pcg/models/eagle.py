@@ -145,7 +145,8 @@ class EagleLM:
         span = blocks.span(cache.memory, ids.shape[1])
         embedded = self._target.embed(ids).to(blocks.dtype)
         read = torch.cat([blocks.rms(embedded, layer.attention_norm), blocks.rms(x, self._state_norm)], -1)
-        x = x + blocks.attend(layer, read, cache.memory.states[0], span)
+        [memory] = span.memories(cache.memory.states, self.config.kv_heads)
+        x = x + blocks.attend(layer, read, memory, span)
         x = x + blocks.feed(layer, x)
         cache.lengths = cache.lengths + ids.shape[1]
         cache.own = x[:, -1:]

@@ -62,15 +62,16 @@ class Llama:
         span = blocks.span(cache, ids.shape[1]) if tree is None else blocks.tree_span(cache, tree)
         x = F.embedding(ids, self.table)
         seen = {0: x} if cache.reads else {}
-        for depth, (layer, states) in enumerate(zip(self.layers, cache.states, strict=True), 1):
-            x = x + blocks.attend(layer, blocks.rms(x, layer.attention_norm), states, span)
+        memories = span.memories(cache.states, self.config.kv_heads)
+        for depth, (layer, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
+            x = x + blocks.attend(layer, blocks.rms(x, layer.attention_norm), memory, span)
             x = x + blocks.feed(layer, x)
             if depth in cache.reads:
                 seen[depth] = x
         x = blocks.rms(x, self.norm)
         if cache.reads:
             seen[len(self.layers)] = x
-            span.write(cache.hidden, torch.stack([seen[depth] for depth in cache.reads], 1))
+            span.write(span.room(cache.hidden), torch.stack([seen[depth] for depth in cache.reads], 1))
         cache.lengths = cache.lengths + ids.shape[1]
         return x
 
