@@ -140,7 +140,7 @@ class PCG:
             return draw(weights, randomness.uniform(at, Purpose.RECOVERED))
         trials, used = TRIALS[stage], 3 * sum(TRIALS[:stage])
         numbers = randomness.draws(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
-        token, group, found = self._thin(draft_end, target_end, share, numbers.unflatten(1, (3, trials)))
+        token, group, found = self._thin(draft_end, target_end, share, numbers.reshape(-1, 3, trials))
         if self.residual == "draft":
             uniform = randomness.uniform(at, Purpose.RECOVERED)
             token = self._pick_by_draft(group, token, draft_end, target_end, uniform)

@@ -23,9 +23,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Commit:
-    """What became of a block of tokens, a value per active row."""
+    """What became of a block of tokens, a value per active row; all of it on the CPU."""
 
-    accepted: list[int]  # tokens of its block that came before the last one it was given
+    accepted: Int[Tensor, "batch"]  # tokens of its block that came before the last one it was given
     emitted: list[int]  # tokens added, end-of-speech not counted
     finished: list[bool]  # end-of-speech was among them
     active: list[int]  # places of the rows that go on
@@ -81,7 +81,8 @@ class Rows:
             ValueError: rows that are no distributions.
         """
         wrong = [] if may_look(block) or not probs else [unsound(*probs.values()).unsqueeze(1)]
-        *blocks, counts = torch.cat([*wrong, block, count.unsqueeze(1)], 1).T.tolist()
+        packed = torch.cat([*wrong, block, count.unsqueeze(1)], 1).cpu()
+        *blocks, counts = packed.T.tolist()
         if wrong and any(blocks.pop(0)):
             look_at(**probs)
         rows = zip(self.index.tolist(), zip(*blocks, strict=True), counts, strict=True)
@@ -91,7 +92,7 @@ class Rows:
             places = torch.arange(block.shape[1], device=block.device)
             self.seen = mark(self.seen, torch.where(places < count.unsqueeze(1), block, block[:, :1]))
         active = [place for place, active in enumerate(goes_on) if active]
-        return Commit([each - 1 for each in counts], list(emitted), list(finished), active)
+        return Commit(packed[:, -1] - 1, list(emitted), list(finished), active)
 
     def _extend(self, row: int, tokens: Sequence[int]) -> tuple[int, bool, bool]:
         said = self._tokens[row]

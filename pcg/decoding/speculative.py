@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -54,7 +53,7 @@ def speculative_decode(
     rule = rule.over(target, target_cache, sampling) if isinstance(rule, StateRule) else rule
     controller = control.over(rule, len(prompts))
     clock.enter("other")
-    width, again = recent.shape[1], 1 if draft.reads else 2
+    places, again = torch.arange(recent.shape[1], device=target.device), 1 if draft.reads else 2
 
     while len(rows.index):
         draft_tokens, draft_probs, seen = propose(
@@ -70,7 +69,8 @@ def speculative_decode(
         clock.enter("other")
 
         index, positions, count = rows.index, rows.positions, verdict.accepted + 1
-        said = F.pad(draft_tokens, (0, 1)).scatter_(1, verdict.accepted.unsqueeze(1), verdict.token.unsqueeze(1))
+        token = verdict.token.unsqueeze(1)
+        said = torch.cat([draft_tokens, token], 1).scatter_(1, verdict.accepted.unsqueeze(1), token)
         commit = rows.commit(said, count, draft_probs=draft_probs, target_probs=target_probs)
         if observer is not None:
             clock.pause()
@@ -78,13 +78,11 @@ def speculative_decode(
             observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, said, emitted, finished))
             clock.enter("other")
 
-        accepted = torch.tensor(commit.accepted)
-        rejected = draft_tokens.shape[1] - accepted
-        again = int(accepted.max()) + 1 if draft.reads else 2
+        rejected = draft_tokens.shape[1] - commit.accepted
+        again = int(commit.accepted.max()) + 1 if draft.reads else 2
         target_cache.lengths = target_cache.lengths - rejected
         draft_cache.lengths = draft_cache.lengths - rejected - (again - 2)
-        last = target.token_ids(verdict.token).unsqueeze(1)
-        newest = count.unsqueeze(1) + torch.arange(width, device=count.device)
+        last, newest = target.token_ids(token), count.unsqueeze(1) + places
         recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
             last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache, controller), last, recent)
@@ -166,14 +164,15 @@ def propose(
     draft that it did not keep, so a later round must not draw that position with the same number.
     """
     uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma)
-    ids, tokens, probs, seen = recent, [], [], [rows.seen]
+    tokens: list[Tensor] = []
+    probs, seen = [], [rows.seen]
     for step in range(gamma):
+        ids = draft.token_ids(tokens[-1]) if tokens else recent
         clock.enter("draft")
         logits = draft.step(ids, cache)[:, -1]
         clock.enter("other")
         probs.append(sampling.probabilities(logits, seen[-1]))
         tokens.append(draw(probs[-1], uniform[:, step]).unsqueeze(1))
-        ids = draft.token_ids(tokens[-1])
         seen.append(None if seen[-1] is None else mark(seen[-1], tokens[-1]))
         if controller is not None and not controller.goes_on(probs[-1]):
             break

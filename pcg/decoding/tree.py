@@ -76,7 +76,7 @@ def tree_decode(
             observer(Round(index, positions, chain, draft_probs, along, verdict, said, emitted, finished))
             clock.enter("other")
 
-        before, accepted = target_cache.lengths - room, torch.tensor(commit.accepted)
+        before, accepted = target_cache.lengths - room, commit.accepted
         start = before.to(node.device)
         target_cache.move(start + node.squeeze(1), start + verdict.accepted)
         target_cache.lengths = before + 1 + accepted
