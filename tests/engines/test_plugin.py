@@ -8,11 +8,14 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from pcg.acceptance.exact import Exact
 from pcg.config.validate import ConfigError
 from pcg.engines.vllm import plugin, v1, v2
+from pcg.engines.vllm.penalties import PenaltyWarning
 
 SETTINGS = {"rule": "ssd", "beta": 0.2}
 
@@ -133,3 +136,27 @@ def test_another_vllm_is_refused_where_a_rule_is_asked_for(vllm: dict[str, Modul
     assert vllm["vllm.config"].VllmConfig().checked
     with pytest.raises(ValueError, match=r"pcg: .*vLLM 0.32.0 .*Tried: vLLM 0.32.0"):
         vllm["vllm.config"].VllmConfig({"pcg": SETTINGS}, drafts())
+
+
+def test_the_second_runner_warns_of_penalties_once(
+    vllm: dict[str, ModuleType], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever slot of the engine the request with a penalty has."""
+    name = "pcg.engines.vllm.v2_sampler"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))  # forgotten afterwards: its base is the fixture's
+    del sys.modules[name]
+    from pcg.engines.vllm.v2_sampler import RuleSampler
+
+    sampler = RuleSampler.__new__(RuleSampler)
+    sampler.rule, sampler._warn = Exact(), PenaltyWarning()
+    sampler.sampler = SimpleNamespace(
+        penalties_state=SimpleNamespace(use_penalty=np.array([False, False, True])),
+        sampling_states=SimpleNamespace(temperature=SimpleNamespace(np=np.zeros(3))),
+    )
+    warned = []
+    with caplog.at_level(logging.WARNING, "vllm.pcg"):
+        for slots in ([0, 1], [1, 2], [2]):
+            arguments = dict.fromkeys(v2.SIGNATURE[1:]) | {"idx_mapping_np": np.array(slots)}
+            assert sampler._verify(**arguments) == "own"  # greedy requests alone
+            warned.append(len(caplog.records))
+    assert warned == [0, 1, 1]

@@ -6,7 +6,6 @@ row after another, after temperature, top-k, top-p and penalties; bonus tokens i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.engines.blocks import decide, rows_of
+from pcg.engines.vllm.penalties import PenaltyWarning
 from pcg.interfaces import Rule
 from pcg.sampling import Randomness
 
-log = logging.getLogger("vllm.pcg")
 Sample = Callable[..., Tensor]
 SIGNATURE = (
     "draft_token_ids", "num_draft_tokens", "max_spec_len", "cu_num_draft_tokens", "draft_probs", "target_logits",
@@ -34,7 +33,7 @@ class RejectionSample:
     """
 
     def __init__(self, rule: Rule, exact: Sample) -> None:
-        self.rule, self._exact, self._warned = rule, exact, False
+        self.rule, self._exact, self._warn = rule, exact, PenaltyWarning()
 
     def __call__(
         self,
@@ -49,7 +48,7 @@ class RejectionSample:
         *others: Any,
         **named: Any,
     ) -> Int[Tensor, "batch {max_spec_len}+1"]:
-        self._warn_of_penalties(sampling_metadata)
+        self._warn(not sampling_metadata.no_penalties)
         if draft_probs is None or sampling_metadata.all_greedy:
             return self._exact(
                 draft_token_ids, num_draft_tokens, max_spec_len, cu_num_draft_tokens, draft_probs, target_logits,
@@ -74,15 +73,6 @@ class RejectionSample:
             self.rule, drafts, draft_probs[places], target_probs[ends], torch.zeros_like(keys), Randomness(0, keys),
             greedy, best,
         ).to(torch.int32)  # fmt: skip
-
-    def _warn_of_penalties(self, sampling_metadata: Any) -> None:
-        if self._warned or sampling_metadata.no_penalties:
-            return
-        self._warned = True
-        log.warning(
-            "pcg: a request asks for penalties. vLLM's draft does not see them: what is emitted keeps its law, but "
-            "fewer drafts are kept."
-        )
 
 
 def _keys(
