@@ -54,6 +54,7 @@ LOSSLESS = {
 }
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("rule", list(LOSSLESS.values()), ids=list(LOSSLESS))
 def test_lossless_rules_are_greedy_decoding_at_temperature_0(
     rule: Rule, pair: tuple[LlamaLM, LlamaLM], prompts: list[Prompt]
@@ -64,6 +65,7 @@ def test_lossless_rules_are_greedy_decoding_at_temperature_0(
     assert [each.tokens.tolist() for each in said] == [each.tokens.tolist() for each in plain]
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_rows_are_alike_in_any_batch_and_order(pair: tuple[LlamaLM, LlamaLM], prompts: list[Prompt]) -> None:
     def say(chosen: list[Prompt]) -> dict[str, list[int]]:
         said = speculative_decode(

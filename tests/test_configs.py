@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pcg.codecs.bundled import BundledCodec
 from pcg.command import cli
@@ -57,11 +59,16 @@ def _conf() -> Iterator[None]:
         yield
 
 
-def composed(group: str, choice: str) -> DictConfig:
+@cache
+def _composed(group: str, choice: str) -> dict[str, Any]:
     extra = [f"{group}.{key}={value}" for key, value in NEEDS.get((group, choice), {}).items()]
     if group == "grouping/groups":
-        return compose("run", ["grouping=pcg", f"grouping/groups={choice}"])
-    return compose("run", [f"{'+' if group not in OFFERED else ''}{group}={choice}", *extra])
+        return cli.plain(compose("run", ["grouping=pcg", f"grouping/groups={choice}"]))
+    return cli.plain(compose("run", [f"{'+' if group not in OFFERED else ''}{group}={choice}", *extra]))
+
+
+def composed(group: str, choice: str) -> dict[str, Any]:
+    return copy.deepcopy(_composed(group, choice))
 
 
 OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "decoding/control", "metrics",
@@ -116,7 +123,7 @@ def test_every_trainer_is_valid(choice: str) -> None:
     [pair for pair in choices() if pair[0] in {*OFFERED, "grouping/groups"} and pair != ("experiment", "substitution")],
 )
 def test_every_choice_of_a_run_is_valid(group: str, choice: str) -> None:
-    config = cli.plain(composed(group, choice))
+    config = composed(group, choice)
     check(config)
     run = identity.canonical(config)
     assert len(identity.run_id(run)) == 10
@@ -125,7 +132,7 @@ def test_every_choice_of_a_run_is_valid(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "grouping"])
 def test_every_rule_is_built(choice: str) -> None:
-    node = identity.canonical(cli.plain(composed("grouping", choice)))["grouping"]
+    node = identity.canonical(composed("grouping", choice))["grouping"]
     table = GroupTable.from_members([[0, 1]], 4)
     rule = build({key: value for key, value in node.items() if key != "groups"}, groups=table)
     if isinstance(rule, StateRule):  # made over a batch; distributions alone do not tell what it expects to keep
@@ -137,7 +144,7 @@ def test_every_rule_is_built(choice: str) -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "grouping/groups"])
 def test_every_group_builder_is_built(choice: str) -> None:
-    node = dict(cli.plain(composed("grouping/groups", choice))["grouping"]["groups"])
+    node = dict(composed("grouping/groups", choice)["grouping"]["groups"])
     assert node.pop("source") in parts.SOURCES
     supplied = {"codec": BundledCodec("bundled:codec"), "codec_name": "bundled", "cache": None}
     assert callable(build(node, **supplied).build)
@@ -145,7 +152,7 @@ def test_every_group_builder_is_built(choice: str) -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "metrics"])
 def test_every_metric_is_built(choice: str) -> None:
-    config = cli.plain(composed("metrics", choice))
+    config = composed("metrics", choice)
     for node in identity.canonical(config)["metrics"].values():
         assert build(node).ratios
 
@@ -153,7 +160,7 @@ def test_every_metric_is_built(choice: str) -> None:
 @pytest.mark.parametrize("group", ["dataset", "logger"])
 def test_every_dataset_and_logger_is_built(group: str) -> None:
     for name in [choice for where, choice in choices() if where == group]:
-        node: Any = cli.plain(composed(group, name))[group]
+        node: Any = composed(group, name)[group]
         if is_built(node):
             assert build(node) is not None
 

@@ -96,10 +96,11 @@ def _speak_utf8() -> None:
 
 
 def _asked_here(arguments: Sequence[str]) -> list[str]:
-    """What only asks of a sweep goes through it in this process, whatever launcher would run it."""
+    """What only asks fetches nothing, and of a sweep goes through it in this process, whatever would launch it."""
     asking = [each for each in arguments if each.lower() in ("status=true", "dry=true")]
     if not asking:
         return list(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before any of the hub's libraries is imported
     kept = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
     place = kept.index(asking[0])  # overrides may not stand apart
     return [*kept[:place], "hydra/launcher=basic", *kept[place:]]
@@ -224,9 +225,11 @@ def _problems(
     groups = {key: item for key, item in groups.items() if key in latest}
     values = {key: item for key, item in latest.items() if key not in groups}
     for chosen in itertools.product(*([f"{key}={value}" for value in _texts(item)] for key, item in groups.items())):
-        unknown = _unknown_keys(loader, name, list(chosen), values)
-        known = {key: item for key, item in values.items() if key not in unknown}
-        problems += [*unknown.values(), *_wrong_values(name, list(chosen), known, check)]
+        found, composes = _wrong_values(name, list(chosen), values, check)
+        if not composes and (unknown := _unknown_keys(loader, name, list(chosen), values)):
+            known = {key: item for key, item in values.items() if key not in unknown}
+            found = [*unknown.values(), *_wrong_values(name, list(chosen), known, check)[0]]
+        problems += found
     # the same mistake in several runs of a sweep, where other keys may be allowed, is one mistake
     return list({problem.partition(" allowed: ")[0]: problem for problem in reversed(problems)}.values())[::-1]
 
@@ -236,13 +239,13 @@ def _choices(loader: ConfigLoader, group: str) -> list[str]:
 
 
 def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:
-    """By override, what is wrong with its key."""
+    """By override, what is wrong with its key; nothing where what is wrong is another thing."""
     if not values:
         return {}
     try:
         config = loader.load_configuration(name, chosen, RunMode.RUN)
     except _COMPOSING:
-        return {}  # composing again, with the values, names it
+        return {}
     known = set(_keys(OmegaConf.to_container(config, resolve=False)))
     offered = {key for key in known if key.partition(".")[0] != "hydra"} | set(loader.list_groups("")) - {"hydra"}
     return {
@@ -262,9 +265,11 @@ def _keys(node: Any, path: str = "") -> Iterator[str]:
             yield from _keys(inner, f"{path}{key}.")
 
 
-def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], check: Check | None) -> list[str]:
-    """Compose and check with every value of every swept key at least once."""
-    problems = []
+def _wrong_values(
+    name: str, chosen: list[str], values: dict[str, Override], check: Check | None
+) -> tuple[list[str], bool]:
+    """Compose and check with every value of every swept key at least once; also whether everything composes."""
+    problems, composes = [], True
     columns = [[f"{key}={text}" for text in _texts(item)] for key, item in values.items()]
     for index in range(max([len(column) for column in columns], default=1)):
         one_each = [column[min(index, len(column) - 1)] for column in columns]
@@ -272,6 +277,7 @@ def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], che
             config = plain(compose(name, chosen + one_each))
         except _COMPOSING as error:
             problems.append(_reason(error))
+            composes = False
             continue
         problems += problems_of_values(config)
         try:
@@ -279,7 +285,7 @@ def _wrong_values(name: str, chosen: list[str], values: dict[str, Override], che
                 check(config)
         except ConfigError as error:
             problems += error.problems
-    return problems
+    return problems, composes
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pcg.config.identity import label, run_id
+from pcg.config.identity import canonical, label, run_id
 from pcg.config.validate import check
 from pcg.results import lock, store
 from pcg.results.records import newest, peek
 from pcg.runner import parts
 
-STATES = ("done", "running", "failed", "partial", "missing")
+STATES = ("done", "running", "failed", "partial", "missing", "unknown")
 _asked: dict[str, Status] = {}
 
 
@@ -29,9 +29,10 @@ class Status:
 
     Attributes:
         state: ``done``; ``running`` (a process holds its lock); ``failed`` (it was given up); ``partial`` (it was
-            stopped, and goes on where it was); ``missing`` (it was never begun).
+            stopped, and goes on where it was); ``missing`` (it was never begun); ``unknown`` (what it reads is not
+            here, and asking fetches nothing).
         done: utterances decoded without an error, of ``total``.
-        reason: why it failed.
+        reason: why it failed, or is not known.
     """
 
     label: str
@@ -48,7 +49,11 @@ def of(config: Mapping[str, Any]) -> Status:
     Raises:
         ConfigError: the config is wrong.
     """
-    settings, run = check(config), parts.identified(config)
+    settings, run = check(config), canonical(config)
+    try:
+        run = parts.with_dataset(run)
+    except FileNotFoundError as error:
+        return Status(label(run), "", "unknown", 0, 0, " ".join(str(error).split()))
     name = run_id(run)
     folder = settings.study_folder / name
     result = store.read(folder)
@@ -69,7 +74,7 @@ def of(config: Mapping[str, Any]) -> Status:
 def ask(config: Mapping[str, Any]) -> None:
     """Take a run of a sweep into the table that ``show_asked`` prints; one that was asked for before counts once."""
     found = of(config)
-    _asked[f"{config['study']}/{found.run_id}"] = found
+    _asked[f"{config['study']}/{found.run_id or found.label}"] = found
 
 
 def show_asked() -> None:
@@ -88,6 +93,6 @@ def show(runs: Sequence[Status]) -> None:
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     states = Counter(run.state for run in runs)
-    counted = ", ".join(f"{states[state]} {state}" for state in STATES)
+    counted = ", ".join(f"{states[state]} {state}" for state in STATES if states[state] or state != "unknown")
     done, total = sum(run.done for run in runs), sum(run.total for run in runs)
     console.print(f"{len(runs)} run(s): {counted}; {done} of {total} utterances", highlight=False)

@@ -3,14 +3,15 @@ same name."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pcg.models import hub
 from pcg.models.checkpoint import resolve_folder
-from pcg.models.hub import is_hub_id
 from pcg.types import Audio, Utterance
 
 _PATHS = ("path", "folder", "voice")
@@ -22,11 +23,19 @@ _BLOCK = 2**16
 def fingerprints(run: Mapping[str, Any]) -> dict[str, str]:
     """By dotted key, ten hexadecimal digits of the content at each path of a config; a dataset's are ``of_utterances``.
 
-    A file counts, and of a folder what models read. Folders without any of it, hub ids and what is not there are left
-    out.
+    A file counts, and of a folder what models read; of a hub model the commit that is in the cache. Folders without
+    any of it and what is not there are left out.
     """
-    models = {key: value for key, value in run.items() if key != "dataset"}
-    return {key: found for key, path in _paths(models, "") if (found := _content(path)) is not None}
+    return {key: found for key, path in _paths(_models(run), "") if (found := _content(path)) is not None}
+
+
+def fetch_described(run: Mapping[str, Any]) -> None:
+    """Bring what describes each hub model of a config into the cache: its commit is part of the run's identity, which
+    is asked for before weights are. One that is not to be had is met when it is loaded, with the run's name to it."""
+    for _, path in _paths(_models(run), ""):
+        if hub.is_hub_id(path) and hub.revision(path) is None:
+            with contextlib.suppress(FileNotFoundError):
+                hub.about(path)
 
 
 def of_utterances(utterances: Iterable[Utterance]) -> str:
@@ -63,6 +72,10 @@ def state(node: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def _models(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run.items() if key != "dataset"}
+
+
 def _recorded(load: Any) -> bytes:
     """Digest of a recording's bytes, or where it does not give them of its samples."""
     if hasattr(load, "read"):
@@ -80,8 +93,9 @@ def _paths(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _content(path: str) -> str | None:
-    if is_hub_id(path):
-        return None
+    if hub.is_hub_id(path):
+        commit = hub.revision(path)
+        return None if commit is None else commit[:10]
     place = resolve_folder(path)
     files = [place] if place.is_file() else sorted(file for file in place.glob("[!.]*") if file.suffix in _READ)
     if not files:

@@ -29,7 +29,7 @@ def fetch(hub_id: str, weights: str = "*.safetensors") -> Path:
     cached = _cached(hub_id, wanted)
     if cached is not None and _is_whole(cached, weights):
         return cached
-    folder = _downloaded(hub_id, wanted)
+    folder = _downloaded(hub_id, wanted, revision(hub_id))
     if not _is_whole(folder, weights):
         raise ValueError(
             f"{hub_id} has no {weights} on the hub, and pickles are not fetched, since loading them can run code; "
@@ -54,6 +54,12 @@ def about(hub_id: str, download: bool = True) -> Path | None:
     return _downloaded(hub_id, _ABOUT) if download else None
 
 
+def revision(hub_id: str) -> str | None:
+    """The commit of a hub model that is in the local cache, in part or whole, and hence the one that is used."""
+    found = _cached(hub_id, _ABOUT)
+    return None if found is None else found.name
+
+
 def _cached(hub_id: str, wanted: list[str]) -> Path | None:
     from huggingface_hub import snapshot_download  # a second; needed only where a config names a hub model
 
@@ -63,11 +69,12 @@ def _cached(hub_id: str, wanted: list[str]) -> Path | None:
         return None
 
 
-def _downloaded(hub_id: str, wanted: list[str]) -> Path:
+def _downloaded(hub_id: str, wanted: list[str], commit: str | None = None) -> Path:
+    """``commit``: the one to take; the newest where None."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, revision=commit))
     except Exception as error:
         raise FileNotFoundError(_what_to_place(hub_id, error)) from error
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from pcg.config.build import build, is_built
+from pcg.config.fingerprint import fetch_described
 from pcg.config.identity import label, method, run_id
 from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import check
@@ -53,6 +54,7 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
         KeyboardInterrupt: after Ctrl-C, when the current batch is finished. The same command goes on from there.
     """
     settings = check(config)
+    fetch_described(config)
     run = parts.identified(config)
     parts.check_voices(run)
     folder = settings.study_folder / run_id(run)

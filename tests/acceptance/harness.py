@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, config
 from torch import Tensor
 
 from pcg.acceptance.block import Block
@@ -84,6 +84,16 @@ def pairs(vocab: int) -> dict[str, tuple[Float[Tensor, "vocab"], Float[Tensor, "
     }
 
 
+def types_checked_once(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """``batches``; types are looked at in the first alone, as the others are like it and looking doubles the time."""
+    try:
+        for place, batch in enumerate(batches):
+            config.update("jaxtyping_disable", place > 0)
+            yield batch
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
 def simulate(
     rule: object,
     drafts: Float[Tensor, "gamma vocab"],
@@ -94,7 +104,7 @@ def simulate(
     """Drafted tokens, how many were accepted, and the token after them, of independent rows."""
     gamma, vocab = drafts.shape
     drafted, accepted, token = [], [], []
-    for keys in torch.arange(rows).split(TOGETHER):
+    for keys in types_checked_once(torch.arange(rows).split(TOGETHER)):
         randomness = Randomness(seed, keys)
         positions = keys % 50
         uniform = randomness.draws(positions, Purpose.TOKEN, gamma)

@@ -14,7 +14,7 @@ from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Verdict
-from tests.acceptance.harness import TABLES, TOGETHER, chi_square, pairs, survival, table, worst_token
+from tests.acceptance.harness import TABLES, TOGETHER, chi_square, pairs, survival, table, types_checked_once, worst_token
 
 VOCAB = 24
 RULES = {
@@ -42,7 +42,7 @@ def simulate(
     """Candidates and verdicts of independent rows."""
     gamma, vocab = drafts.shape
     drafted, verdicts = [], []
-    for keys in torch.arange(rows).split(TOGETHER):
+    for keys in types_checked_once(torch.arange(rows).split(TOGETHER)):
         randomness, positions = Randomness(seed, keys), keys % 50
         uniform = randomness.draws(positions, Purpose.TOKEN, gamma * rule.count).unflatten(1, (gamma, rule.count))
         expanded = drafts[:, None].expand(len(keys), gamma, rule.count, vocab)

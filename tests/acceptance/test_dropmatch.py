@@ -46,6 +46,7 @@ def test_without_dropout_every_opinion_is_the_targets_own() -> None:
     torch.testing.assert_close(opinions, Head().head(hidden).expand(2, -1, -1, -1))
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
 @pytest.mark.parametrize("by", ["naive", "js"])
 def test_sampling_follows_the_law_given_the_masks(by: str, near: bool) -> None:

@@ -141,7 +141,7 @@ def test_of_a_hub_model_no_weights_are_fetched(
     (cached / "model.safetensors").unlink()
     fetched = []
 
-    def download(hub_id: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def download(hub_id: str, allow_patterns: list[str], local_files_only: bool = False, **_: object) -> str:
         if local_files_only or hub_id != "someone/model":
             raise FileNotFoundError("not here")
         fetched.extend(allow_patterns)

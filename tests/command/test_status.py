@@ -65,6 +65,19 @@ def test_every_state(config: Config, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not status._asked
 
 
+def test_a_set_of_the_hub_is_not_fetched_to_ask(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)  # what a command that only asks sets by the environment
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    there = {"_target_": "pcg.data.libritts.LibriTTS", "path": "nobody/nothing", "config": "clean", "split": "test"}
+    status.ask({**config(), "dataset": there})
+    status.show_asked()
+    printed = capsys.readouterr().out
+    assert "nobody/nothing" in printed
+    assert printed.splitlines()[-1].startswith("1 run(s): 0 done, 0 running, 0 failed, 0 partial, 0 missing, 1 unknown")
+
+
 @pytest.mark.slow
 def test_a_sweep_is_told_as_one_table_whatever_would_launch_it(tmp_path: Path) -> None:
     arguments = ["draft=none,ngram", "grouping=exact,ssd", f"paths.outputs={tmp_path}", "dataset.limit=2",

@@ -11,9 +11,12 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from pcg.config.fingerprint import fingerprints, of_utterances
+from pcg.config.fingerprint import fetch_described, fingerprints, of_utterances
 from pcg.data.texts import Texts
+from pcg.models import hub
 from pcg.types import Audio, Utterance
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def model(folder: Path, value: float, size: int = 8) -> Path:
@@ -57,6 +60,26 @@ def test_what_has_none(tmp_path):
         "metrics": {"asr": {"recogniser": {"path": str(tmp_path / "lines.txt")}}},
     }
     assert list(fingerprints(run)) == ["metrics.asr.recogniser.path"]
+
+
+def test_of_a_hub_model_it_is_the_commit_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    run = {"target": {"path": "owner/name"}, "dataset": {"path": "owner/set"}}
+    asked = []
+
+    def about(hub_id):
+        asked.append(hub_id)
+        repository = tmp_path / "models--owner--name"
+        (repository / "snapshots" / COMMIT).mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(COMMIT)
+
+    monkeypatch.setattr(hub, "about", about)
+    assert fingerprints(run) == {}
+    for _ in range(2):
+        fetch_described(run)
+        assert fingerprints(run) == {"target.path": COMMIT[:10]}
+    assert asked == ["owner/name"]  # once, and of models only
 
 
 def test_the_bundled_models_have_one():

@@ -103,6 +103,7 @@ def said_by(
     return found, sequence_law(target, Sampling(), length, VOICE), target, draft
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("rule", [Exact(), Block()], ids=["exact", "block"])
 @pytest.mark.parametrize(
     "control", [Flips(unsure), Adaptive(draft_cost=0.3, position_cost=0.3)], ids=["flips", "adaptive"]
@@ -179,6 +180,7 @@ def ladder() -> Ladder:
 THETAS = {"thetas": [0.6, 0.8]}  # what the ladder's tables stand for
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_no_budget_is_exact_and_a_large_one_the_widest() -> None:
     always = {"least": 4, **THETAS}
     nothing = decoded(Adaptive(budget=0.0, **always), ladder())
@@ -193,6 +195,7 @@ def test_no_budget_is_exact_and_a_large_one_the_widest() -> None:
     assert tokens(decoded(Adaptive(budget=1e9, **THETAS), ladder())) == tokens(decoded(Adaptive(), ladder().rules[0]))
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("budget", [0.3, 2.0])
 def test_a_budget_is_never_exceeded_and_mostly_spent(budget: float) -> None:
     said = decoded(Adaptive(budget=budget, horizon=40, **THETAS), ladder(), count=24)
@@ -204,6 +207,7 @@ def test_a_budget_is_never_exceeded_and_mostly_spent(budget: float) -> None:
     assert (levels > 0).all()
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_a_budget_gains_more_than_the_same_distance_everywhere() -> None:
     """What is spent where it gains most keeps more for it than the narrow groups do."""
 
@@ -251,6 +255,7 @@ def test_on_llamas_too(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert tokens(speculative_decode(target, draft, Exact(), texts, control=control, **settings)) == tokens(fixed)
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_a_row_drafts_as_long_as_it_pays() -> None:
     target, other = MarkovLM.random(24, seed=6), MarkovLM.random(24, seed=70, spread=4.0)
     for model in (target, other):

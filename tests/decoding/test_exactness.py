@@ -45,6 +45,7 @@ def sequence_law(model: MarkovLM, sampling: Sampling, length: int, voice: Tensor
     return law
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("gamma", [1, 2, 3, 6])
 @pytest.mark.parametrize(
     "sampling",
@@ -111,6 +112,7 @@ def test_a_draft_equal_to_the_target_is_always_right(gamma: int) -> None:
         assert (seen.verdict.accepted == gamma).all()
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_block_verification_has_the_targets_law_over_rounds() -> None:
     """It looks at drafts behind the one it rejects. Drawn again with the same numbers they give a chi-square of 179."""
     target, draft, sampling, rows = MarkovLM.random(3, seed=2), MarkovLM.random(3, seed=12), Sampling(), 80_000

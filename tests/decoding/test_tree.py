@@ -67,6 +67,7 @@ def test_the_tree_by_hand() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(repetition_penalty=1.8)], ids=["plain", "penalised"])
 def test_sequences_have_the_targets_law(sampling: Sampling) -> None:
     """Over rounds: no number is used twice, and what follows a rival is the target's."""
@@ -87,6 +88,7 @@ def test_sequences_have_the_targets_law(sampling: Sampling) -> None:
     assert ((counts - expected) ** 2 / expected)[often].sum() < freedom + 4 * (2 * freedom) ** 0.5
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("gamma", [1, 3])
 @pytest.mark.parametrize("pair", ["own", "eagle"])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
@@ -101,6 +103,7 @@ def test_greedy_is_the_targets_own_token_for_token(
         assert [said[i].tokens.tolist() for i in range(8)] == [each.tokens.tolist() for each in plain]
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("pair", ["own", "eagle"])
 @pytest.mark.parametrize("rule", [Exact(), PCG(table(13, "windows"))], ids=["exact", "pcg"])
 def test_a_row_comes_out_the_same_in_any_batch_and_order(pairs: dict[str, Pair], pair: str, rule: Exact | PCG) -> None:

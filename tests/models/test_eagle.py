@@ -83,6 +83,7 @@ def test_a_rule_may_read_the_target_beside_it(pair) -> None:
     assert say(pair, TEXTS, sampling, 3, rule=DropMatch("naive", 1, 0.0)) == say(pair, TEXTS, sampling, 3)
 
 
+@pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("gamma", [1, 2, 3, 5])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_is_the_targets_own_in_batches_of_one_and_eight(pair, gamma: int, penalty: float) -> None:
@@ -105,6 +106,7 @@ def test_tokens_are_the_same_in_any_batch(pair, gamma: int) -> None:
     assert len({len(each) for each in together}) > 1
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_exact_with_it_has_the_targets_law(pair) -> None:
     """Three tokens of many rows of one prompt, against the target's distribution of them by the chain rule."""
     target, draft = pair

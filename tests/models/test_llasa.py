@@ -136,7 +136,7 @@ def test_a_part_in_the_cache_is_not_the_whole(tmp_path: Path, monkeypatch: pytes
     import huggingface_hub
 
     def hub_of(*files: str) -> Callable[..., str]:
-        def download(_name: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        def download(_name: str, allow_patterns: list[str], local_files_only: bool = False, **_: object) -> str:
             for file in () if local_files_only else files:
                 (tmp_path / file).write_text('{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}')
             return str(tmp_path)
@@ -161,7 +161,7 @@ def test_without_a_network_a_hub_id_says_what_to_place_where(monkeypatch: pytest
 
     asked: list[bool] = []
 
-    def offline(_name: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def offline(_name: str, allow_patterns: list[str], local_files_only: bool = False, **_: object) -> str:
         assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in allow_patterns)
         asked.append(local_files_only)
         raise ConnectionError("no route to host")
@@ -169,4 +169,4 @@ def test_without_a_network_a_hub_id_says_what_to_place_where(monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(FileNotFoundError, match=r"no route to host.*hf download HKUSTAudio/Llasa-8B.*config\.json"):
         resolve_folder("HKUSTAudio/Llasa-8B")
-    assert asked == [True, False]  # the cache first
+    assert asked.index(False) == len(asked) - 1 > 0  # the cache first
