@@ -14,7 +14,16 @@ from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Verdict
-from tests.acceptance.harness import TABLES, TOGETHER, chi_square, pairs, survival, table, types_checked_once, worst_token
+from tests.acceptance.harness import (
+    TABLES,
+    TOGETHER,
+    chi_square,
+    pairs,
+    survival,
+    table,
+    types_checked_once,
+    worst_token,
+)
 
 VOCAB = 24
 RULES = {
