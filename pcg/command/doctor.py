@@ -23,9 +23,21 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from pcg.command.places import CLONE, CONF, install_line
+from pcg.engines.engine import INSTALL
 
 _IMPORTED_AS = {"hibari-tts": "hibari"}  # where it is not the distribution's own name
-_GROUPS = ("target", "draft", "codec", "dataset", "grouping", "grouping/groups", "metrics", "logger", "trainer")
+_GROUPS = (
+    "target",
+    "draft",
+    "codec",
+    "dataset",
+    "grouping",
+    "grouping/groups",
+    "engine",
+    "metrics",
+    "logger",
+    "trainer",
+)
 _NOT_TO_RUN = ("dev", "test", "lint")
 
 
@@ -45,6 +57,16 @@ class Need:
         except metadata.PackageNotFoundError:
             return f"{name} is missing"
         return None if wanted.contains(found, prereleases=True) else f"{name} {found} is not {name}{wanted}"
+
+
+@dataclass(frozen=True)
+class Importable(Need):
+    """What comes from packages of several names: it is there when it can be imported."""
+
+    @property
+    def problem(self) -> str | None:
+        name = self.requirement.name
+        return None if importlib.util.find_spec(name) else f"{name} is missing"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,7 +111,7 @@ def optional() -> tuple[Need, ...]:
         for each in held:
             found.setdefault(each.name, Need(each, install_line(extra)))
     bare = [Need(Requirement(text), f"pip install --no-deps {text}") for text in WITHOUT_DEPENDENCIES.split()]
-    return (*found.values(), *bare)
+    return (*found.values(), *bare, *(Importable(Requirement(name), line) for name, line in INSTALL.items()))
 
 
 def _requirements() -> list[Requirement]:

@@ -28,12 +28,14 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     run = {key: copy.deepcopy(value) for key, value in config.items() if key not in _ASIDE}
     run["device"] = str(pick_device(run["device"]))
     run["metrics"] = metric_nodes(run["metrics"])
+    _reduce_engine(run)
     if is_built(run["draft"]):
         asked = inspect.signature(constructor(run["grouping"][TARGET])).parameters
         run["grouping"] = {key: value for key, value in run["grouping"].items() if key in asked or key == TARGET}
     else:
         run["draft"] = run["grouping"] = None
-        del run["decoding"]["gamma"], run["decoding"]["baseline"]
+        del run["decoding"]["gamma"]
+        run["decoding"].pop("baseline", None)
         for key in ("mode", "candidates", "control"):
             run["decoding"].pop(key, None)
     if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
@@ -42,6 +44,21 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         _reduce_control(run)
     run["fingerprints"] = fingerprints(run)
     return run
+
+
+def _reduce_engine(run: dict[str, Any]) -> None:
+    """Our own loop is the run without an engine. Another engine's version decides the figures as the weights do; it
+    decodes no baseline beside the run, and has its own word for how many utterances are decoded together.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    node = run.pop("engine", None)
+    if is_built(node):
+        make: Any = constructor(node[TARGET])
+        run["engine"] = {**node, "name": make.name, "version": make.version()}
+        for key in ("baseline", "batch_size"):
+            run["decoding"].pop(key, None)
 
 
 def _reduce_control(run: dict[str, Any]) -> None:
@@ -66,6 +83,11 @@ def run_id(run: Mapping[str, Any]) -> str:
 def method(run: Mapping[str, Any]) -> str:
     """What a person calls the run's method: ``target alone``, ``exact``, ``pcg``, ..."""
     return "target alone" if run["grouping"] is None else name_of(run["grouping"])
+
+
+def engine(run: Mapping[str, Any]) -> str:
+    """What decodes a run (canonical): ``own`` or the engine's name."""
+    return run["engine"]["name"] if run.get("engine") else "own"
 
 
 def name_of(node: Mapping[str, Any]) -> str:
@@ -97,6 +119,8 @@ def label(run: Mapping[str, Any]) -> str:
         settings = {"groups": name_of(grouping["groups"]), **settings}
     if theta(run) is not None:
         settings = {"theta": theta(run), **settings}
+    if is_built(run.get("engine")):
+        settings["engine"] = engine(run)
     control = run["decoding"].get("control")
     if control is not None:
         settings |= {"control": name_of(control), **{k: control[k] for k in ("least", "budget") if k in control}}

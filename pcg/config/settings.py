@@ -118,6 +118,7 @@ class Settings:
     status: bool = False
     objective: dict[str, Any] | None = None
     plan: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] | None = None
 
     RANGES: ClassVar[Ranges] = {
         "study": (
@@ -130,6 +131,20 @@ class Settings:
         "max_failures": FROM_0,
         "device": DEVICE,
     }
+
+    @property
+    def together(self) -> int:
+        """Utterances that are handed over, and recorded, together."""
+        return self._served("window")
+
+    @property
+    def at_once(self) -> int:
+        """Utterances that are at work at once."""
+        return self._served("concurrency")
+
+    def _served(self, key: str) -> int:
+        engine = self.engine or {}
+        return engine[key] if engine.get("_target_") else self.decoding["batch_size"]
 
     @property
     def study_folder(self) -> Path:

@@ -65,6 +65,7 @@ def check(config: Mapping[str, Any]) -> Settings:
             problems += problems_of_node(node, role)
         elif not optional:
             problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
+    problems += _problems_of_engine(config, problems)
     problems += problems_of_control(config.get("decoding"), config.get("grouping"))
     problems += problems_of_metrics(config.get("metrics"))
     problems += problems_of_language(config.get("metrics"), config.get("dataset"))
@@ -72,6 +73,15 @@ def check(config: Mapping[str, Any]) -> Settings:
     if problems:
         raise ConfigError(problems)
     return Settings(**config)
+
+
+def _problems_of_engine(config: Mapping[str, Any], others: list[str]) -> list[str]:
+    """What is wrong with ``engine``, and, where all else is right, what of the run it cannot do."""
+    node = config.get("engine")
+    if not is_built(node):
+        return []
+    problems = problems_of_node(node, "engine")
+    return problems if problems or others else constructor(node[TARGET]).problems(config)  # type: ignore[attr-defined]
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:

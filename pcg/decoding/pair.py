@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from pcg.interfaces import TokenLM
+import torch
 
 
 @runtime_checkable
@@ -15,7 +15,13 @@ class Speaks(Protocol):
     end: int
 
 
-def check_compatible(draft: TokenLM, target: TokenLM) -> None:
+class Placed(Speaks, Protocol):
+    """One that lies on a device."""
+
+    device: torch.device
+
+
+def check_compatible(draft: Placed, target: Placed) -> None:
     """Raises ValueError that names the first difference in what the two models emit, or where they are."""
     check_tokens(draft, target)
     if draft.device != target.device:

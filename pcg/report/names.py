@@ -20,6 +20,7 @@ def in_order(results: Sequence[Result]) -> list[Result]:
         values = result.values
         first = _METHODS.index(values["method"]) if values["method"] in _METHODS else len(_METHODS)
         at, decoding = theta(values["config"]), values["config"]["decoding"]
+        decoding = {**decoding, "batch_size": decoding.get("batch_size") or values["engine"]["concurrency"]}
         swept = [decoding.get(key) or 0 for key in ("temperature", "batch_size", "gamma")]
         return (first, values["method"], -1.0 if at is None else at, values["label"], swept, values["run_id"])
 

@@ -124,7 +124,7 @@ def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str
         "src": Path(os.path.relpath(run / row["audio"], folder)).as_posix(),
         "seconds": audio.seconds,
         "peaks": _peaks(audio),
-        "tokens": row["tokens"],
+        "tokens": row["tokens"] if row["kinds"] else [],  # an engine does not tell what became of each
         "kinds": "".join(kind[0] for kind in row["kinds"]),  # exact, group, candidate, recovered, bonus, plain
         # an item a token, or none: rows of earlier versions have not got them
         "target": [_short(probability) for probability in row.get("target_probs") or []],

@@ -158,7 +158,8 @@ def _accepted_by_position(runs: Sequence[Run]) -> Figure | None:
 
 def _where_time_goes(runs: Sequence[Run]) -> Figure | None:
     """Milliseconds an emitted token, by part of the loop; prefill is apart, as in the speed-up."""
-    shown = [(name, run.values) for name, run in runs if run.values["counts"]["emitted"]]
+    told = [(name, run.values) for name, run in runs if run.values["speed"]["seconds"]["target"] is not None]
+    shown = [(name, values) for name, values in told if values["counts"]["emitted"]]
     if not shown:
         return None
     figure, axes = axes_of("milliseconds an emitted token", "")

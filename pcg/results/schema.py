@@ -9,8 +9,12 @@ from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS, DISTANCES, UNLIKELY
 from pcg.metrics.aggregate import Estimate, figures, paired_ratio, ratio
 
-SCHEMA = 5
+SCHEMA = 6
 
+# Of a run that our own loop has decoded.
+OWN_ENGINE: Mapping[str, Any] = {
+    "name": "own", **dict.fromkeys(("version", "concurrency", "counters", "alpha", "not_given"))
+}  # fmt: skip
 # Every key of result.json; docs/results.md is this table (a test holds the two together).
 KEYS: Mapping[str, str] = {
     "schema": "version of this layout; raised whenever a key changes its meaning",
@@ -22,6 +26,15 @@ KEYS: Mapping[str, str] = {
     "overrides": "what the command line (or the sweep) asked for",
     "config": "the resolved config that the run_id is a hash of; `fingerprints` tell the content of "
     "models at their paths, and of the dataset: ids, texts, recordings",
+    "engine.name": "what decoded: `own` is our loop. In results before schema 6 it is",
+    "engine.version": "package and version of another engine; null of our loop, as is all that follows",
+    "engine.concurrency": "requests that it had at work at once",
+    "engine.counters": "what it counted itself: rounds, drafted, tested, accepted, whole rounds where an utterance was "
+    "cut in one. Ours (`counts`) leave the last round of each utterance out of tested, accepted, recovered and bonus: "
+    "an engine does not tell whether a draft was the last token. And they count the prompt's own pass as one of "
+    "target_passes and its token as a bonus",
+    "engine.alpha": "accepted / tested of its counters",
+    "engine.not_given": "figures that are null here because the engine does not tell them: by key, the reason",
     "git.commit": "commit of the code; null outside a checkout",
     "git.dirty": "whether tracked files had changes on top of it",
     "versions": "Python and the packages that figures depend on; null where one is not installed",
@@ -42,7 +55,8 @@ KEYS: Mapping[str, str] = {
     "however many candidates it had",
     "counts.accepted": "draft tokens kept",
     "counts.accepted_by_position": "of those, by position in the block: gamma numbers",
-    "counts.group_only_accepted": "accepted where exact matching, on the same random number, would not have",
+    "counts.group_only_accepted": "accepted where exact matching, on the same random number, would not have; null "
+    "where an engine decoded",
     "counts.rival_accepted": "accepted that were not the first candidate of their position (decoding.candidates); null "
     "in results before schema 4",
     "counts.recovered": "tokens emitted after a rejection",
@@ -56,7 +70,10 @@ KEYS: Mapping[str, str] = {
     "acceptance.tau": "emitted / target_passes: recovered and bonus tokens count",
     "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests, of the first "
     "candidate",
-    "speed.tokens_per_second": "emitted / decode seconds (prefill apart), all utterances of a batch together",
+    "speed.tokens_per_second": "emitted / decode seconds (prefill apart), all utterances of a batch together; null "
+    "where an engine decoded, which does not tell prefill apart",
+    "speed.tokens_per_second_whole": "emitted / seconds of compute, prefill included: what engines are compared by; "
+    "null in results before schema 6",
     "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster; null without a codec",
     "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",
     "speed.speedup": "baseline decode seconds per token / decode seconds per token; null where mode is not speculative",
@@ -126,6 +143,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         ],
         "counts": _counts(rows, gamma),
         "acceptance": _acceptance(rows),
+        "engine": _engine(run, records),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
         "distortion": _distortion(rows),
         "control": _control(rows),
@@ -137,7 +155,8 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
 def _counts(rows: Sequence[Row], gamma: int) -> dict[str, Any]:
     by_position = [sum(row["accepted_by_position"][place] for row in rows) for place in range(gamma)]
     finished = sum(row["finished"] for row in rows)
-    summed = {key: sum(row["counts"][key] for row in rows) for key in COUNTS}
+    columns = {key: [row["counts"][key] for row in rows] for key in COUNTS}
+    summed = {key: None if None in column else sum(column) for key, column in columns.items()}
     return {
         "utterances": len(rows),
         **summed,
@@ -145,6 +164,34 @@ def _counts(rows: Sequence[Row], gamma: int) -> dict[str, Any]:
         "finished": finished,
         "truncated": len(rows) - finished,
         "empty": sum(not row["tokens"] for row in rows),
+    }
+
+
+# What an engine leaves untold, by key of the result.
+_NO_PROBS = "the engine gives tokens, not the probabilities that they were drawn from"
+_NO_PARTS = "the engine gives its seconds as a whole, prefill included"
+_NO_BASELINE = "an engine holds one pair: the target alone is a run of its own (draft=none)"
+_OF_DRAFTS = dict.fromkeys(("counts.group_only_accepted", "acceptance.alpha_exact", "distortion"), _NO_PROBS)
+_OF_ALL = {
+    **dict.fromkeys(("speed.tokens_per_second", "speed.seconds"), _NO_PARTS),
+    **dict.fromkeys(("speed.speedup", "quality.baseline_*"), _NO_BASELINE),
+    "speed.peak_memory_bytes": "the engine's memory is in processes of its own",
+}
+
+
+def _engine(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    node = run.get("engine")
+    if node is None:
+        return dict(OWN_ENGINE)
+    counted = [record["counters"] for record in records if record["counters"]]
+    counters = {key: sum(each[key] for each in counted) for key in counted[0]} if counted else None
+    return {
+        "name": node["name"],
+        "version": node["version"],
+        "concurrency": node["concurrency"],
+        "counters": counters,
+        "alpha": _over(counters["accepted"], counters["tested"]) if counters else None,
+        "not_given": {**(_OF_DRAFTS if run["draft"] is not None else {}), **_OF_ALL},
     }
 
 
@@ -184,18 +231,23 @@ def _summed(rows: Sequence[Row], key: str) -> list[int] | None:
 
 def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:
     """Rates over batches; a batch is timed as a whole."""
-    seconds = {part: sum(record["seconds"][part] for record in records) for part in PARTS}
+    apart = all(part in record["seconds"] for record in records for part in PARTS)
+    seconds = {part: sum(record["seconds"][part] for record in records) if apart else None for part in PARTS}
+    whole = sum(sum(record["seconds"].values()) for record in records)
     speech = sum(row["audio_seconds"] or 0.0 for row in rows)
     own = [_decode_seconds(record["seconds"]) for record in records], [record["tokens"] for record in records]
-    speed = {
-        "tokens_per_second": _over(sum(own[1]), sum(own[0])),
-        "rtf": _over(sum(seconds.values()), speech),
+    speed: dict[str, Any] = {
+        "tokens_per_second": _over(sum(own[1]), sum(own[0])) if apart else None,
+        "tokens_per_second_whole": _over(sum(own[1]), whole),
+        "rtf": _over(whole, speech),
         "baseline_tokens_per_second": None,
         "speedup": None,
         "speedup_ci95": None,
         "ideal_speedup": None,
         "seconds": seconds,
     }
+    if not apart:  # an engine decoded, without a baseline beside it
+        return speed
     if by_token:  # a pass of both models a token, for the sake of its quality: no speed-up to claim
         return speed
     if gamma == 0:  # the target alone is its own baseline

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pcg.results.records import sync_folder, write_atomically
-from pcg.results.schema import SCHEMA
+from pcg.results.schema import OWN_ENGINE, SCHEMA
 from pcg.types import Result
 
 NAME = "result.json"
@@ -40,7 +40,9 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "left_out": [],
         "control": dict.fromkeys(("gamma", "rounds_by_gamma", "tested_by_theta", "budget_spent", "budget_spent_most")),
+        "engine": dict(OWN_ENGINE),
         **values,
+        "speed": {"tokens_per_second_whole": None, **values["speed"]},
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
         "distortion": {**overshoot, **values["distortion"]},
     }
@@ -101,7 +103,7 @@ def one_line(result: Result) -> str:
     shown = [
         ("alpha {:.3f}", acceptance["alpha"]),
         ("tau {:.2f}", acceptance["tau"]),
-        ("{:.0f} tokens/s", speed["tokens_per_second"]),
+        ("{:.0f} tokens/s", speed["tokens_per_second"] or speed["tokens_per_second_whole"]),
         ("{:.2f}x", speed["speedup"]),
         ("WER {:.1%}", quality.get("wer")),
         ("MOS {:.2f}", quality.get("mos")),

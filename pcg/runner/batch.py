@@ -5,13 +5,14 @@ A record is what ``batches.jsonl`` holds of a batch::
     batch, at, wall              index; when it began (UTC); seconds since the run's last record, all work included
     tokens, seconds, calls       emitted tokens, decode seconds and model passes of the batch as a whole
     baseline_tokens, _seconds, _calls     the same of the target alone; null where it was not decoded
+    counters                     what an engine itself has counted; null of our own loop
     rows                         one an utterance: see ``_row``
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +24,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.config.settings import Decoding
 from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
-from pcg.interfaces import Codec
+from pcg.engines.engine import Decoded, Decoder
+from pcg.interfaces import Codec, Metric
 from pcg.names import marked, within
 from pcg.results.environment import memory_advice
-from pcg.runner.decode import Decoded, decode_alone, decode_by_token, decode_speculative
 from pcg.runner.grouped import mean_sizes
-from pcg.runner.parts import Parts
+from pcg.runner.parts import Composed
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
 from pcg.types import Audio, Generation, Utterance
 
@@ -43,13 +43,17 @@ class BatchRunner:
     """Decodes and scores batches of one run.
 
     Attributes:
+        baseline: whether the target is decoded alone too.
+        metrics: what scores each batch; none where all are scored afterwards.
         metric_nodes: the metrics' configs, by which scores are remembered.
         folder: where ``audio/`` goes, or without a codec ``tokens/``.
     """
 
-    parts: Parts
-    decoding: Decoding
-    seed: int
+    parts: Composed
+    decoder: Decoder
+    max_tokens: int
+    baseline: bool
+    metrics: Mapping[str, Metric]
     memo: ScoreMemo
     metric_nodes: dict[str, Any]
     folder: Path
@@ -61,8 +65,8 @@ class BatchRunner:
     def warm_up(self, utterances: Sequence[Utterance], tokens: int = 24) -> None:
         """Decode a few tokens both ways and throw them away: first passes pay for allocation and compilation."""
         prompts = [self._prompt(utterance) for utterance in utterances]
-        for speculative in {False, self.parts.draft is not None}:
-            self._decode(prompts, speculative, tokens)
+        for alone in {False, self.baseline}:
+            self.decoder.decode(prompts, tokens, alone)
 
     def run(self, index: int, utterances: Sequence[Utterance]) -> dict[str, Any]:
         """The record of a batch. An utterance that fails is tried alone, and recorded with its reason."""
@@ -77,14 +81,13 @@ class BatchRunner:
 
     def _run(self, index: int, utterances: Sequence[Utterance]) -> dict[str, Any]:
         prompts = [self._prompt(utterance) for utterance in utterances]
-        speculative = self.parts.draft is not None
         own: Decoded | None = None
         alone: Decoded | None = None
         for turn in (False, True) if index % 2 else (True, False):  # neither is always the first
             if turn:
-                own = self._decode(prompts, speculative, self.decoding.max_tokens)
-            elif speculative and self.decoding.baseline:
-                alone = self._decode(prompts, False, self.decoding.max_tokens)
+                own = self.decoder.decode(prompts, self.max_tokens)
+            elif self.baseline:
+                alone = self.decoder.decode(prompts, self.max_tokens, alone=True)
         assert own is not None
         audio, scores = self._speak_and_score(prompts, own.generations)
         baseline_scores: list[Scores] = [{} for _ in prompts]
@@ -98,29 +101,24 @@ class BatchRunner:
                 prompts, own.generations, audio, scores, baseline_scores, strict=True
             )
         ]
-        return {**_timing("", own), **_timing("baseline_", alone), "rows": rows}
+        return {**_timing("", own), **_timing("baseline_", alone), "counters": own.counters, "rows": rows}
 
     def _prompt(self, utterance: Utterance) -> Prompt:
-        return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.target.end))
-
-    def _decode(self, prompts: Sequence[Prompt], speculative: bool, max_tokens: int) -> Decoded:
-        with_draft = decode_speculative if self.decoding.mode == "speculative" else decode_by_token
-        decode = with_draft if speculative else decode_alone
-        return decode(self.parts, prompts, self.decoding, self.seed, max_tokens)
+        return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.audio_tokens))
 
     def _speak_and_score(
         self, prompts: Sequence[Prompt], generations: Sequence[Generation]
     ) -> tuple[list[Audio | None], list[Scores]]:
         """Without a codec neither audio nor scores, of which each column is then there and None."""
         if self.parts.codec is None:
-            columns = {top for metric in self.parts.metrics.values() for top, _ in metric.ratios.values()}
+            columns = {top for metric in self.metrics.values() for top, _ in metric.ratios.values()}
             return [None] * len(prompts), [dict.fromkeys(columns) for _ in prompts]
         audio = [
             self._speak(item, generation, self.parts.codec)
             for item, generation in zip(prompts, generations, strict=True)
         ]
         said = [item.utterance for item in prompts]
-        return list(audio), self.memo.score(self.parts.metrics, self.metric_nodes, audio, said)
+        return list(audio), self.memo.score(self.metrics, self.metric_nodes, audio, said)
 
     def _speak(self, item: Prompt, generation: Generation, codec: Codec) -> Audio:
         """Decode prompt and generation together, so that the voice carries over, and cut the prompt off (as LLaSA)."""
@@ -234,7 +232,7 @@ def _timing(prefix: str, decoded: Decoded | None) -> dict[str, Any]:
 
 def _failed(utterance: Utterance, error: Exception) -> dict[str, Any]:
     row = {"utterance": utterance.id, "text": utterance.text, "speaker": utterance.speaker, "error": _reason(error)}
-    return {**_timing("", None), **_timing("baseline_", None), "rows": [row]}
+    return {**_timing("", None), **_timing("baseline_", None), "counters": None, "rows": [row]}
 
 
 def failed_batch(utterances: Sequence[Utterance], error: Exception) -> dict[str, Any]:
@@ -254,6 +252,8 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
             whole[f"{prefix}{what}"] = {
                 part: sum(record[f"{prefix}{what}"][part] for record in timed) for part in parts
             } or None
+    counted = [record["counters"] for record in good if record["counters"]]
+    whole["counters"] = {key: sum(each[key] for each in counted) for key in counted[0]} if counted else None
     return whole
 
 

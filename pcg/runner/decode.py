@@ -1,9 +1,9 @@
-"""The runner's two calls into the decoding loops, timed."""
+"""Our own loop as what decodes a run: calls into the decoding loops, timed."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,27 +14,23 @@ from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics
 from pcg.decoding.tree import tree_decode
+from pcg.engines.engine import Decoded
 from pcg.runner.parts import Parts
 from pcg.sampling import Randomness, as_keys
-from pcg.types import Generation
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A batch, decoded.
+class OwnLoop:
+    """The ``Decoder`` that the loops of ``pcg.decoding`` are."""
 
-    Attributes:
-        seconds: by part of the loop, for the batch as a whole.
-        calls: model passes of the batch as a whole, by part.
-    """
+    parts: Parts
+    decoding: Decoding
+    seed: int
 
-    generations: list[Generation]
-    seconds: Mapping[str, float]
-    calls: Mapping[str, int]
-
-    @property
-    def emitted(self) -> int:
-        return sum(generation.counts["emitted"] for generation in self.generations)
+    def decode(self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False) -> Decoded:
+        with_draft = decode_speculative if self.decoding.mode == "speculative" else decode_by_token
+        decode = decode_alone if alone or self.parts.draft is None else with_draft
+        return decode(self.parts, prompts, self.decoding, self.seed, max_tokens)
 
 
 def decode_alone(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, seed: int, max_tokens: int) -> Decoded:

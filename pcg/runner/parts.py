@@ -19,11 +19,12 @@ from torch import Tensor
 
 from pcg.config import fingerprint
 from pcg.config.build import TARGET, Kept, build, constructor, is_built
-from pcg.config.identity import canonical
+from pcg.config.identity import canonical, name_of
 from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.control.fixed import Fixed
-from pcg.decoding.pair import check_compatible
+from pcg.decoding.pair import Placed, check_compatible
+from pcg.engines.engine import Decoder, Pair, Spoken
 from pcg.groups.cache import build_cached
 from pcg.groups.table import GroupTable
 from pcg.interfaces import (
@@ -39,15 +40,33 @@ from pcg.interfaces import (
     StateRule,
     TokenLM,
 )
+from pcg.sampling import Sampling
 
 _kept = Kept()
 log = logging.getLogger(__name__)
 
 
+class Composed(Protocol):
+    """What a run is composed of besides what decodes. Without a draft there is no rule; without a codec everything is
+    coded already, and nothing is heard."""
+
+    @property
+    def audio_tokens(self) -> int: ...
+    @property
+    def rule(self) -> Rule | StateRule | CandidateRule | LadderRule | None: ...
+    @property
+    def codec(self) -> Codec | None: ...
+    @property
+    def dataset(self) -> Dataset: ...
+    @property
+    def metrics(self) -> Mapping[str, Metric]: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
 @dataclass(frozen=True)
 class Parts:
-    """What a run is composed of. Without a draft there is no rule; without a codec everything is coded already, and
-    nothing is heard."""
+    """A run that our own loop decodes; see ``Composed``."""
 
     target: TokenLM
     draft: TokenLM | None
@@ -58,6 +77,22 @@ class Parts:
     device: torch.device
     control: Control
 
+    @property
+    def audio_tokens(self) -> int:
+        return self.target.end
+
+
+@dataclass(frozen=True)
+class ServedParts:
+    """A run that an engine decodes; see ``Composed``."""
+
+    audio_tokens: int
+    rule: Rule | StateRule | LadderRule | None
+    codec: Codec | None
+    dataset: Dataset
+    metrics: Mapping[str, Metric]
+    device: torch.device
+
 
 def load(run: Mapping[str, Any]) -> Parts:
     """Build the parts of a canonical config, each once a process.
@@ -66,6 +101,7 @@ def load(run: Mapping[str, Any]) -> Parts:
         ConfigError: parts that do not fit each other.
     """
     device = torch.device(run["device"])
+    _kept.drop("engine")  # and its process
     target = _kept.get(
         "target", [run["target"], str(device)], lambda: build(run["target"], device=device), holders=("draft",)
     )
@@ -90,6 +126,31 @@ def load(run: Mapping[str, Any]) -> Parts:
         device=device,
         control=control,
     )
+
+
+def served(run: Mapping[str, Any], sampling: Sampling, seed: int) -> tuple[ServedParts, Decoder]:
+    """The parts of a canonical config that names an engine, and the engine, which holds the models.
+
+    Raises:
+        ConfigError: parts that do not fit each other, or the engine.
+    """
+    device = torch.device(run["device"])
+    release_models()
+    codec = _kept_part("codec", run["codec"], device=device) if is_built(run["codec"]) else None
+    target = Spoken(run["target"], device)
+    draft = Spoken(run["draft"], device) if is_built(run["draft"]) else None
+    _same_vocabulary(target, draft, codec)
+    rule: Any = None
+    settings: dict[str, Any] = {}
+    if draft is not None:
+        rule = _rule(run, target, draft, codec)
+        settings = {key: value for key, value in run["grouping"].items() if key not in (TARGET, "groups")}
+        settings["rule"] = name_of(run["grouping"])
+    pair = Pair(target, draft, rule, settings, run["decoding"].get("gamma", 0), sampling, seed, run["threads"])
+    node = {key: value for key, value in run["engine"].items() if key not in ("name", "version")}
+    decoder = _kept.get("engine", [run, seed], lambda: build(node).start(pair))
+    composed = ServedParts(target.end, rule, codec, load_dataset(run["dataset"]), metrics_of(run), device)
+    return composed, decoder
 
 
 def _check_mode(mode: str | None, rule: Any) -> None:
@@ -153,7 +214,7 @@ def load_metrics(nodes: Mapping[str, Any], heard: bool = True) -> dict[str, Metr
 
 def release_models() -> None:
     """Let go of the models, so that what is loaded next has their memory."""
-    _kept.drop("target", "draft", "codec", *(role for role in _kept.roles if role.startswith("groups")))
+    _kept.drop("target", "draft", "codec", "engine", *(role for role in _kept.roles if role.startswith("groups")))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -172,7 +233,7 @@ def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> Tok
     return _kept.get("draft", key, lambda: build(run["draft"], **supplied))
 
 
-def _same_vocabulary(target: TokenLM, draft: TokenLM | None, codec: Codec | None) -> None:
+def _same_vocabulary(target: Placed, draft: Placed | None, codec: Codec | None) -> None:
     problems: list[str] = []
     if codec is not None and target.vocab_size != codec.codebook_size + 1:
         problems.append(f"codec: has {codec.codebook_size} tokens, the target speaks {target.vocab_size - 1}")
@@ -191,7 +252,7 @@ def _control(run: Mapping[str, Any]) -> Control:
 
 
 def _rule(
-    run: Mapping[str, Any], target: TokenLM, draft: TokenLM, codec: Codec | None
+    run: Mapping[str, Any], target: Embedded, draft: Embedded, codec: Codec | None
 ) -> Rule | StateRule | LadderRule:
     """The run's rule; with a budget of distortion a ladder of it, one rule a theta."""
     node = {key: value for key, value in run["grouping"].items() if key != "groups"}
@@ -211,8 +272,8 @@ def _rule(
 def _with_groups(
     node: Mapping[str, Any],
     run: Mapping[str, Any],
-    target: TokenLM,
-    draft: TokenLM,
+    target: Embedded,
+    draft: Embedded,
     codec: Codec | None,
     which: str = "",
 ) -> Rule:

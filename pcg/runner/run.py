@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     began = time.perf_counter()
     records = Records(folder / "batches.jsonl")
     inline = (settings.metrics or {}).get("when", "inline") == "inline" or not is_built(settings.codec)
-    job = Job(run, Decoding(**settings.decoding), settings.seed, folder, inline)
+    job = Job(run, replace(Decoding(**settings.decoding), batch_size=settings.together), settings.seed, folder, inline)
     executor = _executor(settings, job)
     lines = _decode_all(executor, records, settings, label(run), began)
     groups, peak_memory = executor.groups(), executor.peak_memory_bytes()
@@ -145,7 +146,7 @@ def _decode_all(
     executor: Executor, records: Records, settings: Settings, name: str, began: float
 ) -> list[dict[str, Any]]:
     """Decode the batches that have no good record yet, appending each as it finishes; returns the record of each."""
-    cut = batches(executor.dataset, settings.decoding["batch_size"])
+    cut = batches(executor.dataset, settings.together)
     good = {line["batch"]: line for line in of_batches(records.lines, cut) if _failures(line) == 0}
     pending = [index for index in range(len(cut)) if index not in good]
     if not pending:

@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 import torch
 
+from pcg.config.build import is_built
 from pcg.config.settings import Decoding
+from pcg.engines.engine import Decoder
 from pcg.interfaces import Dataset, Metric
 from pcg.results import environment
 from pcg.runner import parts
 from pcg.runner.batch import BatchRunner
+from pcg.runner.decode import OwnLoop
 from pcg.runner.grouped import size_report
-from pcg.runner.parts import Parts
+from pcg.runner.parts import Composed
 from pcg.runner.rescore import Line, Scoring
 from pcg.runner.scores import ScoreMemo
 from pcg.types import Utterance
@@ -65,9 +68,19 @@ class Job:
     def begun(self, device: torch.device, memo: ScoreMemo) -> InProcess:
         return InProcess(replace(self, run={**self.run, "device": str(device)}), memo)
 
-    def runner(self, composed: Parts, memo: ScoreMemo) -> BatchRunner:
-        composed = composed if self.inline else replace(composed, metrics={})
-        return BatchRunner(composed, self.decoding, self.seed, memo, self.run["metrics"], self.folder)
+    def runner(self, memo: ScoreMemo) -> BatchRunner:
+        """Raises ConfigError: parts that do not fit each other."""
+        composed, decoder = self._composed()
+        baseline = self.decoding.baseline and is_built(self.run["draft"]) and not is_built(self.run.get("engine"))
+        metrics = composed.metrics if self.inline else {}
+        nodes = self.run["metrics"]
+        return BatchRunner(composed, decoder, self.decoding.max_tokens, baseline, metrics, memo, nodes, self.folder)
+
+    def _composed(self) -> tuple[Composed, Decoder]:
+        if is_built(self.run.get("engine")):
+            return parts.served(self.run, self.decoding.sampling, self.seed)
+        composed = parts.load(self.run)
+        return composed, OwnLoop(composed, self.decoding, self.seed)
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,8 @@ class Executor(Protocol):
     def groups(self) -> dict[str, Any] | None:
         """How large the rule's groups are; None for a rule without groups."""
 
-    def peak_memory_bytes(self) -> int:
-        """Most memory that one device held."""
+    def peak_memory_bytes(self) -> int | None:
+        """Most memory that one device held; None where an engine holds it."""
 
     def score(self, scoring: Scoring) -> Iterator[list[Line]]:
         """Batches as they are scored, on devices that hold no decoding models any more."""
@@ -106,11 +119,14 @@ class InProcess:
     """
 
     def __init__(self, job: Job, memo: ScoreMemo) -> None:
-        composed = parts.load(job.run)
-        self.dataset, self.metrics, self._device = composed.dataset, composed.metrics, composed.device
-        self._runner: BatchRunner | None = job.runner(composed, memo)
+        runner = job.runner(memo)
+        self._runner: BatchRunner | None = runner
+        self.dataset: Dataset = runner.parts.dataset
+        self.metrics: Mapping[str, Metric] = runner.parts.metrics
+        self._device = runner.parts.device
         self._memo = memo
-        self._groups = size_report(composed.rule)
+        self._groups = size_report(runner.parts.rule)
+        self._elsewhere = is_built(job.run.get("engine"))
         self._batches = batches(self.dataset, job.decoding.batch_size)
         self._warm = False
         environment.start_memory(self._device)
@@ -132,8 +148,8 @@ class InProcess:
     def groups(self) -> dict[str, Any] | None:
         return self._groups
 
-    def peak_memory_bytes(self) -> int:
-        return environment.peak_memory_bytes(self._device)
+    def peak_memory_bytes(self) -> int | None:
+        return None if self._elsewhere else environment.peak_memory_bytes(self._device)
 
     def score(self, scoring: Scoring) -> Iterator[list[Line]]:
         self._runner = None

@@ -10,7 +10,7 @@ GPU reaches is less, so times are lower bounds. The codec and metrics are not co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -74,7 +74,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
         ConfigError: the config is wrong, or a model's shape is not to be had.
     """
     settings = check(config)
-    decoding, plan = Decoding(**settings.decoding), Plan(**settings.plan)
+    decoding, plan = replace(Decoding(**settings.decoding), batch_size=settings.at_once), Plan(**settings.plan)
     models = {
         role: _model(role, config["target"], config[role], decoding, plan)
         for role in ("target", "draft")

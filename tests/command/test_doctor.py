@@ -52,9 +52,19 @@ def test_where_all_is_there_the_default_run_would_work_and_nothing_is_written(
 def test_what_a_choice_needs_is_read_from_its_code() -> None:
     assert names("target", "bundled") == {"hibari-tts"}
     assert names("target", "llasa_8b") == names("codec", "xcodec2") == {"transformers"}
+    assert names("engine", "vllm") == {"vllm"}
     assert names("draft", "ngram") == names("metrics", "none") == set()
     assert {"moonshine-voice", "Resemblyzer", "distillmos", "xls-r-sqa"} <= names("metrics", "bundled")
     assert names("metrics", "bundled_strict") == names("metrics", "bundled") | {"pocketsphinx"}
+
+
+def test_an_engine_is_there_whatever_its_package_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    (need,) = doctor.needs_of("engine", "vllm")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert need.problem == "vllm is missing"
+    assert "pip install vllm" in need.line
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    assert need.problem is None
 
 
 def test_what_is_missing_is_named_by_choice_with_its_line(lacking, capsys: pytest.CaptureFixture[str]) -> None:

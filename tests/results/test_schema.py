@@ -148,16 +148,18 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
     values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     del values["counts"]["empty"], values["counts"]["rival_accepted"]
     del values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
-    del values["control"]
-    for schema in (0, 1, 2, 3, 4, 6):
+    del values["control"], values["engine"], values["speed"]["tokens_per_second_whole"]
+    for schema in (0, 1, 2, 3, 4, 5, 7):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
-        if schema in (1, 2, 3, 4):
+        if schema in (1, 2, 3, 4, 5):
             found = read(folder)
             assert found is not None
             assert found.values["counts"]["empty"] is None  # not counted then
             assert found.values["counts"]["rival_accepted"] is None
             assert found.values["distortion"]["overshoot_unlikely"] is None
             assert found.values["control"]["gamma"] is None
+            assert found.values["engine"]["name"] == "own"
+            assert found.values["speed"]["tokens_per_second_whole"] is None
             continue
-        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 5: move it"):
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 6: move it"):
             read(folder)

@@ -28,13 +28,20 @@ def register() -> None:
     """Put our functions into vLLM's modules, once a process."""
     from vllm.config import VllmConfig
 
-    if hasattr(VllmConfig.__post_init__, "__wrapped__"):
+    if registered():
         return
     strange = _strangeness()
     if not strange:
         _into_the_first_runner()
         _into_the_second_runner()
     VllmConfig.__post_init__ = _before(VllmConfig.__post_init__, lambda config: check(config, strange))
+
+
+def registered() -> bool:
+    """Whether ``register`` has been called in this process."""
+    from vllm.config import VllmConfig
+
+    return hasattr(VllmConfig.__post_init__, "__wrapped__")
 
 
 def check(config: Any, strange: str = "") -> None:
