@@ -157,6 +157,7 @@ def test_prompts_go_in_and_tokens_and_counts_come_out(config) -> None:
     assert llm.arguments["speculative_config"]["num_speculative_tokens"] == GAMMA
     assert llm.arguments["speculative_config"]["draft_sample_method"] == "probabilistic"
     assert (llm.arguments["max_num_seqs"], llm.arguments["seed"], llm.arguments["enforce_eager"]) == (2, 7, True)
+    assert llm.arguments["enable_prefix_caching"] is False  # the warm-up has seen the same prompts
     told = llm.arguments["additional_config"]["pcg"]
     assert {key: value for key, value in told.items() if key != "groups"} == {
         "rule": "pcg", "floor": None, "residual": "target",

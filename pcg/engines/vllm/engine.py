@@ -223,7 +223,9 @@ def _started(engine: Vllm, pair: Pair) -> Any:
     """
     arguments: dict[str, Any] = {
         "skip_tokenizer_init": True, "dtype": pair.target.dtype, "max_num_seqs": engine.concurrency, "seed": pair.seed,
-        "disable_log_stats": False, **engine.arguments,
+        "disable_log_stats": False,
+        "enable_prefix_caching": False,  # or the warm-up would have done the prompts of what is timed
+        **engine.arguments,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place, _environment(pair.threads):
         if pair.draft is not None:
