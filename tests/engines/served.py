@@ -85,6 +85,30 @@ def test_the_second_runner_keeps_as_many(name: str, record: dict[str, Any]) -> N
     assert alike(found, ours), (found, ours)
 
 
+def test_a_run_of_the_framework_counts_as_vllm_does(record: dict[str, Any], tmp_path: Path) -> None:
+    """``engine=vllm`` on the same 20 prompts, 8 at once; its own counters have the last round of each whole."""
+    root, ours = RESULT.parents[3], record.get("ours", {}).get("pcg") or served("ours", RULES["pcg"], COUNT, TOKENS)
+    told = {
+        "engine": "vllm", "grouping": "pcg", "grouping.theta": 0.6, "metrics": "none", "logger": "none", "device": "cpu",
+        "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA, "decoding.max_tokens": TOKENS,
+        "decoding.temperature": serving.TEMPERATURE, "dataset.limit": COUNT, "paths.outputs": tmp_path,
+        "+engine.arguments.enforce_eager": True,
+    }  # fmt: skip
+    command = [sys.executable, str(root / "experiments/run.py"), *(f"{key}={value}" for key, value in told.items())]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    (folder,) = (tmp_path / "default").iterdir()
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    counts, counters = result["counts"], result["engine"]["counters"]
+    assert counts["rounds"] == counters["rounds"]
+    assert counts["drafted"] == counters["drafted"]
+    lost = counters["accepted"] - counts["accepted"]
+    assert 0 <= lost <= serving.GAMMA * COUNT
+    assert 0 < counters["tested"] - counts["tested"] <= serving.GAMMA * COUNT
+    found = {**counters, "alpha": result["engine"]["alpha"]}
+    record["engine=vllm"] = {"pcg": {**found, "alpha by utterance": result["acceptance"]["alpha"]}}
+    assert alike(found, ours), (found, ours)
+
+
 @pytest.fixture(scope="module")
 def asked() -> list[dict[str, Any]]:
     return serving.prompts(8)
