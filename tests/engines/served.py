@@ -89,8 +89,9 @@ def test_a_run_of_the_framework_counts_as_vllm_does(record: dict[str, Any], tmp_
     """``engine=vllm`` on the same 20 prompts, 8 at once; its own counters have the last round of each whole."""
     root, ours = RESULT.parents[3], record.get("ours", {}).get("pcg") or served("ours", RULES["pcg"], COUNT, TOKENS)
     told = {
-        "engine": "vllm", "grouping": "pcg", "grouping.theta": 0.6, "metrics": "none", "logger": "none", "device": "cpu",
-        "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA, "decoding.max_tokens": TOKENS,
+        "engine": "vllm", "grouping": "pcg", "grouping.theta": 0.6, "metrics": "none", "logger": "none",
+        "device": "cpu", "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA,
+        "decoding.max_tokens": TOKENS,
         "decoding.temperature": serving.TEMPERATURE, "dataset.limit": COUNT, "paths.outputs": tmp_path,
         "+engine.arguments.enforce_eager": True,
     }  # fmt: skip
