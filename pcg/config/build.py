@@ -52,7 +52,8 @@ class Kept:
     """Objects built once a process: the runs of a sweep share what they have in common, models above all.
 
     Each role (target, draft, codec, ...) holds one object; what no role holds any more is let go before the next
-    is built, so that two models never lie in memory where one is asked for.
+    is built, so that two models never lie in memory where one is asked for. What has a ``close`` is closed then, as an
+    engine, whose processes would otherwise stay until it is collected.
     """
 
     def __init__(self) -> None:
@@ -84,7 +85,10 @@ class Kept:
         self._let_go()
 
     def _let_go(self) -> None:
+        gone = [made for held, made in self._objects.items() if held not in self._keys.values()]
         self._objects = {held: made for held, made in self._objects.items() if held in self._keys.values()}
+        for made in gone:
+            getattr(made, "close", lambda: None)()
 
 
 def is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -29,7 +29,7 @@ class Decoded:
         seconds: by part of the loop (``pcg.decoding.clock``), for the batch as a whole; of an engine that does not tell
             parts ``engine`` alone, prefill included.
         calls: model passes of the batch as a whole, by part; none where they are not told.
-        counters: what an engine itself has counted of the batch (``Counters``); None of our loop.
+        counters: what an engine itself has counted of the batch; None of our loop.
     """
 
     generations: list[Generation]
@@ -53,6 +53,13 @@ class Decoder(Protocol):
         """
 
 
+class Started(Decoder, Protocol):
+    """A decoder whose models an engine holds."""
+
+    def close(self) -> None:
+        """End the engine; what is decoded afterwards starts it again."""
+
+
 class Engine(Protocol):
     """What ``engine=NAME`` builds. Its constructor takes plain values."""
 
@@ -68,7 +75,7 @@ class Engine(Protocol):
     def problems(config: Mapping[str, Any]) -> list[str]:
         """What of a run's config the engine cannot do, and what to write instead. Nothing is loaded."""
 
-    def start(self, pair: Pair) -> Decoder:
+    def start(self, pair: Pair) -> Started:
         """A decoder for these models, which are loaded."""
 
 

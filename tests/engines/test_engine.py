@@ -320,6 +320,17 @@ def test_a_study_of_both_has_a_table_plots_and_a_page(config, tmp_path) -> None:
     assert float(engine["tokens/s with prefill"]) > 0
 
 
+def test_the_engine_of_one_run_has_ended_before_the_next_begins(config, monkeypatch) -> None:
+    """Two would share the machine's memory; and whoever still holds the first does not keep it alive."""
+    start, held = served.Vllm.start, []
+    monkeypatch.setattr(served.Vllm, "start", lambda *given: held.append(start(*given)) or held[-1])
+    run_once(config("dataset.limit=1"))
+    run_once(config("dataset.limit=1", "draft=none"))
+    assert [llm.running for llm in LLM.made] == [False, True]
+    run_once(config("dataset.limit=1", "engine=own"))
+    assert not LLM.made[1].running
+
+
 def test_a_plan_reckons_with_what_it_has_at_work(config) -> None:
     def caches(*overrides: str) -> int:
         return plan.needs(config(*overrides)).models["target"].cache

@@ -27,7 +27,7 @@ from pcg.config.identity import name_of
 from pcg.config.validate import ConfigError
 from pcg.decoding.rows import Prompt
 from pcg.decoding.statistics import COUNTS, plain_counts
-from pcg.engines.engine import INSTALL, Decoded, Decoder, Pair
+from pcg.engines.engine import INSTALL, Decoded, Pair, Started
 from pcg.engines.settings import rules
 from pcg.engines.vllm import plugin
 from pcg.models.checkpoint import resolve_folder
@@ -85,7 +85,7 @@ class Vllm:
             found.append("device, devices: engine=vllm takes the one that it sees; CUDA_VISIBLE_DEVICES chooses it")
         return found
 
-    def start(self, pair: Pair) -> Decoder:
+    def start(self, pair: Pair) -> Started:
         return _Served(self, pair)
 
 
@@ -134,8 +134,7 @@ class _Served:
         try:
             said, blocks, ended = self._steps(llm, ids, max_tokens)
         except BaseException:
-            self._stop()  # what state it is in nobody knows
-            self._llm = None
+            self.close()  # what state it is in nobody knows
             raise
         seconds = time.perf_counter() - began
         counters = {key: value - before[key] for key, value in counted(llm).items()} if self._pair.draft else None
@@ -147,8 +146,13 @@ class _Served:
     def _running(self) -> Any:
         if self._llm is None:
             self._llm = _started(self._engine, self._pair)
-            self._stop = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)  # its process goes with us
+            self._stop = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)  # its processes go with us
         return self._llm
+
+    def close(self) -> None:
+        if self._llm is not None:
+            self._stop()
+            self._llm = None
 
     def _steps(
         self, llm: Any, ids: Sequence[list[int]], max_tokens: int
