@@ -77,10 +77,11 @@ class Randomness:
     numbers: Float[Tensor, "batch numbers"] | None = None
     several: dict[tuple[Purpose, int], Float[Tensor, "batch positions draws"]] = field(default_factory=dict)
 
-    @cached_property
-    def _streams(self) -> Int[Tensor, "batch"]:
+    def _hash_keys(self) -> Int[Tensor, "batch"]:
         """The part of the hash that no position changes, one number a row."""
         return _mix(self.keys ^ _mix(torch.full_like(self.keys, self.seed)))
+
+    _streams = cached_property(_hash_keys)
 
     def uniform(
         self, positions: Int[Tensor, "batch *block"], purpose: Purpose | Int[Tensor, "..."]
@@ -118,7 +119,9 @@ class Randomness:
         return numbers.view(-1, length, len(Purpose))
 
     def _hash(self, counters: Int[Tensor, "batch *block"]) -> Float[Tensor, "batch *block"]:
-        bits = _mix(self._streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
+        # a graph cannot enter the lock of a cached property
+        streams = self._hash_keys() if torch.compiler.is_compiling() else self._streams
+        bits = _mix(streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
         return _shift_right(bits, 12).to(torch.float64) * 2.0**-52
 
     def ahead(self, positions: int) -> Randomness:

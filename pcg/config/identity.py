@@ -40,6 +40,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
             run["decoding"].pop(key, None)
     if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
         del run["decoding"]["gamma"]
+    if run["decoding"].get("compile") is False or (run["decoding"].get("compile") == "auto" and run["device"] == "cpu"):
+        del run["decoding"]["compile"]  # as ever
     if "control" in run["decoding"]:
         _reduce_control(run)
     run["fingerprints"] = fingerprints(run)

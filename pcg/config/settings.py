@@ -31,6 +31,7 @@ class Decoding:
     baseline: bool
     mode: str = "speculative"
     candidates: int = 1
+    compile: bool | str = "auto"
     control: dict[str, Any] | None = None
 
     RANGES: ClassVar[Ranges] = {
@@ -38,6 +39,7 @@ class Decoding:
         "candidates": up_to(1_000),
         "batch_size": up_to(100_000),
         "max_tokens": up_to(10_000_000),
+        "compile": (lambda value: value in (True, False, "auto"), "auto, true or false"),
         "mode": (lambda value: value in ("speculative", "law", "truncated"), "speculative, law or truncated"),
     }
 

@@ -11,8 +11,27 @@ import torch
 PARTS = ("prefill", "draft", "target", "rule", "other")
 
 
+class Stalls:
+    """Seconds that this process spent on compiling and on recording graphs: no part of decoding."""
+
+    def __init__(self) -> None:
+        self.seconds, self.graphs = 0.0, 0
+        self._since: list[float] = []  # one may ask for another
+
+    def begin(self, _: object = None) -> None:
+        self._since.append(time.perf_counter())
+
+    def end(self, _: object = None) -> None:
+        took = time.perf_counter() - self._since.pop()
+        if not self._since:
+            self.seconds, self.graphs = self.seconds + took, self.graphs + 1
+
+
+compiling = Stalls()
+
+
 class Clock:
-    """Seconds by part, without gaps: entering a part ends the one before it.
+    """Seconds by part, without gaps and without compiling: entering a part ends the one before it.
 
     On a GPU the device's own time stamps are used, so that timing never makes the host wait; ``seconds`` does.
 
@@ -26,7 +45,7 @@ class Clock:
         self._marks: list[tuple[str | None, torch.cuda.Event]] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._part: str | None = None
-        self._since = 0.0
+        self._since, self._stalled = 0.0, compiling.seconds
         self.passes: Counter[str] = Counter()
 
     def enter(self, part: str) -> None:
@@ -38,10 +57,14 @@ class Clock:
         self._switch(None)
 
     def _switch(self, part: str | None) -> None:
+        if self._part is not None:
+            self._seconds[self._part] -= compiling.seconds - self._stalled
+        self._stalled = compiling.seconds
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._marks.append((part, event))
+            self._part = part
             return
         now = self._now()
         if self._part is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -118,7 +119,9 @@ def prefill(
     if not draft.reads:
         draft_cache.lengths = draft_cache.lengths - 1
     width = gamma + 1 if draft.reads else 2
-    last, recent = (torch.stack([each[-n:] for each in ids]) for ids, n in ((target_ids, 1), (draft_ids, width)))
+    # a prompt may be shorter; what stands before it is never fed
+    long = [each if len(each) >= width else F.pad(each, (width - len(each), 0)) for each in draft_ids]
+    last, recent = (torch.stack([each[-n:] for each in ids]) for ids, n in ((target_ids, 1), (long, width)))
     return target_cache, draft_cache, last, recent
 
 

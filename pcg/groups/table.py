@@ -203,6 +203,11 @@ class GroupTable:
         sums = torch.cat([rows @ block.to(rows.dtype).t() for block in blocks], 1)
         return sums.view(probs.shape)
 
+    def derive(self) -> None:
+        """Compute now what is otherwise derived when it is first asked for, which a graph cannot do."""
+        for name in ("weights", "_member_spans", "_holder_spans", "_choices", "_largest", "_most", "_padded"):
+            getattr(self, name)
+
     @cached_property
     def _company(self) -> list[Bool[Tensor, "block vocab"]]:
         return list(self._company_blocks())

@@ -124,6 +124,11 @@ class Blocks:
         self._floor = torch.tensor(math.sqrt(config.width * config.eps), device=device)
 
     def cache(self, batch: int, capacity: int, reads: tuple[int, ...] = ()) -> LlamaCache:
+        """Raises as ``check_cache``."""
+        self.check_cache(capacity, reads)
+        return LlamaCache(self.config, batch, capacity, self.dtype, self.device, reads)
+
+    def check_cache(self, capacity: int, reads: tuple[int, ...]) -> None:
         """Raises ValueError where ``capacity`` is more positions than the model knows, or a state is not there."""
         wrong = [i for i in reads if not 0 <= i <= self.config.layers]
         if wrong:
@@ -132,7 +137,6 @@ class Blocks:
             raise ValueError(
                 f"{capacity} positions asked for, the model knows {self.config.positions}: lower max_tokens"
             )
-        return LlamaCache(self.config, batch, capacity, self.dtype, self.device, reads)
 
     def read_norm(self, checkpoint: Checkpoint, name: str) -> Float[Tensor, "width"]:
         weight = checkpoint.tensor(name, (self.config.width,)).to(self.device, self.dtype)
@@ -198,7 +202,12 @@ class Blocks:
         if layer.head_norms is not None:
             size = turned.square().mean((-2, -1), keepdim=True).add_(c.eps).rsqrt_()
             turned.mul_(size).mul_(layer.head_norms)
-        torch.view_as_complex(turned).mul_(span.rope)
+        if torch.compiler.is_compiling():  # which fuses this, and knows no complex numbers
+            cos, sin = torch.view_as_real(span.rope).unbind(-1)
+            real, imaginary = turned.unbind(-1)
+            turned.copy_(torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1))
+        else:
+            torch.view_as_complex(turned).mul_(span.rope)
         queries, fresh = qkv.flatten(3).to(self.dtype).transpose(1, 2).split([c.heads, 2 * c.kv_heads], 1)
         room, keys, values = memory
         span.write(room, fresh)
@@ -216,11 +225,13 @@ class Blocks:
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
             return Span(start, end, None, self.rope[start:end, None], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
-        later = torch.arange(end, device=self.device) > positions[:, None, :, None]
-        mask = self._mask(later)
         if start + new == end:
-            return Span(start, end, None, self.rope[start:end, None], mask)
-        return Span(start, end, positions, self.rope[positions].unsqueeze(2), mask)
+            return Span(start, end, None, self.rope[start:end, None], self._until(positions, end))
+        return self.ragged_span(positions, end)
+
+    def ragged_span(self, positions: Int[Tensor, "batch new"], end: int) -> Span:
+        """Each row at positions of its own, which no shape depends on; nothing at or beyond ``end`` is seen."""
+        return Span(0, end, positions, self.rope[positions].unsqueeze(2), self._until(positions, end))
 
     def tree_span(self, cache: LlamaCache, tree: Tree) -> Span:
         """Tokens are written one after another, and turned by their depths; the mask says who sees whom."""
@@ -233,6 +244,10 @@ class Blocks:
         rope = self.rope[lengths + tree.depths].unsqueeze(2)
         places = None if start + new == end else lengths + torch.arange(new, device=self.device)
         return Span(start, end, places, rope, self._mask(~sees))
+
+    def _until(self, positions: Int[Tensor, "batch new"], end: int) -> Float[Tensor, "batch 1 new end"]:
+        """The mask of tokens at these positions, who see no later one."""
+        return self._mask(torch.arange(end, device=self.device) > positions[:, None, :, None])
 
     def _mask(self, hidden: Bool[Tensor, "rows 1 new end"]) -> Float[Tensor, "rows 1 new end"]:
         """What is added to the scores of attention."""

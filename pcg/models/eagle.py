@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.interfaces import Readable
-from pcg.models.blocks import Blocks, LlamaCache
+from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
-from pcg.models.linear import linear
+from pcg.models.linear import is_plain, linear
 from pcg.types import Utterance
 
 LAYER = "midlayer."
@@ -85,6 +85,11 @@ class EagleLM:
         self._norm = self.blocks.read_norm(checkpoint, "norm.weight")
         self._head, self._places = _own_head(checkpoint, c, target, self.blocks)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its products are torch's own, which a compiler sees through."""
+        return is_plain(self._layer.qkv) and bool(getattr(self._target, "is_plain", False))
+
     @staticmethod
     def footprint(path: str, dtype: str, speech_rows: int) -> Footprint:
         """Of one with the target's head, which it reads and does not hold."""
@@ -104,24 +109,57 @@ class EagleLM:
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> EagleCache:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""
-        if target is None or target.reads[: len(self.reads)] != self.reads:  # a rule's come after a draft's
-            raise ValueError(f"this draft reads the target's states {self.reads}: prefill the target with them first")
+        self.check_states(target)
         memory = self.blocks.cache(len(prompts), capacity)
         own = torch.zeros(len(prompts), 1, self.config.width, dtype=self.blocks.dtype, device=self.device)
         cache = EagleCache(memory, target, own)
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         if ids.shape[1]:
-            self._forward(ids, self._states(cache, ids.shape[1]), cache)
+            self._forward(ids, self._known(cache, ids.shape[1]), cache)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
         return cache
 
     @torch.inference_mode()
     def step(self, tokens: Int[Tensor, "batch new"], cache: EagleCache) -> Float[Tensor, "batch new vocab"]:
         new = tokens.shape[1]
-        known = bool((cache.lengths + new - 1 <= cache.target.lengths).all())  # on the CPU: nothing waits
+        known = self.knows(cache.lengths, new, cache.target)
+        return self.logits(self._forward(tokens, self._known(cache, new) if known else cache.own, cache))
+
+    def check_states(self, target: Any) -> None:
+        """Raises ValueError where the target's cache does not hold the states that this draft reads."""
+        if target is None or target.reads[: len(self.reads)] != self.reads:  # a rule's come after a draft's
+            raise ValueError(f"this draft reads the target's states {self.reads}: prefill the target with them first")
+
+    def knows(self, lengths: Int[Tensor, "batch"], new: int, target: Any) -> bool:
+        """Whether the target has been where ``new`` tokens from ``lengths`` on are read; on the CPU, so nothing waits.
+
+        Raises:
+            ValueError: it has not, and there are several.
+        """
+        known = bool((lengths + new - 1 <= target.lengths).all())
         if not known and new > 1:
             raise ValueError("a draft that reads the target drafts one token at a time")
-        x = self._forward(tokens, self._states(cache, new) if known else cache.own, cache)
+        return known
+
+    def states(
+        self, hidden: Float[Tensor, "batch reads capacity width"], before: Int[Tensor, "batch new"]
+    ) -> Float[Tensor, "batch new width"]:
+        """What the target's states at these positions give, zero before the first one."""
+        rows = torch.arange(len(hidden), device=self.device).unsqueeze(1)
+        states = hidden[rows, : len(self.reads), before.clamp(min=0)] * (before >= 0)[..., None, None]
+        return self._fuse(states.flatten(2).to(self.blocks.dtype))
+
+    def through(
+        self, ids: Int[Tensor, "batch new"], x: Float[Tensor, "batch new width"], span: Span, memory: Memory
+    ) -> Float[Tensor, "batch new width"]:
+        """The layer: its states, which stand in for the target's where that has not been."""
+        blocks, layer = self.blocks, self._layer
+        embedded = self._target.embed(ids).to(blocks.dtype)
+        read = torch.cat([blocks.rms(embedded, layer.attention_norm), blocks.rms(x, self._state_norm)], -1)
+        x = x + blocks.attend(layer, read, memory, span)
+        return x + blocks.feed(layer, x)
+
+    def logits(self, x: Float[Tensor, "batch new width"]) -> Float[Tensor, "batch new vocab"]:
         hidden = self.blocks.rms(x, self._norm)
         if self._head is None:
             return self._target.head(hidden)
@@ -130,24 +168,16 @@ class EagleLM:
             return logits
         return logits.new_full((*logits.shape[:-1], self.vocab_size), -torch.inf).index_copy_(-1, self._places, logits)
 
-    def _states(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
-        """What the target's states of the positions before give, zero before the first position."""
-        hidden = cache.target.hidden
+    def _known(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
         before = (cache.lengths.unsqueeze(1) + torch.arange(new) - 1).to(self.device)
-        rows = torch.arange(len(hidden), device=self.device).unsqueeze(1)
-        states = hidden[rows, : len(self.reads), before.clamp(min=0)] * (before >= 0)[..., None, None]
-        return self._fuse(states.flatten(2).to(self.blocks.dtype))
+        return self.states(cache.target.hidden, before)
 
     def _forward(
         self, ids: Int[Tensor, "batch new"], x: Float[Tensor, "batch new width"], cache: EagleCache
     ) -> Float[Tensor, "batch new width"]:
-        blocks, layer = self.blocks, self._layer
-        span = blocks.span(cache.memory, ids.shape[1])
-        embedded = self._target.embed(ids).to(blocks.dtype)
-        read = torch.cat([blocks.rms(embedded, layer.attention_norm), blocks.rms(x, self._state_norm)], -1)
+        span = self.blocks.span(cache.memory, ids.shape[1])
         [memory] = span.memories(cache.memory.states, self.config.kv_heads)
-        x = x + blocks.attend(layer, read, memory, span)
-        x = x + blocks.feed(layer, x)
+        x = self.through(ids, x, span, memory)
         cache.lengths = cache.lengths + ids.shape[1]
         cache.own = x[:, -1:]
         return x

@@ -29,6 +29,11 @@ def linear(
     return partial(F.linear, weight=weight.to(device=device, dtype=dtype), bias=bias)
 
 
+def is_plain(multiply: Linear) -> bool:
+    """Whether it is ``F.linear``, and not a product of a CPU's own, which no compiler sees through."""
+    return isinstance(multiply, partial) and multiply.func is F.linear
+
+
 def can_pack() -> bool:
     """Whether this build of torch has FBGEMM's product of float32 activations with float16 weights."""
     return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(torch, "fbgemm_pack_gemm_matrix_fp16")

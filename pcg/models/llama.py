@@ -7,7 +7,7 @@ rows that accept less are simply shorter and rolling back is setting lengths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.blocks import Blocks, LlamaCache
+from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, refuse_head_bias, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
-from pcg.models.linear import linear
+from pcg.models.linear import is_plain, linear
 from pcg.types import Tree, Utterance
 
 
@@ -58,21 +58,32 @@ class Llama:
         self, ids: Int[Tensor, "batch new"], cache: LlamaCache, tree: Tree | None = None
     ) -> Float[Tensor, "batch new width"]:
         """Append ``ids``, in sequence or as a tree, to each row at its own length; the states after each, headless."""
+        span = self.blocks.span(cache, ids.shape[1]) if tree is None else self.blocks.tree_span(cache, tree)
+        x = self.through(ids, span, span.memories(cache.states, self.config.kv_heads), cache.reads, cache.hidden)
+        cache.lengths = cache.lengths + ids.shape[1]
+        return x
+
+    def through(
+        self,
+        ids: Int[Tensor, "batch new"],
+        span: Span,
+        memories: Iterable[Memory],
+        reads: tuple[int, ...],
+        hidden: Float[Tensor, "batch reads capacity width"],
+    ) -> Float[Tensor, "batch new width"]:
+        """One pass through all layers, each with its memory; states of ``reads`` are written into ``hidden``."""
         blocks = self.blocks
-        span = blocks.span(cache, ids.shape[1]) if tree is None else blocks.tree_span(cache, tree)
         x = F.embedding(ids, self.table)
-        seen = {0: x} if cache.reads else {}
-        memories = span.memories(cache.states, self.config.kv_heads)
+        seen = {0: x} if reads else {}
         for depth, (layer, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
             x = x + blocks.attend(layer, blocks.rms(x, layer.attention_norm), memory, span)
             x = x + blocks.feed(layer, x)
-            if depth in cache.reads:
+            if depth in reads:
                 seen[depth] = x
         x = blocks.rms(x, self.norm)
-        if cache.reads:
+        if reads:
             seen[len(self.layers)] = x
-            span.write(span.room(cache.hidden), torch.stack([seen[depth] for depth in cache.reads], 1))
-        cache.lengths = cache.lengths + ids.shape[1]
+            span.write(span.room(hidden), torch.stack([seen[depth] for depth in reads], 1))
         return x
 
     def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch rows"]:
@@ -117,6 +128,11 @@ class LlamaLM:
         self._full_head = head == "full"
         self.width, self.layers = self.llama.config.width, self.llama.config.layers
         self.fingerprint = self._checkpoint.fingerprint
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its products are torch's own, which a compiler sees through."""
+        return is_plain(self.llama.head) and is_plain(self.llama.layers[0].qkv)
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens).to(self.device)

@@ -103,7 +103,7 @@ def load(run: Mapping[str, Any]) -> Parts:
     device = torch.device(run["device"])
     _kept.drop("engine")  # and its process
     target = _kept.get(
-        "target", [run["target"], str(device)], lambda: build(run["target"], device=device), holders=("draft",)
+        "target", [run["target"], str(device)], lambda: build(run["target"], device=device), holders=("draft", "graphs")
     )
     codec = _kept_part("codec", run["codec"], device=device) if is_built(run["codec"]) else None
     draft = _draft(run, target, device)
@@ -114,6 +114,7 @@ def load(run: Mapping[str, Any]) -> Parts:
         rule = _with_candidates(_rule(run, target, draft, codec), run["decoding"].get("candidates", 1), target)
     if rule is not None:
         _check_mode(run["decoding"].get("mode"), rule)
+    target, draft, rule = _graphed(run, target, draft, rule, control)
     if isinstance(rule, StateRule) and not isinstance(control, Fixed):
         raise ConfigError([f"decoding.control: {type(rule).__name__} reads states of whole blocks; want fixed"])
     return Parts(
@@ -214,7 +215,8 @@ def load_metrics(nodes: Mapping[str, Any], heard: bool = True) -> dict[str, Metr
 
 def release_models() -> None:
     """Let go of the models, so that what is loaded next has their memory."""
-    _kept.drop("target", "draft", "codec", "engine", *(role for role in _kept.roles if role.startswith("groups")))
+    groups = (role for role in _kept.roles if role.startswith("groups"))
+    _kept.drop("target", "draft", "codec", "engine", "graphs", *groups)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -230,7 +232,32 @@ def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> Tok
         return target if run["draft"] else None
     key = [run["draft"], run["target"], str(device)]  # some drafts hold on to the target
     supplied = {"device": device, "vocab_size": target.vocab_size, "target": target}
-    return _kept.get("draft", key, lambda: build(run["draft"], **supplied))
+    return _kept.get("draft", key, lambda: build(run["draft"], **supplied), holders=("graphs",))
+
+
+def _graphed(run: Mapping[str, Any], target: Any, draft: Any, rule: Any, control: Control) -> tuple[Any, Any, Any]:
+    """Target, draft and rule with graphs for what they do, where ``decoding.compile`` asks for them.
+
+    Raises:
+        ConfigError: one cannot have any, and ``true`` was asked for.
+    """
+    asked = run["decoding"].get("compile", False)
+    if asked is False:
+        return target, draft, rule
+    from pcg.decoding.graphs import Graphs  # torch's compiler takes seconds to import
+
+    key, device = [run["target"], run["draft"], run["device"], asked], torch.device(run["device"])
+    graphs = _kept.get("graphs", key, lambda: Graphs(device, folder=cache_folder() / "kernels", strict=asked is True))
+    try:
+        if not isinstance(control, Fixed):
+            raise ValueError(f"{type(control).__name__} control chooses in every round what is done")
+        graphed = graphs.of_model(target), draft and graphs.of_model(draft), rule and graphs.of_rule(rule)
+    except ValueError as error:
+        if asked is True:
+            raise ConfigError([f"decoding.compile=true: {error}; auto goes without"]) from error
+        log.info("decoding.compile=auto: nothing is compiled: %s", error)
+        return target, draft, rule
+    return graphed
 
 
 def _same_vocabulary(target: Placed, draft: Placed | None, codec: Codec | None) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from pcg.config.build import is_built
 from pcg.config.settings import Decoding
+from pcg.decoding.clock import compiling
 from pcg.engines.engine import Decoder
 from pcg.interfaces import Dataset, Metric
 from pcg.results import environment
@@ -128,7 +129,7 @@ class InProcess:
         self._groups = size_report(runner.parts.rule)
         self._elsewhere = is_built(job.run.get("engine"))
         self._batches = batches(self.dataset, job.decoding.batch_size)
-        self._warm = False
+        self._warm, self._compiled = False, 0
         environment.start_memory(self._device)
 
     def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
@@ -143,7 +144,14 @@ class InProcess:
             warm_up(self._runner, self._batches[index])
             self._warm = True
         at = now()
-        return Finished(index, at, self._runner.run(index, self._batches[index]))
+        finished = Finished(index, at, self._runner.run(index, self._batches[index]))
+        self._tell_compiled()
+        return finished
+
+    def _tell_compiled(self) -> None:
+        if compiling.graphs > self._compiled:
+            log.info("%d graphs compiled, %.0f s in all, counted with no part", compiling.graphs, compiling.seconds)
+            self._compiled = compiling.graphs
 
     def groups(self) -> dict[str, Any] | None:
         return self._groups

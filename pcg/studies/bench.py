@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
+from pcg.config.identity import method
 from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import ConfigError
 from pcg.decoding import autoregressive
@@ -91,8 +92,8 @@ def compare(config: Mapping[str, Any]) -> Path:
     composed, decoding = parts.load(run), Decoding(**settings.decoding)
     assert composed.rule is not None
     now = CLOCKS[config["clock"]]
-    rules = {"exact": build({TARGET: "pcg.acceptance.exact.Exact"})}
-    rules[type(composed.rule).__name__.lower()] = composed.rule
+    exact, graphs = build({TARGET: "pcg.acceptance.exact.Exact"}), getattr(composed.rule, "graphs", None)
+    rules: dict[str, Any] = {"exact": exact if graphs is None else graphs.of_rule(exact), method(run): composed.rule}
     contestants: dict[str, Contestant] = {"target alone": alone(composed, decoding, now)}
     contestants |= {name: ours(composed, rule, decoding, now) for name, rule in rules.items()}
     contestants |= {_THEIRS + name: contestant for name, contestant in transformers(composed, decoding, now).items()}

@@ -96,6 +96,11 @@ def test_greedy_is_the_targets_own_in_batches_of_one_and_eight(pair, gamma: int,
     ]
 
 
+def test_a_prompt_may_be_shorter_than_a_block(pair) -> None:
+    sampling, texts = Sampling(temperature=0.0), ["No.", TEXTS[0]]
+    assert say(pair, texts, sampling, 60) == say(pair, texts, sampling, 0)
+
+
 @pytest.mark.parametrize("gamma", [2, 4])
 def test_tokens_are_the_same_in_any_batch(pair, gamma: int) -> None:
     """Rows of different lengths that leave at different times; float32 differs in its last digits between batches."""
