@@ -26,7 +26,6 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
-from pcg.groups.table import GroupTable
 from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span
 from pcg.models.eagle import EagleLM
@@ -281,8 +280,8 @@ class GraphedRule:
 
     def __init__(self, rule: Rule, graphs: Graphs) -> None:
         self.rule, self.graphs, self._verify = rule, graphs, graphs.compiled(_verify)
-        if isinstance(groups := getattr(rule, "groups", None), GroupTable):
-            groups.derive()
+        if hasattr(rule, "groups"):
+            rule.groups.derive()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rule, name)
