@@ -39,7 +39,7 @@ def test_a_word_that_it_does_not_know_names_the_nearest(
     with pytest.raises(SystemExit, match="2"):
         pcg(monkeypatch, "repot", "study=a")
     assert capsys.readouterr().err.startswith(
-        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, groups, inspect, offline,"
+        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, gpu, groups, inspect, "
     )
 
 
