@@ -13,7 +13,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Graphs:
     """
 
     def __init__(
-        self, device: torch.device, backend: str = "inductor", folder: Path | None = None, strict: bool = True
+        self, device: torch.device, backend: Any = "inductor", folder: Path | None = None, strict: bool = True
     ) -> None:
         self.device, self._backend, self._strict = device, backend, strict
         self._made: dict[int, GraphedLM | GraphedEagle] = {}
@@ -89,6 +89,7 @@ class Graphs:
         if not model.is_plain:
             raise ValueError("weights that are packed for this CPU's own products are not compiled")
         if id(model) not in self._made:  # which holds the model, so that no other takes its id
+            hold_still(model)
             self._made[id(model)] = GraphedLM(model, self) if isinstance(model, LlamaLM) else GraphedEagle(model, self)
         return self._made[id(model)]
 
@@ -124,7 +125,9 @@ class Buffers:
         return [*self.layers, self.hidden]
 
     def of_rows(self, rows: int) -> Buffers:
-        return Buffers([each[:rows] for each in self.layers], self.hidden[:rows])
+        found = Buffers([each[:rows] for each in self.layers], self.hidden[:rows])
+        hold_still(found.all)
+        return found
 
 
 class FixedCache:
@@ -165,6 +168,30 @@ class FixedCache:
         self.buffers = self._buffers.of_rows(bucket(max(len(rows), 1)))
         if self.own is not None:
             self.own = padded(self.own[on_device], self.rows)
+
+
+def hold_still(found: Any) -> None:
+    """Say of every tensor in ``found`` and in what it is made of that it stays where it is.
+
+    A graph that is replayed would copy any other input to a place of its own at every call: weights, tables, caches.
+    """
+    seen: set[int] = set()
+
+    def walk(each: Any) -> None:
+        if id(each) in seen:
+            return
+        seen.add(id(each))
+        if isinstance(each, Tensor):
+            torch._dynamo.mark_static_address(each)
+        elif isinstance(each, partial):  # a product, with its weight
+            walk(each.keywords)
+        elif isinstance(each, dict | list | tuple):
+            for inner in each.values() if isinstance(each, dict) else each:
+                walk(inner)
+        elif type(each).__module__.startswith("pcg."):
+            walk(vars(each))
+
+    walk(found)
 
 
 def padded(rows: Tensor, count: int) -> Tensor:
@@ -282,6 +309,7 @@ class GraphedRule:
         self.rule, self.graphs, self._verify = rule, graphs, graphs.compiled(_verify)
         if hasattr(rule, "groups"):
             rule.groups.derive()
+        hold_still(rule)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rule, name)
@@ -335,6 +363,5 @@ def _buffers(blocks: Blocks, shape: tuple[int, ...], reads: int) -> Buffers:
     kind: dict[str, Any] = {"dtype": blocks.dtype, "device": blocks.device}
     hidden = (shape[0], reads, shape[2] if reads else 0, blocks.config.width)
     made = Buffers([torch.zeros(shape, **kind) for _ in range(blocks.config.layers)], torch.zeros(hidden, **kind))
-    for each in made.all:
-        torch._dynamo.mark_static_address(each)
+    hold_still(made.all)
     return made

@@ -107,6 +107,27 @@ def test_graphs_are_few_and_made_once(draft: str, plain: dict[str, Any]) -> None
     assert compiling.graphs - before == made
 
 
+@pytest.mark.parametrize("draft", ["draft", "eagle"])
+def test_only_what_is_new_is_no_fixed_input(draft: str, plain: dict[str, Any]) -> None:
+    """Of weights, tables and caches a replayed graph makes no copy."""
+    torch._dynamo.reset()
+    moving: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        places = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        for node, given in zip(places, inputs, strict=True):
+            fixed = node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
+            if isinstance(given, torch.Tensor) and fixed is None:
+                moving.append(given.numel())
+        return graph.forward
+
+    graphs = Graphs(CPU, backend=backend)
+    target, drafting = graphs.of_model(plain["target"]), graphs.of_model(plain[draft])
+    said(target, drafting, graphs.of_rule(PCG(table(97, "windows"))), 5, 12)
+    # tokens, lengths, keys, a draft's own state; probabilities of 8 rows, padded
+    assert max(moving) <= 8 * 4 * 97, sorted(moving)
+
+
 def test_what_does_not_compile_is_told_and_goes_on_or_raises(caplog: pytest.LogCaptureFixture) -> None:
     def stubborn(x: torch.Tensor) -> int:
         return int(x.sum()) if x.sum() > 0 else 0
