@@ -107,8 +107,7 @@ def test_graphs_are_few_and_made_once(draft: str, plain: dict[str, Any]) -> None
     assert compiling.graphs - before == made
 
 
-@pytest.mark.parametrize("draft", ["draft", "eagle"])
-def test_only_what_is_new_is_no_fixed_input(draft: str, plain: dict[str, Any]) -> None:
+def test_only_what_is_new_is_no_fixed_input(plain: dict[str, Any]) -> None:
     """Of weights, tables and caches a replayed graph makes no copy."""
     torch._dynamo.reset()
     moving: list[int] = []
@@ -122,7 +121,7 @@ def test_only_what_is_new_is_no_fixed_input(draft: str, plain: dict[str, Any]) -
         return graph.forward
 
     graphs = Graphs(CPU, backend=backend)
-    target, drafting = graphs.of_model(plain["target"]), graphs.of_model(plain[draft])
+    target, drafting = graphs.of_model(plain["target"]), graphs.of_model(plain["eagle"])
     said(target, drafting, graphs.of_rule(PCG(table(97, "windows"))), 5, 12)
     # tokens, lengths, keys, a draft's own state; probabilities of 8 rows, padded
     assert max(moving) <= 8 * 4 * 97, sorted(moving)
