@@ -243,7 +243,7 @@ def summary(name: str, times: Mapping[str, Sequence[Timed]], gamma: int) -> dict
     decode = sum(seconds.values()) - seconds["prefill"]
     target_1 = _per_pass(times["target alone"], "target")
     tau = _total(timed, "tokens") / rounds
-    ideal = tau * target_1 / (gamma * _per_pass(timed, "draft") + _per_pass(timed, "target"))
+    ideal = ideal_speedup(tau, target_1, gamma * _per_pass(timed, "draft") + _per_pass(timed, "target"))
     speedup = _faster(times["target alone"], timed, "decode_seconds")
     return {
         **figures,
@@ -255,6 +255,17 @@ def summary(name: str, times: Mapping[str, Sequence[Timed]], gamma: int) -> dict
         "shares": {part: spent / decode for part, spent in seconds.items() if part != "prefill"},
         "rule_over_exact": seconds["rule"] / rounds / (_per_pass(times["exact"], "rule")),
     }
+
+
+def ideal_speedup(tau: float, alone: float, passes: float) -> float:
+    """Of a round whose rule, draws and loop cost nothing.
+
+    Args:
+        tau: tokens a round.
+        alone: seconds of a pass of the target alone, which gives one.
+        passes: seconds of the round's passes, of the draft and of the target.
+    """
+    return tau * alone / passes
 
 
 def _total(timed: Sequence[Timed], what: str) -> float:
