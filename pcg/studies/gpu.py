@@ -274,8 +274,8 @@ def _at(batch: int, timed: Mapping[str, Contestant], config: Mapping[str, Any], 
                     "rest": seconds["other"] / rounds}  # fmt: skip
             row["speedup"] = row["tokens_per_second"] / first["tokens_per_second"]
             tau = tokens[name] / rounds / batch
-            passes = config["gamma"] * row["draft_pass"] + row["target_pass"]
-            row["of_ideal"] = row["speedup"] / ideal_speedup(tau, first["target_pass"], passes)
+            of_round = config["gamma"] * row["draft_pass"] + row["target_pass"]
+            row["of_ideal"] = row["speedup"] / ideal_speedup(tau, first["target_pass"], of_round)
         rows.append(row)
     return rows
 
