@@ -24,7 +24,7 @@ def records(folder: Path) -> list[Any]:
 
 
 def _parsed(data: bytes) -> list[Any]:
-    """7 bytes of header, then blocks of 32 KiB of (crc, length, type, data)."""
+    """7 bytes of header, then blocks of 32 KiB of (crc, length, type, data); a part still being written ends it."""
     whole, found = b"", []
     for kind, chunk in _chunks(data):
         whole += chunk
@@ -43,6 +43,8 @@ def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
             at += block - at % block
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + length > len(data):
+            return
         yield kind, data[at + 7 : at + 7 + length]
         at += 7 + length
 
