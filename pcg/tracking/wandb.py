@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-import wandb
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pcg.names import marked, within
 from pcg.ranges import ABOVE_0, FROM_0, Ranges
 from pcg.tracking.timeline import picture
 from pcg.types import Result
+
+if TYPE_CHECKING:
+    import wandb  # half a second, which a command that logs nothing need not spend
 
 # What belongs in W&B's config, beside the resolved config, rather than in its summary.
 _ABOUT = ("versions", "git", "overrides", "schema", "device", "started", "failures")
@@ -65,6 +66,8 @@ class WandB:
         Raises:
             Exception: whatever W&B raises, an outage or a time-out among it; the result itself is safe on disk.
         """
+        import wandb
+
         if self.mode == "disabled":
             return
         values = result.values
@@ -84,6 +87,8 @@ class WandB:
             run.finish()
 
     def _start(self, values: Mapping[str, Any], folder: Path) -> Any:
+        import wandb
+
         return wandb.init(
             project=self.project,
             entity=self.entity,
@@ -100,6 +105,8 @@ class WandB:
 
     def _table(self, utterances: Sequence[Mapping[str, Any]], folder: Path) -> wandb.Table:
         """The first utterances: what may be heard and seen of them, then all plain columns."""
+        import wandb
+
         rows = utterances[: self.audio]
         plain = [
             key
@@ -120,6 +127,8 @@ class WandB:
 
 def settings(timeout: float) -> wandb.Settings:
     """Quiet, and not patient without end."""
+    import wandb
+
     return wandb.Settings(
         silent=True,
         console="off",
@@ -168,6 +177,8 @@ def _alpha(row: Mapping[str, Any]) -> float | None:
 
 def _group_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
     """How many groups there are of 1, 2 to 3, 4 to 7, ... tokens."""
+    import wandb
+
     if not values.get("groups"):
         return {}
     histogram = values["groups"]["histogram"]
@@ -175,11 +186,15 @@ def _group_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timeline(row: Mapping[str, Any], folder: Path) -> Any:
+    import wandb
+
     pixels = picture(row, folder)
     return None if pixels is None else wandb.Image(pixels, caption=row["text"])
 
 
 def _audio(row: Mapping[str, Any], folder: Path) -> Any:
+    import wandb
+
     path = row.get("audio")
     return wandb.Audio(str(folder / path)) if path else None
 
