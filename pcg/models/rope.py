@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -130,8 +130,8 @@ def known(rope: Rope) -> int:
     return min(rope.positions, rope.original) if kind_of(rope.settings) == "longrope" else rope.positions
 
 
-def rope_table(rope: Rope, device: torch.device) -> Complex[Tensor, "positions half"]:
-    """cos + i sin of every position and frequency, times the kind's scale."""
+def rope_table(rope: Rope, device: torch.device) -> Float[Tensor, "positions half 2"]:
+    """cos and sin of every position and frequency, side by side as in a complex number, times the kind's scale."""
     frequencies, scale = _KINDS[kind_of(rope.settings)](rope)
     angles = torch.outer(torch.arange(known(rope), dtype=torch.float32), frequencies)
-    return torch.polar(torch.full_like(angles, scale), angles).to(device)
+    return torch.view_as_real(torch.polar(torch.full_like(angles, scale), angles)).to(device)

@@ -66,9 +66,7 @@ class Eagle(nn.Module):
         self.fc = nn.Linear(reads * config.width, config.width, bias=False)
         self.midlayer = MidLayer(config)
         self.norm = Norm(config.width, config.eps)
-        self.register_buffer(
-            "rotations", torch.view_as_real(rope_table(config.rope, torch.device("cpu"))), persistent=False
-        )
+        self.register_buffer("rotations", rope_table(config.rope, torch.device("cpu")), persistent=False)
 
     def forward(
         self,
