@@ -169,8 +169,12 @@ class PCG:
             if few[2].item():
                 return few
         tokens, groups, kept = self.trials(draft_end, target_end, share, numbers)
-        found, first = kept.max(1, keepdim=True)  # of several that are kept, the first
-        return tokens.gather(1, first).squeeze(1), groups.gather(1, first).squeeze(1), found.squeeze(1)
+        if single(kept):
+            [row] = kept.tolist()
+            first = row.index(True) if True in row else 0
+            return tokens[:, first], groups[:, first], kept[:, first]
+        at = kept.byte().argmax(1, keepdim=True)  # of several that are kept, the first
+        return tokens.gather(1, at).squeeze(1), groups.gather(1, at).squeeze(1), kept.any(1)
 
     def trials(
         self,

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
@@ -35,6 +36,7 @@ from pcg.types import Verdict
 
 LEAST = 256  # positions that a pass attends over, at least
 MOST_GRAPHS = 256  # of one function; torch's own limit is 8
+KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +46,7 @@ class Graphs:
     Args:
         backend: of ``torch.compile``.
         strict: what cannot be compiled raises; else it is told once and goes on as it is.
-        folder: where compiled kernels are kept between runs, unless ``TORCHINDUCTOR_CACHE_DIR`` says.
+        folder: where compiled kernels are kept between runs, unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise.
     """
 
     def __init__(
@@ -52,8 +54,8 @@ class Graphs:
     ) -> None:
         self.device, self._backend, self._strict = device, backend, strict
         self._made: dict[int, GraphedLM | GraphedEagle] = {}
-        if folder is not None:
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        if folder is not None and os.environ.get(KERNELS) in (None, default_cache_dir()):  # which torch's import sets
+            os.environ[KERNELS] = str(folder)
         _count_stalls()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from pcg.acceptance.dropmatch import DropMatch
 from pcg.acceptance.exact import Exact
@@ -141,6 +143,13 @@ def test_what_does_not_compile_is_told_and_goes_on_or_raises(caplog: pytest.LogC
     assert caplog.text.count("stubborn is not compiled, and goes on as it is") == 1
     with pytest.raises(torch._dynamo.exc.TorchDynamoException):
         Graphs(CPU, backend="eager").compiled(stubborn)(torch.ones(3))
+
+
+def test_kernels_are_kept_where_the_run_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as torch does when it is imported
+    for folder in ("ours", "others"):
+        Graphs(CPU, folder=tmp_path / folder)
+        assert cache_dir() == str(tmp_path / "ours")  # that of the first, and so what a user says
 
 
 def test_compiling_is_no_part_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
