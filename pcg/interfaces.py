@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.sampling import Randomness
+from pcg.sampling import Randomness, Sampling
 from pcg.types import Audio, Result, Tree, Utterance, Verdict
 
 
@@ -78,6 +78,22 @@ class Readable(TokenLM, Protocol):
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocab"]:
         """Speech logits of the last, normed hidden state."""
+
+
+class ChainLM(TokenLM, Protocol):
+    """A draft that makes a whole block by itself, in fewer launches than step by step."""
+
+    def propose(
+        self,
+        recent: Int[Tensor, "batch again"],
+        cache: Any,
+        uniform: Float[Tensor, "batch gamma"],
+        sampling: Sampling,
+        seen: Bool[Tensor, "batch vocab"] | None,
+    ) -> tuple[
+        Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Bool[Tensor, "batch gamma+1 vocab"] | None
+    ]:
+        """As ``pcg.decoding.speculative.chain`` with its own steps from ``recent`` on."""
 
 
 @runtime_checkable

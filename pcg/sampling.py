@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -70,18 +69,19 @@ class Randomness:
         keys: one integer per row, from its utterance's id (``key_of``).
         numbers: those of the first positions, where ``ahead`` has computed them; they are the same either way.
         several: as ``numbers``, the draws of a purpose at every such position, from when they are first asked for.
+        streams: what seed and keys come to, the part of the hash that no position changes; made of these where None.
     """
 
     seed: int
     keys: Int[Tensor, "batch"]
     numbers: Float[Tensor, "batch numbers"] | None = None
     several: dict[tuple[Purpose, int], Float[Tensor, "batch positions draws"]] = field(default_factory=dict)
+    streams: Int[Tensor, "batch"] | None = None
 
-    def _hash_keys(self) -> Int[Tensor, "batch"]:
-        """The part of the hash that no position changes, one number a row."""
-        return _mix(self.keys ^ _mix(torch.full_like(self.keys, self.seed)))
-
-    _streams = cached_property(_hash_keys)
+    def __post_init__(self) -> None:
+        if self.streams is None:
+            streams = _mix(self.keys ^ _mix(torch.full_like(self.keys, self.seed)))
+            object.__setattr__(self, "streams", streams)
 
     def uniform(
         self, positions: Int[Tensor, "batch *block"], purpose: Purpose | Int[Tensor, "..."]
@@ -119,21 +119,20 @@ class Randomness:
         return numbers.view(-1, length, len(Purpose))
 
     def _hash(self, counters: Int[Tensor, "batch *block"]) -> Float[Tensor, "batch *block"]:
-        # a graph cannot enter the lock of a cached property
-        streams = self._hash_keys() if torch.compiler.is_compiling() else self._streams
-        bits = _mix(streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
+        assert self.streams is not None
+        bits = _mix(self.streams.view(-1, *([1] * (counters.ndim - 1))) + counters)
         return _shift_right(bits, 12).to(torch.float64) * 2.0**-52
 
     def ahead(self, positions: int) -> Randomness:
         """The same numbers, those of the first ``positions`` positions at hand: a loop asks for a few at a time."""
         counters = torch.arange(positions * len(Purpose), device=self.keys.device).expand(len(self.keys), -1)
-        return Randomness(self.seed, self.keys, self._hash(counters))
+        return Randomness(self.seed, self.keys, self._hash(counters), streams=self.streams)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> Randomness:
+        assert self.streams is not None
         numbers = None if self.numbers is None else self.numbers[rows]
-        return Randomness(
-            self.seed, self.keys[rows], numbers, {key: table[rows] for key, table in self.several.items()}
-        )
+        several = {key: table[rows] for key, table in self.several.items()}
+        return Randomness(self.seed, self.keys[rows], numbers, several, self.streams[rows])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Clock:
     On a GPU the device's own time stamps are used, so that timing never makes the host wait; ``seconds`` does.
 
     Attributes:
-        passes: how often each part was entered; of ``draft`` and ``target`` these are the model's passes.
+        passes: of each part, how often it was entered; of ``draft`` and ``target`` these are the model's passes.
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
@@ -48,9 +48,9 @@ class Clock:
         self._since, self._stalled = 0.0, compiling.seconds
         self.passes: Counter[str] = Counter()
 
-    def enter(self, part: str) -> None:
+    def enter(self, part: str, passes: int = 1) -> None:
         self._switch(part)
-        self.passes[part] += 1
+        self.passes[part] += passes
 
     def pause(self) -> None:
         """What follows is not decoding."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.exc import TorchDynamoException
@@ -27,11 +27,12 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
+from pcg.decoding.speculative import Drafted, chain
 from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
-from pcg.sampling import Randomness, check_probabilities
+from pcg.sampling import Randomness, Sampling, check_probabilities
 from pcg.types import Verdict
 
 LEAST = 256  # positions that a pass attends over, at least
@@ -209,7 +210,7 @@ class GraphedLM:
     """A ``LlamaLM`` whose passes are graphs. What else it has is the model's own."""
 
     def __init__(self, model: LlamaLM, graphs: Graphs) -> None:
-        self.model, self._step = model, graphs.compiled(_llama_step)
+        self.model, self._step, self._chain = model, graphs.compiled(_llama_step), graphs.compiled(_llama_chain)
         self._free: Free = defaultdict(list)
 
     def __getattr__(self, name: str) -> Any:
@@ -237,6 +238,41 @@ class GraphedLM:
         cache.lengths = cache.lengths + tokens.shape[1]
         return logits[: len(tokens)].clone()  # what a graph gives, its next replay overwrites
 
+    @torch.inference_mode()
+    def propose(
+        self, recent: Int[Tensor, "batch again"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
+        sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None,
+    ) -> Drafted:  # fmt: skip
+        return _propose(partial(self._chain, self.model), recent, cache, uniform, sampling, seen)
+
+
+def _propose(
+    graph: Callable[..., Drafted], recent: Tensor, cache: FixedCache, uniform: Tensor, sampling: Sampling,
+    seen: Tensor | None,
+) -> Drafted:  # fmt: skip
+    """What ``graph`` makes of the rows, padded, and of them alone."""
+    count, new = len(recent), recent.shape[1] + uniform.shape[1] - 1
+    lengths, end = cache.where(new)
+    given = [None if each is None else padded(each, cache.rows) for each in (recent, uniform, seen)]
+    tokens, probs, seen = graph(*given, sampling, lengths, cache.buffers, end)
+    cache.lengths = cache.lengths + new
+    return tokens[:count].clone(), probs[:count].clone(), None if seen is None else seen[:count].clone()
+
+
+def _llama_chain(
+    model: LlamaLM, recent: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
+    lengths: Tensor, buffers: Buffers, end: int,
+) -> Drafted:  # fmt: skip
+    fed = 0
+
+    def step(ids: Tensor) -> Tensor:
+        nonlocal fed
+        logits = _llama_step(model, ids, lengths + fed, buffers, (), end)
+        fed += ids.shape[1]
+        return logits[:, -1]
+
+    return chain(step, model.token_ids, recent, uniform, sampling, seen)
+
 
 def _llama_step(
     model: LlamaLM, ids: Tensor, lengths: Tensor, buffers: Buffers, reads: tuple[int, ...], end: int
@@ -256,7 +292,7 @@ class GraphedEagle:
 
     def __init__(self, model: EagleLM, graphs: Graphs) -> None:
         self.model = model
-        self._read, self._go_on = graphs.compiled(_eagle_read), graphs.compiled(_eagle_go_on)
+        self._step, self._chain = graphs.compiled(_eagle_step), graphs.compiled(_eagle_chain)
         self._free: Free = defaultdict(list)
 
     def __getattr__(self, name: str) -> Any:
@@ -273,7 +309,7 @@ class GraphedEagle:
         ids = padded(pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True), cache.rows)
         if ids.shape[1]:
             lengths, end = cache.where(ids.shape[1])
-            _eagle_read(self.model, ids, lengths, cache.buffers, target.buffers.hidden, end)
+            _eagle_step(self.model, ids, lengths, cache.buffers, target.buffers.hidden, None, end)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
         return cache
 
@@ -281,26 +317,46 @@ class GraphedEagle:
     def step(self, tokens: Int[Tensor, "batch new"], cache: FixedCache) -> Float[Tensor, "batch new vocab"]:
         known = self.model.knows(cache.lengths, tokens.shape[1], cache.target)
         lengths, end = cache.where(tokens.shape[1])
-        step, state = (self._read, cache.target.buffers.hidden) if known else (self._go_on, cache.own)
-        logits, own = step(self.model, padded(tokens, cache.rows), lengths, cache.buffers, state, end)
+        given = cache.buffers, cache.target.buffers.hidden, None if known else cache.own, end
+        logits, own = self._step(self.model, padded(tokens, cache.rows), lengths, *given)
         cache.lengths, cache.own = cache.lengths + tokens.shape[1], own.clone()
         return logits[: len(tokens)].clone()
 
+    @torch.inference_mode()
+    def propose(
+        self, recent: Int[Tensor, "batch again"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
+        sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None,
+    ) -> Drafted:  # fmt: skip
+        """Begins where the target has been; what the draft's own state was before is not read."""
+        assert self.model.knows(cache.lengths, recent.shape[1], cache.target)
+        graph = partial(self._chain, self.model, cache.target.buffers.hidden)
+        return _propose(graph, recent, cache, uniform, sampling, seen)
 
-def _eagle_read(
-    model: EagleLM, ids: Tensor, lengths: Tensor, buffers: Buffers, hidden: Tensor, end: int
+
+def _eagle_chain(
+    model: EagleLM, hidden: Tensor, recent: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
+    lengths: Tensor, buffers: Buffers, end: int,
+) -> Drafted:  # fmt: skip
+    fed, own = 0, None
+
+    def step(ids: Tensor) -> Tensor:
+        nonlocal fed, own
+        logits, own = _eagle_step(model, ids, lengths + fed, buffers, hidden, own, end)
+        fed += ids.shape[1]
+        return logits[:, -1]
+
+    return chain(step, model.token_ids, recent, uniform, sampling, seen)
+
+
+def _eagle_step(
+    model: EagleLM, ids: Tensor, lengths: Tensor, buffers: Buffers, hidden: Tensor, own: Tensor | None, end: int
 ) -> tuple[Tensor, Tensor]:
-    """A pass over positions where the target has been."""
-    return _eagle_go_on(model, ids, lengths, buffers, model.states(hidden, _places(lengths, ids.shape[1]) - 1), end)
-
-
-def _eagle_go_on(
-    model: EagleLM, ids: Tensor, lengths: Tensor, buffers: Buffers, own: Tensor, end: int
-) -> tuple[Tensor, Tensor]:
-    """A pass over the position after, with the draft's own state for the target's."""
-    span = model.blocks.ragged_span(_places(lengths, ids.shape[1]), end)
+    """A pass over positions where the target has been, or over the one after with the draft's own state for it."""
+    places = _places(lengths, ids.shape[1])
+    state = model.states(hidden, places - 1) if own is None else own
+    span = model.blocks.ragged_span(places, end)
     [memory] = _memories(buffers, model.config.kv_heads, span)
-    x = model.through(ids, own, span, memory)
+    x = model.through(ids, state, span, memory)
     return model.logits(x), x[:, -1:]
 
 
@@ -325,21 +381,22 @@ class GraphedRule:
         randomness: Randomness,
     ) -> Verdict:
         check_probabilities(draft_probs=draft_probs, target_probs=target_probs)
+        assert randomness.streams is not None
         count = len(draft_tokens)
-        given = [draft_tokens, draft_probs, target_probs, positions, randomness.keys]
+        given = [draft_tokens, draft_probs, target_probs, positions, randomness.streams]
         if count != bucket(count):  # with the last row again
             last = torch.arange(bucket(count), device=positions.device).clamp_(max=count - 1)
             given = [each[last] for each in given]
-        verdict = self._verify(self.rule, *given, randomness.seed)
+        verdict = self._verify(self.rule, *given)
         return Verdict(verdict.accepted[:count].clone(), verdict.token[:count].clone())
 
 
 def _verify(
-    rule: Rule, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, positions: Tensor, keys: Tensor,
-    seed: int,
-) -> Verdict:  # fmt: skip
-    # its numbers are made in the graph, and are those that a table would hold
-    return rule.verify(draft_tokens, draft_probs, target_probs, positions, Randomness(seed, keys))
+    rule: Rule, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, positions: Tensor, streams: Tensor
+) -> Verdict:
+    # its numbers are made in the graph, and are those that a table would hold; a seed would be a constant of the graph
+    randomness = Randomness(0, streams, streams=streams)
+    return rule.verify(draft_tokens, draft_probs, target_probs, positions, randomness)
 
 
 Free = defaultdict[tuple[Any, ...], list[Buffers]]

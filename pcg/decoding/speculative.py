@@ -21,6 +21,8 @@ from pcg.interfaces import Cache, Control, Controller, LadderRule, Readable, Rul
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Generation, Round
 
+GoesOn = Callable[[Float[Tensor, "batch vocab"]], bool]  # a controller's
+
 
 @torch.inference_mode()
 def speculative_decode(
@@ -53,12 +55,13 @@ def speculative_decode(
     target_cache, draft_cache, last, recent = prefill(target, draft, prompts, gamma, max_tokens, gamma, reads, clock)
     rule = rule.over(target, target_cache, sampling) if isinstance(rule, StateRule) else rule
     controller = control.over(rule, len(prompts))
+    goes_on = None if isinstance(control, Fixed) else controller.goes_on
     clock.enter("other")
     places, again = torch.arange(recent.shape[1], device=target.device), 1 if draft.reads else 2
 
     while len(rows.index):
         draft_tokens, draft_probs, seen = propose(
-            draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock, controller
+            draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock, goes_on
         )
         block = torch.cat([last, target.token_ids(draft_tokens)], 1)
         clock.enter("target")
@@ -148,6 +151,11 @@ def last_state(target: TokenLM, rule: Rule | StateRule | LadderRule) -> tuple[in
     return (target.layers,)
 
 
+Drafted = tuple[
+    Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], Bool[Tensor, "batch places vocab"] | None
+]
+
+
 def propose(
     draft: TokenLM,
     recent: Int[Tensor, "batch again"],
@@ -156,28 +164,48 @@ def propose(
     sampling: Sampling,
     rows: Rows,
     clock: Clock,
-    controller: Controller | None = None,
-) -> tuple[
-    Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], Bool[Tensor, "batch places vocab"] | None
-]:
-    """Draft ``gamma`` tokens, or fewer where no row wants more: the tokens, the distribution each was drawn from, and
-    what was seen before each.
+    goes_on: GoesOn | None = None,
+) -> Drafted:
+    """Draft ``gamma`` tokens, or fewer where no row wants more: as ``chain``, by the draft itself where it can.
 
     Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
     draft that it did not keep, so a later round must not draw that position with the same number.
     """
     uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma)
-    tokens: list[Tensor] = []
-    probs, seen = [], [rows.seen]
-    for step in range(gamma):
-        ids = draft.token_ids(tokens[-1]) if tokens else recent
+    if goes_on is None and hasattr(draft, "propose"):  # a ``ChainLM``; asking for the protocol takes 10 us a round
+        clock.enter("draft", passes=gamma)
+        found: Drafted = draft.propose(recent, cache, uniform, sampling, rows.seen)
+        clock.enter("other")
+        return found
+
+    def step(ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
         clock.enter("draft")
         logits = draft.step(ids, cache)[:, -1]
         clock.enter("other")
-        probs.append(sampling.probabilities(logits, seen[-1]))
-        tokens.append(draw(probs[-1], uniform[:, step]).unsqueeze(1))
-        seen.append(None if seen[-1] is None else mark(seen[-1], tokens[-1]))
-        if controller is not None and not controller.goes_on(probs[-1]):
+        return logits
+
+    return chain(step, draft.token_ids, recent, uniform, sampling, rows.seen, goes_on)
+
+
+def chain(
+    step: Callable[[Int[Tensor, "batch new"]], Float[Tensor, "batch vocab"]],
+    token_ids: Callable[[Int[Tensor, "batch 1"]], Int[Tensor, "batch 1"]],
+    recent: Int[Tensor, "batch again"],
+    uniform: Float[Tensor, "batch gamma"],
+    sampling: Sampling,
+    seen: Bool[Tensor, "batch vocab"] | None,
+    goes_on: GoesOn | None = None,
+) -> Drafted:
+    """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
+    drawn from, and what was seen before each."""
+    tokens: list[Tensor] = []
+    probs, marks = [], [seen]
+    for number in uniform.unbind(1):
+        logits = step(token_ids(tokens[-1]) if tokens else recent)
+        probs.append(sampling.probabilities(logits, marks[-1]))
+        tokens.append(draw(probs[-1], number).unsqueeze(1))
+        marks.append(None if marks[-1] is None else mark(marks[-1], tokens[-1]))
+        if goes_on is not None and not goes_on(probs[-1]):
             break
-    history = None if rows.seen is None else torch.stack([each for each in seen if each is not None], 1)
+    history = None if seen is None else torch.stack([each for each in marks if each is not None], 1)
     return torch.cat(tokens, 1), torch.stack(probs, 1), history
