@@ -21,8 +21,10 @@ from pcg.sampling import Purpose, Randomness, draw, draw_several, may_look, sing
 from pcg.types import Verdict
 
 SMALLEST = 1e-30  # group mass of the draft below which it has no say: a float32 ratio to it would overflow
-TRIALS = 24, 160  # thinning draws at once; rows that keep none go on to the next stage, and last take the dense way
-FEW = 6  # of these first, where there is one row: 95 % of the bundled pair's rejections are recovered by then
+# Thinning draws that a row has had after each stage; rows that keep none go on to the next, at last the dense way. 95 %
+# of the bundled pair's rejections are recovered by the first few.
+TRIALS = 6, 24, 184
+MANY = 256  # rows, from which on the draws of a stage cost more than one stage more
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class PCG:
         at: Int[Tensor, "batch"],
         randomness: Randomness,
         share: float | Float[Tensor, "batch 1"] = 1.0,
-        stage: int = 0,
+        had: int = 0,
         wanted: Bool[Tensor, ""] | None = None,
     ) -> Int[Tensor, "batch"]:
         """A token from the residual ``(c P_c - Q_c)+``; rows that were not rejected (draft all 0) get some token.
@@ -133,24 +135,28 @@ class PCG:
         Args:
             at: position of the token.
             share: ``c``, what block verification has left of the target; 1 of all of it.
+            had: trials before this stage.
             wanted: whether a row is left for this stage; None is true.
         """
-        if stage == len(TRIALS):
+        if had == TRIALS[-1]:
             weights = self._dense_residual(draft_end, target_end, share, wanted)
             return draw(weights, randomness.uniform(at, Purpose.RECOVERED))
-        trials, used = TRIALS[stage], 3 * sum(TRIALS[:stage])
-        numbers = randomness.draws(at, Purpose.TRIAL, used + 3 * trials)[:, used:]
-        token, group, found = self._thin(draft_end, target_end, share, numbers.reshape(-1, 3, trials))
+        trials = next_stage(had, at)
+        numbers = randomness.draws(at, Purpose.TRIAL, 3 * trials)[:, 3 * had :].reshape(len(at), -1, 3)
+        token, group, found = self._thin(draft_end, target_end, share, numbers)
         if self.residual == "draft":
             uniform = randomness.uniform(at, Purpose.RECOVERED)
             token = self._pick_by_draft(group, token, draft_end, target_end, uniform)
         if not may_look(found):
-            rest = self.recover(draft_end, target_end, at, randomness, share, stage + 1, ~found.all())
+            rest = self.recover(draft_end, target_end, at, randomness, share, trials, ~found.all())
             return torch.where(found, token, rest)
-        if not all(found.tolist()):
-            left = (~found).nonzero().squeeze(1)
-            rows = draft_end[left], target_end[left], at[left], randomness.keep(left)
-            token[left] = self.recover(*rows, share[left] if isinstance(share, Tensor) else share, stage + 1)
+        if all(found.tolist()):
+            return token
+        if single(found):
+            return self.recover(draft_end, target_end, at, randomness, share, trials)
+        left = (~found).nonzero().squeeze(1)
+        rows = draft_end[left], target_end[left], at[left], randomness.keep(left)
+        token[left] = self.recover(*rows, share[left] if isinstance(share, Tensor) else share, trials)
         return token
 
     def _thin(
@@ -158,16 +164,9 @@ class PCG:
         draft_end: Float[Tensor, "batch vocab"],
         target_end: Float[Tensor, "batch vocab"],
         share: float | Float[Tensor, "batch 1"],
-        numbers: Float[Tensor, "batch 3 trials"],
+        numbers: Float[Tensor, "batch trials 3"],
     ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
-        """The first pair of token and group that thinning keeps, and whether it keeps any.
-
-        One row that may be looked at has it mostly in a few trials: the others are asked only where it has not.
-        """
-        if single(numbers) and numbers.shape[2] > FEW:
-            few = self._thin(draft_end, target_end, share, numbers[..., :FEW])
-            if few[2].item():
-                return few
+        """The first pair of token and group that thinning keeps, and whether it keeps any."""
         tokens, groups, kept = self.trials(draft_end, target_end, share, numbers)
         if single(kept):
             [row] = kept.tolist()
@@ -181,13 +180,13 @@ class PCG:
         draft_end: Float[Tensor, "batch vocab"],
         target_end: Float[Tensor, "batch vocab"],
         share: float | Float[Tensor, "batch 1"],
-        numbers: Float[Tensor, "batch 3 trials"],
+        numbers: Float[Tensor, "batch trials 3"],
     ) -> tuple[Int[Tensor, "batch trials"], Int[Tensor, "batch trials"], Bool[Tensor, "batch trials"]]:
         """Pairs ``t ~ p, k ~ w[., t]``, and which of them are kept: each with ``(c - Q_c(k)/P_c(k))+``.
 
         The third number decides; where it is below ``c - Q_c(k)/P_c(k)``, its pair is kept.
         """
-        trial, group, keep = numbers.unbind(1)
+        trial, group, keep = numbers.unbind(2)
         tokens = draw_several(target_end, trial)
         groups = self.groups.draw_group(tokens, group)
         draft, target = (probs.unsqueeze(1).expand(-1, tokens.shape[1], -1) for probs in (draft_end, target_end))
@@ -317,6 +316,15 @@ class PCG:
         by_target = excess * ~drafted / torch.where(target_mass > 0, target_mass, 1)
         by_draft, by_target = (self.groups.spread(each, wanted) for each in (by_draft, by_target))
         return draft_probs * by_draft + target_probs * by_target
+
+
+def next_stage(had: int, rows: Int[Tensor, "rows"] | Bool[Tensor, "rows"]) -> int:
+    """How many trials there are after the stage that follows ``had``. The first few are a stage of their own for one
+    row and for very many; for some rows, and where nobody may look and all go through every stage, it would cost more
+    than it saves. What a row draws is the same."""
+    few = single(rows) or (len(rows) > MANY and may_look(rows))
+    stages = TRIALS if few or len(TRIALS) == 1 else TRIALS[1:]
+    return next(trials for trials in stages if trials > had)
 
 
 def check_floor(rule: str, floor: float | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pcg.acceptance.block import joint_ratio, longest
 from pcg.acceptance.checks import check_block
-from pcg.acceptance.pcg import PCG, TRIALS, check_floor
+from pcg.acceptance.pcg import PCG, TRIALS, check_floor, next_stage
 from pcg.acceptance.steps import at_end
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw, may_look
@@ -81,18 +81,20 @@ class PCGBlock:
         randomness: Randomness,
     ) -> Bool[Tensor, "batch gamma-1"]:
         """Which of the prefixes that are shorter than the block pass."""
-        gamma, used = draft_probs.shape[1], draft_probs.shape[1]
+        gamma, had = draft_probs.shape[1], 0
         decided = (joint[:, 1:gamma] == 1).flatten()  # Z/(Z + 0), or its limit
         passes = decided.clone()
-        for trials in TRIALS:
+        while had < TRIALS[-1]:
             at = _left(decided)
             if not len(at):
                 return passes.view(len(joint), gamma - 1)
             draft, target, share = _of_prefixes(at, draft_probs, target_probs, joint)
-            numbers = randomness.draws(positions, Purpose.ACCEPT, used + (gamma - 1) * 3 * trials)[:, used:]
-            numbers, used = numbers.reshape(-1, 3, trials)[at], used + (gamma - 1) * 3 * trials
+            trials, each = next_stage(had, decided), 3 * (gamma - 1)
+            numbers = randomness.draws(positions, Purpose.ACCEPT, gamma + trials * each)[:, gamma + had * each :]
+            numbers = numbers.reshape(len(joint), trials - had, gamma - 1, 3).transpose(1, 2).flatten(0, 1)[at]
+            had = trials
             _, _, won = pcg.trials(draft, target, share, numbers)
-            over = won | (numbers[:, 2] >= share)
+            over = won | (numbers[..., 2] >= share)
             first = over.byte().argmax(1, keepdim=True)
             passes[at] = torch.where(decided[at], passes[at], won.gather(1, first).squeeze(1))
             decided[at] |= over.any(1)
