@@ -144,7 +144,7 @@ class PCG:
         trials = next_stage(had, at)
         numbers = randomness.draws(at, Purpose.TRIAL, 3 * trials)[:, 3 * had :].reshape(len(at), -1, 3)
         token, group, found = self._thin(draft_end, target_end, share, numbers)
-        if self.residual == "draft":
+        if group is not None:
             uniform = randomness.uniform(at, Purpose.RECOVERED)
             token = self._pick_by_draft(group, token, draft_end, target_end, uniform)
         if not may_look(found):
@@ -165,15 +165,16 @@ class PCG:
         target_end: Float[Tensor, "batch vocab"],
         share: float | Float[Tensor, "batch 1"],
         numbers: Float[Tensor, "batch trials 3"],
-    ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
-        """The first pair of token and group that thinning keeps, and whether it keeps any."""
+    ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"] | None, Bool[Tensor, "batch"]]:
+        """The token of the first pair that thinning keeps, its group if the draft picks in it, whether any is kept."""
         tokens, groups, kept = self.trials(draft_end, target_end, share, numbers)
         if single(kept):
             [row] = kept.tolist()
             first = row.index(True) if True in row else 0
-            return tokens[:, first], groups[:, first], kept[:, first]
+            return tokens[:, first], groups[:, first] if self.residual == "draft" else None, kept[:, first]
         at = kept.byte().argmax(1, keepdim=True)  # of several that are kept, the first
-        return tokens.gather(1, at).squeeze(1), groups.gather(1, at).squeeze(1), kept.any(1)
+        group = groups.gather(1, at).squeeze(1) if self.residual == "draft" else None
+        return tokens.gather(1, at).squeeze(1), group, kept.any(1)
 
     def trials(
         self,

@@ -73,7 +73,7 @@ def test_operations_a_layer(dtype: str, ceiling: int, tmp_path: Path, monkeypatc
         (Exact(), "draft", 1, 277),
         (Exact(), "draft", 4, 312),
         (PCG(table(97, "windows")), "draft", 1, 305),
-        (PCG(table(97, "windows")), "draft", 4, 350),
+        (PCG(table(97, "windows")), "draft", 4, 349),
         (Exact(), "eagle", 1, 259),
     ],
     ids=["exact", "exact of 4", "pcg", "pcg of 4", "eagle"],
