@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 from jaxtyping import config
 
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["PCG_CACHE"] = tempfile.mkdtemp(prefix="pcg-tests-")
+yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads conf/ anew for every command line, in pure Python if left to itself
 # a loaded machine is slow, not wrong; and the same examples every time
 settings.register_profile("pcg", deadline=None, derandomize=True)
 settings.load_profile("pcg")

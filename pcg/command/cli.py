@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import locale
@@ -213,11 +214,12 @@ def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
 def _problems(
     loader: ConfigLoader, name: str, overrides: list[Override], multirun: bool, check: Check | None
 ) -> list[str]:
-    if not multirun and (several := typed.problems_of_several(loader, overrides)):
+    choices = functools.cache(loader.get_group_options)  # which looks through all of conf/ for each answer
+    if not multirun and (several := typed.problems_of_several(choices, overrides)):
         return several
     latest = {override.get_key_element(): override for override in overrides}
-    groups = {key: item for key, item in latest.items() if _choices(loader, item.key_or_group)}
-    refused = typed.problems_of_groups(loader, groups)
+    groups = {key: item for key, item in latest.items() if choices(item.key_or_group)}
+    refused = typed.problems_of_groups(choices, groups)
     problems = [problem for found in refused.values() for problem in found]
     # What is said of a group of which a wrong choice was made cannot be judged; the rest can.
     wrong = {groups[key].key_or_group for key in refused}
@@ -232,10 +234,6 @@ def _problems(
         problems += found
     # the same mistake in several runs of a sweep, where other keys may be allowed, is one mistake
     return list({problem.partition(" allowed: ")[0]: problem for problem in reversed(problems)}.values())[::-1]
-
-
-def _choices(loader: ConfigLoader, group: str) -> list[str]:
-    return loader.get_group_options(group)
 
 
 def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from pcg.command.launching import missing_extra, texts
 from pcg.config.validate import nearest
 
+Choices = Callable[[str], list[str]]  # of a group, by its name; none of what is no group
 _KEY = re.compile(r"[+~]{0,2}[\w./@:-]+")
 _SHELL = re.compile(r'(["$`\\])')
 _CALL = re.compile(r"(int|float|str|bool|choice|range|interval|glob|tag|sort|shuffle)\(.*\)")  # of Hydra
@@ -66,30 +67,32 @@ def quoted(key: str, value: str) -> str:
     return '"' + _SHELL.sub(r"\\\1", _in_quotes(key, value)) + '"'
 
 
-def problems_of_several(loader: ConfigLoader, overrides: Sequence[Override]) -> list[str]:
+def problems_of_several(choices: Choices, overrides: Sequence[Override]) -> list[str]:
     """Several values without ``-m``, which a comma in a text looks like."""
     return [
-        f"{item.input_line}: several values make a sweep; add -m{_or_one_text(loader, item)}"
+        f"{item.input_line}: several values make a sweep; add -m{_or_one_text(choices, item)}"
         for item in overrides
         if item.is_sweep_override()
     ]
 
 
-def _or_one_text(loader: ConfigLoader, item: Override) -> str:
+def _or_one_text(choices: Choices, item: Override) -> str:
     key, _, value = str(item.input_line).partition("=")
     numbers = all(_PLAIN.fullmatch(each.strip()) for each in value.split(","))
-    if numbers or _CALL.fullmatch(value) or loader.get_group_options(item.key_or_group):
+    if numbers or _CALL.fullmatch(value) or choices(item.key_or_group):
         return ""
     return f", or quote what is one text: {quoted(key, value)}"
 
 
-def problems_of_groups(loader: ConfigLoader, groups: Mapping[str, Override]) -> dict[str, list[str]]:
+def problems_of_groups(choices: Choices, groups: Mapping[str, Override]) -> dict[str, list[str]]:
     """By key, what is wrong with the choices of groups."""
-    return {key: found for key, item in groups.items() if (found := _problems_of_group(loader, item))}
+    return {
+        key: found for key, item in groups.items() if (found := _problems_of_group(item, choices(item.key_or_group)))
+    }
 
 
-def _problems_of_group(loader: ConfigLoader, item: Override) -> list[str]:
-    group, choices = item.key_or_group, loader.get_group_options(item.key_or_group)
+def _problems_of_group(item: Override, choices: Sequence[str]) -> list[str]:
+    group = item.key_or_group
     without = f"; {group}=none is a run without" if "none" in choices else ""
     if item.is_delete():
         return [f"{item.input_line}: a group cannot be taken away{without}"]
