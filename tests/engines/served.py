@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -24,7 +28,9 @@ from tests.engines import serving
 RULES: dict[str, dict[str, Any]] = {"exact": {"rule": "exact"}, "pcg": {"rule": "pcg", "groups": {"theta": 0.6}}}
 COUNT, TOKENS = 20, 200
 INTERPRETED = 6, 40  # prompts and tokens of the second runner
-RESULT = Path(__file__).parents[2] / "outputs/reference/vllm/result.json"
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "outputs/reference/vllm/result.json"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +58,43 @@ def alike(measured: dict[str, Any], ours: dict[str, Any]) -> bool:
 def served(runner: str, settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
     """In a process of its own, by one of vLLM's runners or by our loop."""
     arguments = [runner, json.dumps(settings), str(count), str(tokens)]
-    root = {**os.environ, "PYTHONPATH": str(RESULT.parents[3])}
     done = subprocess.run(
-        [sys.executable, serving.__file__, *arguments], capture_output=True, text=True, check=False, env=root
+        [sys.executable, serving.__file__, *arguments], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
     told = done.stdout + done.stderr
     assert done.returncode == 0, told[-3000:]
     assert ("Using V2 Model Runner" in told) == (runner == "second")
     assert (f"pcg decides about drafts: {settings['rule']}" in told) == (runner != "ours")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def command(outputs: Path, **changes: Any) -> list[str]:
+    """A run of the framework with ``engine=vllm`` on the same prompts."""
+    told = {
+        "engine": "vllm", "grouping": "pcg", "grouping.theta": 0.6, "metrics": "none", "logger": "none",
+        "device": "cpu", "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA,
+        "decoding.max_tokens": TOKENS, "decoding.temperature": serving.TEMPERATURE, "dataset.limit": COUNT,
+        "paths.outputs": outputs, "+engine.arguments.enforce_eager": True, **changes,
+    }  # fmt: skip
+    return [sys.executable, str(ROOT / "experiments/run.py"), *(f"{key}={value}" for key, value in told.items())]
+
+
+def of_session(leader: int) -> list[int]:
+    """Its processes that are alive."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getsid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def seconds_until(true: Callable[[], bool], most: float) -> float:
+    began = time.perf_counter()
+    while not true():
+        assert time.perf_counter() - began < most
+        time.sleep(0.1)
+    return time.perf_counter() - began
 
 
 def test_this_vllm_is_one_that_was_tried() -> None:
@@ -87,16 +121,8 @@ def test_the_second_runner_keeps_as_many(name: str, record: dict[str, Any]) -> N
 
 def test_a_run_of_the_framework_counts_as_vllm_does(record: dict[str, Any], tmp_path: Path) -> None:
     """``engine=vllm`` on the same 20 prompts, 8 at once; its own counters have the last round of each whole."""
-    root, ours = RESULT.parents[3], record.get("ours", {}).get("pcg") or served("ours", RULES["pcg"], COUNT, TOKENS)
-    told = {
-        "engine": "vllm", "grouping": "pcg", "grouping.theta": 0.6, "metrics": "none", "logger": "none",
-        "device": "cpu", "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA,
-        "decoding.max_tokens": TOKENS,
-        "decoding.temperature": serving.TEMPERATURE, "dataset.limit": COUNT, "paths.outputs": tmp_path,
-        "+engine.arguments.enforce_eager": True,
-    }  # fmt: skip
-    command = [sys.executable, str(root / "experiments/run.py"), *(f"{key}={value}" for key, value in told.items())]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    ours = record.get("ours", {}).get("pcg") or served("ours", RULES["pcg"], COUNT, TOKENS)
+    subprocess.run(command(tmp_path), check=True, env=ENVIRONMENT)
     (folder,) = (tmp_path / "default").iterdir()
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     counts, counters = result["counts"], result["engine"]["counters"]
@@ -108,6 +134,22 @@ def test_a_run_of_the_framework_counts_as_vllm_does(record: dict[str, Any], tmp_
     found = {**counters, "alpha": result["engine"]["alpha"]}
     record["engine=vllm"] = {"pcg": {**found, "alpha by utterance": result["acceptance"]["alpha"]}}
     assert alike(found, ours), (found, ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_of_the_engine_outlives_a_run_that_ends_while_it_starts(number: int, tmp_path: Path) -> None:
+    """The run, vLLM's core and its worker, which is beginning; a run that is killed has no time to end them."""
+    apart = {**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # which ``serving`` switches off
+    run = subprocess.Popen(command(tmp_path), env=apart, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        seconds_until(lambda: len(of_session(run.pid)) == 4, 120)  # and the tracker of multiprocessing
+        time.sleep(2)
+        run.send_signal(number)
+        assert run.wait(60) == (128 + number if number == signal.SIGTERM else -number)
+        seconds_until(lambda: not of_session(run.pid), 60)
+    finally:
+        for left in of_session(run.pid):
+            os.kill(left, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

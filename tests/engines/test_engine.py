@@ -6,6 +6,8 @@ The engine here speaks blocks of known sizes, ``concurrency`` requests at once, 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from pcg.command import cli
 from pcg.config.identity import canonical, run_id
 from pcg.config.validate import ConfigError, check
+from pcg.engines.lifeline import RUN
 from pcg.engines.vllm import engine as served
 from pcg.groups.table import GroupTable
 from pcg.models.phonemes import Phonemes
@@ -42,7 +45,7 @@ class LLM:
     end_after: int | None = None  # tokens
 
     def __init__(self, model: str, **arguments: Any) -> None:
-        self.model, self.arguments, self.running = model, arguments, True
+        self.model, self.arguments, self.running, self.begun_by = model, arguments, True, os.environ[RUN]
         rule = (arguments.get("additional_config") or {}).get("pcg", {})
         self.groups = GroupTable.load(rule["groups"]) if "groups" in rule else None  # the file is gone afterwards
         self.model_config = SimpleNamespace(max_model_len=arguments.get("max_model_len", 2048))
@@ -111,6 +114,15 @@ class LLM:
 
 
 @pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """As in a process that has just begun, and afterwards as they were."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Modules as vLLM has them, with the engine above; the plugin is registered."""
     registered = SimpleNamespace(__post_init__=SimpleNamespace(__wrapped__=None))
@@ -159,6 +171,7 @@ def test_prompts_go_in_and_tokens_and_counts_come_out(config) -> None:
     assert llm.arguments["speculative_config"]["draft_sample_method"] == "probabilistic"
     assert (llm.arguments["max_num_seqs"], llm.arguments["seed"], llm.arguments["enforce_eager"]) == (2, 7, True)
     assert llm.arguments["enable_prefix_caching"] is False  # the warm-up has seen the same prompts
+    assert llm.arguments["additional_config"]["pcg_allowed_token_ids"] == [[END, END + 1], [64, 4160]]
     told = llm.arguments["additional_config"]["pcg"]
     assert {key: value for key, value in told.items() if key != "groups"} == {
         "rule": "pcg", "floor": None, "residual": "target",
@@ -201,6 +214,7 @@ def test_the_result_says_who_decoded_and_what_it_does_not_know(config) -> None:
 def test_the_target_alone(config) -> None:
     values = run_once(config("draft=none")).values
     assert "speculative_config" not in LLM.made[0].arguments
+    assert list(LLM.made[0].arguments["additional_config"]) == ["pcg_allowed_token_ids"]
     assert values["method"] == "target alone"
     assert values["counts"]["target_passes"] == values["counts"]["emitted"] == 3 * TOKENS
     assert values["acceptance"]["alpha"] is values["engine"]["counters"] is values["speed"]["speedup"] is None
@@ -235,8 +249,20 @@ def test_an_engine_that_dies_is_started_anew_and_what_is_done_is_not_done_again(
 
 def test_what_is_no_speech_fails_its_utterance(config, monkeypatch) -> None:
     monkeypatch.setattr(LLM, "says", lambda place: 0)
-    with pytest.raises(RunFailed, match="ValueError: vLLM, which draws from all tokens of a model, said token 0"):
+    with pytest.raises(RunFailed, match="ValueError: vLLM said token 0, which is no speech"):
         run_once(config())
+
+
+def test_told_to_end_a_run_ends_its_engine(config, monkeypatch) -> None:
+    """Its processes know whose they are, should it have no time for that."""
+    monkeypatch.setattr(LLM, "says", lambda place: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        run_once(config())
+    assert ended.value.code == 128 + signal.SIGTERM
+    (llm,) = LLM.made
+    assert not llm.running
+    assert llm.begun_by == str(os.getpid())
+    assert RUN not in os.environ
 
 
 def test_a_prompt_that_is_too_long_is_named(config) -> None:
@@ -244,11 +270,12 @@ def test_a_prompt_that_is_too_long_is_named(config) -> None:
         run_once(config("+engine.arguments.max_model_len=40"))
 
 
-def test_a_plugin_that_was_not_loaded_ends_the_run(config) -> None:
-    """Never vLLM's own rule in silence."""
+@pytest.mark.parametrize("draft", ["bundled", "none"])
+def test_a_plugin_that_was_not_loaded_ends_the_run(config, draft) -> None:
+    """Never vLLM's own rule in silence, nor text among speech."""
     sys.modules["vllm.config"].VllmConfig = SimpleNamespace(__post_init__=None)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="vLLM has not loaded the plugin pcg"):
-        run_once(config())
+        run_once(config(f"draft={draft}"))
 
 
 def test_another_device_than_the_runs_ends_it(config) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from pcg.acceptance.exact import Exact
 from pcg.config.validate import ConfigError
-from pcg.engines.vllm import plugin, v1, v2
+from pcg.engines.vllm import allowed, plugin, v1, v2
 from pcg.engines.vllm.penalties import PenaltyWarning
 
 SETTINGS = {"rule": "ssd", "beta": 0.2}
@@ -35,10 +35,21 @@ class Config:
     def __init__(self, additional: Any = None, speculative: Any = None) -> None:
         self.additional_config, self.speculative_config = additional or {}, speculative
         self.model_config = SimpleNamespace(model="none", get_vocab_size=lambda: 8)
+        self.device_config = SimpleNamespace(device="cpu")
         self.__post_init__()
 
     def __post_init__(self) -> None:
         self.checked = True
+
+
+class LogitsProcessor:
+    """The layer that makes the logits of a model; here they are what goes in."""
+
+    def __init__(self, vocab_size: int, org_vocab_size: int | None = None) -> None:
+        self.org_vocab_size = org_vocab_size or vocab_size
+
+    def forward(self, lm_head: Any, hidden_states: Any, embedding_bias: Any = None, skip_gather: bool = False) -> Any:
+        return hidden_states
 
 
 @pytest.fixture
@@ -49,6 +60,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
         "__init__": function(("self", "sampler", "spec_config", "device", "watermark_key")),
         "_verify": function(v2.SIGNATURE),
     })  # fmt: skip
+    layer = type("LogitsProcessor", (), {key: vars(LogitsProcessor)[key] for key in ("__init__", "forward")})
     config = type("VllmConfig", (Config,), {"__post_init__": lambda self: Config.__post_init__(self)})
     expand = tuple(inspect.signature(v1.expand_batch_to_tokens).parameters)
     contents: dict[str, dict[str, Any]] = {
@@ -56,6 +68,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
         "vllm.v1.worker.gpu": {},
         "vllm.v1.worker.gpu.spec_decode": {}, "vllm.v1.worker.gpu.model_states": {},
         "vllm.config": {"VllmConfig": config},
+        "vllm.model_executor": {}, "vllm.model_executor.layers": {},
+        "vllm.model_executor.layers.logits_processor": {"LogitsProcessor": layer},
         "vllm.v1.sample.rejection_sampler": {
             "RejectionSampler": sampler, "rejection_sample": function(v1.SIGNATURE),
             "expand_batch_to_tokens": function(expand),
@@ -124,6 +138,35 @@ def test_what_a_rule_cannot_work_with_is_refused_at_once(
         vllm["vllm.config"].VllmConfig({"pcg": settings}, speculative)
 
 
+def logits(vllm: dict[str, ModuleType], config: Config, rows: int) -> torch.Tensor:
+    """What a model of this configuration makes of logits 0, 1, ..."""
+    vllm["vllm.config"].get_current_vllm_config = lambda: config
+    layer = vllm["vllm.model_executor.layers.logits_processor"].LogitsProcessor(rows)
+    assert layer.forward(None, None) is None  # as on all but one of several devices
+    return layer.forward(None, torch.arange(float(rows)).repeat(2, 1))
+
+
+def test_only_what_is_allowed_has_a_probability(vllm: dict[str, ModuleType]) -> None:
+    """In each model, with or without a rule; ranges go beyond the tokens of neither."""
+    plugin.register()
+    some = vllm["vllm.config"].VllmConfig({"pcg_allowed_token_ids": [[1, 2], [3, 9]]})
+    never = -torch.inf
+    assert logits(vllm, some, 5).tolist() == [[never, 1, never, 3, 4]] * 2
+    assert logits(vllm, vllm["vllm.config"].VllmConfig(), 5).tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize("value", [[], [1, 2], [[1]], [[2, 1]], [[-1, 1]], [["a", "b"]], "speech"])
+def test_what_is_no_range_of_tokens_is_refused(vllm: dict[str, ModuleType], value: Any) -> None:
+    plugin.register()
+    with pytest.raises(ValueError, match="pcg_allowed_token_ids="):
+        vllm["vllm.config"].VllmConfig({"pcg_allowed_token_ids": value})
+
+
+def test_ids_as_ranges() -> None:
+    assert allowed.ranges_of(torch.tensor([5, 6, 7, 9, 2])) == [[2, 3], [5, 8], [9, 10]]
+    assert allowed.ranges_of(torch.tensor([4])) == [[4, 5]]
+
+
 @pytest.mark.parametrize("change", ["arguments", "place"])
 def test_another_vllm_is_refused_where_a_rule_is_asked_for(vllm: dict[str, ModuleType], change: str) -> None:
     """Never silently vLLM's own rule; and who does not ask for one is left in peace."""
@@ -136,6 +179,8 @@ def test_another_vllm_is_refused_where_a_rule_is_asked_for(vllm: dict[str, Modul
     assert vllm["vllm.config"].VllmConfig().checked
     with pytest.raises(ValueError, match=r"pcg: .*vLLM 0.32.0 .*Tried: vLLM 0.32.0"):
         vllm["vllm.config"].VllmConfig({"pcg": SETTINGS}, drafts())
+    with pytest.raises(ValueError, match=r"pcg: .*vLLM 0.32.0 .*Tried: vLLM 0.32.0"):
+        vllm["vllm.config"].VllmConfig({"pcg_allowed_token_ids": [[0, 1]]})
 
 
 def test_the_second_runner_warns_of_penalties_once(

@@ -28,8 +28,9 @@ from pcg.config.validate import ConfigError
 from pcg.decoding.rows import Prompt
 from pcg.decoding.statistics import COUNTS, plain_counts
 from pcg.engines.engine import INSTALL, Decoded, Pair, Started
+from pcg.engines.lifeline import RUN, exit_when_told_to_end
 from pcg.engines.settings import rules
-from pcg.engines.vllm import plugin
+from pcg.engines.vllm import allowed, plugin
 from pcg.models.checkpoint import resolve_folder
 from pcg.ranges import Ranges, up_to
 from pcg.types import Generation
@@ -37,7 +38,10 @@ from pcg.types import Generation
 _MODEL = "pcg.models.llama.LlamaLM"  # whose folders vLLM reads; of others it would want another class, or cannot
 _OURS = ("model", "speculative_config", "additional_config", "max_num_seqs", "seed", "dtype", "disable_log_stats")
 # Of vLLM's own that a run needs otherwise than it is; what the user's environment says goes before.
-_DEFAULTS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+_DEFAULTS = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would think that it has loaded plugins
+}  # fmt: skip
 
 
 class Vllm:
@@ -145,6 +149,7 @@ class _Served:
 
     def _running(self) -> Any:
         if self._llm is None:
+            exit_when_told_to_end()
             self._llm = _started(self._engine, self._pair)
             self._stop = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)  # its processes go with us
         return self._llm
@@ -182,7 +187,7 @@ class _Served:
     def _generation(self, tokens: Sequence[int], blocks: Sequence[int], ended: bool) -> Generation:
         strange = [token for token in tokens if token not in self._speech]
         if strange:
-            raise ValueError(f"vLLM, which draws from all tokens of a model, said token {strange[0]}: it is no speech")
+            raise ValueError(f"vLLM said token {strange[0]}, which is no speech: what it may say was not heeded")
         speech = torch.tensor([self._speech[token] for token in tokens[: len(tokens) - ended]], dtype=torch.int64)
         if self._pair.draft is None:
             plain = Generation(speech, ended, kinds=("plain",) * len(speech))
@@ -228,6 +233,7 @@ def _started(engine: Vllm, pair: Pair) -> Any:
     arguments: dict[str, Any] = {
         "skip_tokenizer_init": True, "dtype": pair.target.dtype, "max_num_seqs": engine.concurrency, "seed": pair.seed,
         "disable_log_stats": False,
+        "additional_config": {allowed.KEY: allowed.ranges_of(pair.target.ids)},  # our loop has logits of speech alone
         "enable_prefix_caching": False,  # or the warm-up would have done the prompts of what is timed
         **engine.arguments,
     }  # fmt: skip
@@ -237,7 +243,7 @@ def _started(engine: Vllm, pair: Pair) -> Any:
                 "method": "draft_model", "model": str(resolve_folder(pair.draft.path)),
                 "num_speculative_tokens": pair.gamma, "draft_sample_method": "probabilistic",
             }  # fmt: skip
-            arguments["additional_config"] = {plugin.KEY: {**pair.settings, **_groups(pair, Path(place))}}
+            arguments["additional_config"] |= {plugin.KEY: {**pair.settings, **_groups(pair, Path(place))}}
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -245,9 +251,9 @@ def _started(engine: Vllm, pair: Pair) -> Any:
         if wanted != found:
             raise RuntimeError(f"device={wanted}: this vLLM runs on {found}; device must say so")
         llm = LLM(str(resolve_folder(pair.target.path)), **arguments)  # has read the groups when it returns
-    if pair.draft is not None and not plugin.registered():
+    if not plugin.registered():
         raise RuntimeError(
-            "vLLM has not loaded the plugin pcg, so its own rule would decide; does VLLM_PLUGINS name it?"
+            "vLLM has not loaded the plugin pcg, so its own rule would decide, of text too; does VLLM_PLUGINS name it?"
         )
     return llm
 
@@ -266,7 +272,7 @@ def _groups(pair: Pair, place: Path) -> dict[str, str]:
 def _environment(threads: int) -> Iterator[None]:
     """While vLLM's process begins: the run's threads, and deaf to Ctrl-C, after which a run finishes its batch."""
     mine = {**_DEFAULTS, **{key: os.environ[key] for key in _DEFAULTS if key in os.environ}}
-    mine["OMP_NUM_THREADS"] = str(threads)
+    mine |= {"OMP_NUM_THREADS": str(threads), RUN: str(os.getpid())}
     before = {key: os.environ.get(key) for key in mine}
     os.environ.update(mine)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

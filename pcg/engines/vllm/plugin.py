@@ -1,8 +1,9 @@
 """What vLLM calls by the entry point ``vllm.general_plugins``, in each of its processes.
 
-It puts three functions in the place of vLLM's: the check of a configuration refuses what a rule cannot work with, and
-the samplers of both model runners take the rule where the configuration has ``additional_config={"pcg": ...}``. Without
-that key all is vLLM's. One engine a process: of two in one process the later one's rule counts for the first runner.
+It puts functions in the place of vLLM's: the check of a configuration refuses what a rule cannot work with, the
+samplers of both model runners take the rule where the configuration has ``additional_config={"pcg": ...}``, and logits
+are barred where it says what may be said (``allowed``). Without these keys all is vLLM's. One engine a process: of two
+in one process the later one's rule counts for the first runner.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 import torch
 
+from pcg.engines.lifeline import end_with_the_parent
 from pcg.engines.settings import node_of, rule_of, told
-from pcg.engines.vllm import v1, v2
+from pcg.engines.vllm import allowed, v1, v2
 from pcg.interfaces import Rule
 
 KEY = "pcg"
@@ -30,10 +32,12 @@ def register() -> None:
 
     if registered():
         return
+    end_with_the_parent()
     strange = _strangeness()
     if not strange:
         _into_the_first_runner()
         _into_the_second_runner()
+        _into_the_logits()
     VllmConfig.__post_init__ = _before(VllmConfig.__post_init__, lambda config: check(config, strange))
 
 
@@ -53,14 +57,16 @@ def check(config: Any, strange: str = "") -> None:
     Raises:
         ConfigError, ValueError: what is wrong, and what to write instead.
     """
-    settings = settings_of(config)
+    settings, only = settings_of(config), settings_of(config, allowed.KEY)
+    if strange and (settings is not None or only is not None):
+        raise ValueError(
+            f"pcg: {strange}. Tried: vLLM {', '.join(TRIED)}. Without the plugin: leave out {KEY!r} and {allowed.KEY!r}"
+        )
+    if only is not None:
+        allowed.check(only)
     if settings is None:
         return
     node_of(settings)
-    if strange:
-        raise ValueError(
-            f"pcg: {strange}. Tried: vLLM {', '.join(TRIED)}. Without the plugin's rule: leave out {KEY!r}"
-        )
     drafts = config.speculative_config
     if drafts is None:
         raise ValueError(
@@ -78,10 +84,10 @@ def check(config: Any, strange: str = "") -> None:
         )
 
 
-def settings_of(config: Any) -> Mapping[str, Any] | None:
-    """What a configuration says of the rule; None where it says nothing."""
+def settings_of(config: Any, key: str = KEY) -> Any:
+    """What a configuration says of the rule, or of another key; None where it says nothing."""
     additional = getattr(config, "additional_config", None)
-    return additional.get(KEY) if isinstance(additional, Mapping) else None
+    return additional.get(key) if isinstance(additional, Mapping) else None
 
 
 def make_rule(config: Any, device: torch.device) -> Rule | None:
@@ -127,12 +133,36 @@ def _into_the_second_runner() -> None:
     ModelState.custom_sampler = custom_sampler
 
 
+def _into_the_logits() -> None:
+    from vllm import config
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    own = LogitsProcessor.forward
+
+    def choose(layer: Any, *_arguments: Any, **_named: Any) -> None:
+        """A model is made, target or draft: its tokens that may not be said."""
+        current = config.get_current_vllm_config()
+        only = settings_of(current, allowed.KEY)
+        layer.pcg_barred = only and allowed.barred(only, layer.org_vocab_size, current.device_config.device)
+
+    @functools.wraps(own)
+    def forward(layer: Any, *arguments: Any, **named: Any) -> Any:
+        logits = own(layer, *arguments, **named)
+        if logits is not None and layer.pcg_barred is not None:
+            logits.masked_fill_(layer.pcg_barred, -torch.inf)
+        return logits
+
+    LogitsProcessor.__init__ = _after(LogitsProcessor.__init__, choose)
+    LogitsProcessor.forward = forward
+
+
 def _strangeness() -> str:
     """What of this vLLM has another signature than was tried, or is not there; empty where all is as it was."""
     import vllm
 
     version = vllm.__version__
     try:
+        from vllm.model_executor.layers.logits_processor import LogitsProcessor
         from vllm.v1.sample.rejection_sampler import RejectionSampler, expand_batch_to_tokens, rejection_sample
         from vllm.v1.worker.gpu.model_states.interface import ModelState
         from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler as Second
@@ -145,6 +175,7 @@ def _strangeness() -> str:
         (Second.__init__, ("self", "sampler", "spec_config", "device", "watermark_key")),
         (Second._verify, v2.SIGNATURE),
         (ModelState.custom_sampler, ("self", "sampler")),
+        (LogitsProcessor.forward, allowed.SIGNATURE),
     )
     other = [made.__qualname__ for made, names in wanted if tuple(inspect.signature(made).parameters) != names]
     return f"in vLLM {version} {', '.join(other)} took other arguments when it was tried" if other else ""
