@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,11 +42,7 @@ def command(folder: Path, name: str, *arguments: str, **environment: str) -> sub
         ("run", ["status=true"], 0),
         ("run", ["-m", "dry=true", "target=llasa_1b", "draft=none,ngram", "hydra/launcher=joblib"], 2),
         ("run", ["-m", "status=true", "draft=none,ngram", "paths.outputs=/dev/null"], 0),
-        ("report", ["study=nope"], 2),
-        ("relog", ["study=nope"], 2),
         ("run", ["paths.outputs=/dev/null"], 2),
-        ("run", ["-m", "paths.outputs=/dev/null", "seed=1,2"], 2),
-        ("offline", ["paths.outputs=/dev/null"], 2),
     ],
 )
 def test_asking_writes_nothing(name: str, arguments: list[str], status: int, tmp_path: Path) -> None:
@@ -55,6 +52,27 @@ def test_asking_writes_nothing(name: str, arguments: list[str], status: int, tmp
     assert list(tmp_path.iterdir()) == []
     if "dry=true" not in arguments:  # its plan needs the shape of a model that may not be here
         assert done.returncode == status, said
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("report", ["study=nope"]),
+        ("relog", ["study=nope"]),
+        ("run", ["-m", "paths.outputs=/dev/null", "seed=1,2"]),
+        ("offline", ["paths.outputs=/dev/null"]),
+    ],
+)
+def test_what_is_refused_writes_nothing(
+    name: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends before Hydra begins, so a process of its own would show no more."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "experiments" / f"{name}.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
