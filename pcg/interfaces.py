@@ -80,6 +80,11 @@ class Readable(TokenLM, Protocol):
         """Speech logits of the last, normed hidden state."""
 
 
+Drafted = tuple[  # tokens, the distribution that each was drawn from, what was seen before each and at the end
+    Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], Bool[Tensor, "batch places vocab"] | None
+]
+
+
 class ChainLM(TokenLM, Protocol):
     """A draft that makes a whole block by itself, in fewer launches than step by step."""
 
@@ -90,9 +95,7 @@ class ChainLM(TokenLM, Protocol):
         uniform: Float[Tensor, "batch gamma"],
         sampling: Sampling,
         seen: Bool[Tensor, "batch vocab"] | None,
-    ) -> tuple[
-        Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Bool[Tensor, "batch gamma+1 vocab"] | None
-    ]:
+    ) -> Drafted:
         """As ``pcg.decoding.speculative.chain`` with its own steps from ``recent`` on."""
 
 

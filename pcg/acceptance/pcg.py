@@ -320,11 +320,13 @@ class PCG:
 
 
 def next_stage(had: int, rows: Int[Tensor, "rows"] | Bool[Tensor, "rows"]) -> int:
-    """How many trials there are after the stage that follows ``had``. The first few are a stage of their own for one
-    row and for very many; for some rows, and where nobody may look and all go through every stage, it would cost more
-    than it saves. What a row draws is the same."""
+    """How many trials there are after the stage that follows ``had``.
+
+    The first few are a stage of their own for one row and for very many; for some rows, and where nobody may look and
+    all go through every stage, it would cost more than it saves. What a row draws is the same.
+    """
     few = single(rows) or (len(rows) > MANY and may_look(rows))
-    stages = TRIALS if few or len(TRIALS) == 1 else TRIALS[1:]
+    stages = TRIALS if few else TRIALS[1:] or TRIALS
     return next(trials for trials in stages if trials > had)
 
 

@@ -27,8 +27,8 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
-from pcg.decoding.speculative import Drafted, chain
-from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule, TokenLM
+from pcg.decoding.speculative import chain
+from pcg.interfaces import CandidateRule, Drafted, LadderRule, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
@@ -263,15 +263,26 @@ def _llama_chain(
     model: LlamaLM, recent: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
     lengths: Tensor, buffers: Buffers, end: int,
 ) -> Drafted:  # fmt: skip
-    fed = 0
+    def go(ids: Tensor, at: Tensor, _own: None) -> tuple[Tensor, None]:
+        return _llama_step(model, ids, at, buffers, (), end), None
+
+    return _chain(go, model.token_ids, recent, uniform, sampling, seen, lengths)
+
+
+def _chain(
+    go: Callable[..., tuple[Tensor, Any]], token_ids: Callable[[Tensor], Tensor], recent: Tensor, uniform: Tensor,
+    sampling: Sampling, seen: Tensor | None, lengths: Tensor,
+) -> Drafted:  # fmt: skip
+    """``chain`` of passes ``go(ids, where they are written, state of the last one)``, which give logits and state."""
+    fed, own = 0, None
 
     def step(ids: Tensor) -> Tensor:
-        nonlocal fed
-        logits = _llama_step(model, ids, lengths + fed, buffers, (), end)
+        nonlocal fed, own
+        logits, own = go(ids, lengths + fed, own)
         fed += ids.shape[1]
         return logits[:, -1]
 
-    return chain(step, model.token_ids, recent, uniform, sampling, seen)
+    return chain(step, token_ids, recent, uniform, sampling, seen)
 
 
 def _llama_step(
@@ -337,15 +348,10 @@ def _eagle_chain(
     model: EagleLM, hidden: Tensor, recent: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
     lengths: Tensor, buffers: Buffers, end: int,
 ) -> Drafted:  # fmt: skip
-    fed, own = 0, None
+    def go(ids: Tensor, at: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _eagle_step(model, ids, at, buffers, hidden, own, end)
 
-    def step(ids: Tensor) -> Tensor:
-        nonlocal fed, own
-        logits, own = _eagle_step(model, ids, lengths + fed, buffers, hidden, own, end)
-        fed += ids.shape[1]
-        return logits[:, -1]
-
-    return chain(step, model.token_ids, recent, uniform, sampling, seen)
+    return _chain(go, model.token_ids, recent, uniform, sampling, seen, lengths)
 
 
 def _eagle_step(

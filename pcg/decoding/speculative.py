@@ -17,7 +17,7 @@ from torch import Tensor
 from pcg.decoding.clock import Clock
 from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.rows import Prompt, Rows, mark
-from pcg.interfaces import Cache, Control, Controller, LadderRule, Readable, Rule, StateRule, TokenLM
+from pcg.interfaces import Cache, Control, Controller, Drafted, LadderRule, Readable, Rule, StateRule, TokenLM
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Generation, Round
 
@@ -149,11 +149,6 @@ def last_state(target: TokenLM, rule: Rule | StateRule | LadderRule) -> tuple[in
     if not isinstance(target, Readable):
         raise ValueError(f"{type(rule).__name__} reads hidden states, which a {type(target).__name__} does not show")
     return (target.layers,)
-
-
-Drafted = tuple[
-    Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], Bool[Tensor, "batch places vocab"] | None
-]
 
 
 def propose(

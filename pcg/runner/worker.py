@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
@@ -16,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pcg.engines.lifeline import end_after
 from pcg.results import environment
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.work import Begun, Work
@@ -50,7 +49,9 @@ def work(pipe: connection.Connection, device: str, index: int, threads: int) -> 
     That is ``(work, index)`` to do a batch, ``(work, None)`` to load its parts only.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to act on
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_after(parent)  # killed, it leaves nobody behind, in whatever batch they are
     outbox = _Outbox(pipe)
     own, memo = _claim(device, index), ScoreMemo()
     torch.set_num_threads(threads)
@@ -105,14 +106,6 @@ def _claim(device: str, index: int) -> torch.device:
     )  # fmt: skip
     fabric.launch()
     return fabric.device
-
-
-def _end_with_parent() -> None:
-    """A main process that is killed leaves nobody behind, in whatever batch they are."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:

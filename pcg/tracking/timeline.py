@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 # As on the listening page. Kind -> (colour, what it is called).
 KINDS = {
@@ -30,11 +34,6 @@ def picture(row: Mapping[str, Any], folder: Path) -> np.ndarray | None:
     """
     if not row.get("kinds") or not row.get("audio"):
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, which asking need not spend
-    from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     samples, rate = soundfile.read(folder / row["audio"], dtype="float32")
     seconds, kinds = len(samples) / rate, row["kinds"]
     figure = Figure(figsize=(10, 1.7), dpi=110)

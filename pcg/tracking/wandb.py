@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pcg.names import marked, within
 from pcg.ranges import ABOVE_0, FROM_0, Ranges
-from pcg.tracking.timeline import picture
 from pcg.types import Result
 
 if TYPE_CHECKING:
@@ -66,17 +65,20 @@ class WandB:
         Raises:
             Exception: whatever W&B raises, an outage or a time-out among it; the result itself is safe on disk.
         """
-        import wandb
-
         if self.mode == "disabled":
             return
+        import wandb
+
+        from pcg.tracking.media import group_sizes, table
+
         values = result.values
         with _kept_in(folder):
             run = self._start(values, folder)
             try:
                 for step, row in enumerate(utterances):
                     run.log(_history(row), step=step)
-                run.log({"utterances": self._table(utterances, folder), **_group_sizes(values)})
+                shown = table(utterances, folder, self.audio, self.timelines)
+                run.log({"utterances": shown, **group_sizes(values)})
                 run.summary.update(flatten({key: values[key] for key in values if key not in ("config", *_ABOUT)}))
                 artifact = wandb.Artifact(f"result-{_run_name(values)}", type="result")
                 artifact.add_file(str(folder / "result.json"))
@@ -102,27 +104,6 @@ class WandB:
             config={**values["config"], **_about(values)},
             settings=settings(self.timeout),
         )
-
-    def _table(self, utterances: Sequence[Mapping[str, Any]], folder: Path) -> wandb.Table:
-        """The first utterances: what may be heard and seen of them, then all plain columns."""
-        import wandb
-
-        rows = utterances[: self.audio]
-        plain = [
-            key
-            for key in (rows[0] if rows else {})
-            if key != "audio" and not any(isinstance(row[key], list | tuple | dict) for row in rows)
-        ]
-        data = [
-            [
-                _audio(row, folder),
-                _timeline(row, folder) if index < self.timelines else None,
-                _alpha(row),
-                *[row[key] for key in plain],
-            ]
-            for index, row in enumerate(rows)
-        ]
-        return wandb.Table(columns=["audio", "timeline", "alpha", *plain], data=data)
 
 
 def settings(timeout: float) -> wandb.Settings:
@@ -169,34 +150,6 @@ def _about(values: Mapping[str, Any]) -> dict[str, Any]:
 def _history(row: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {key: value for key, value in row.items() if isinstance(value, int | float) and value is not None}
     return {f"utterance/{key}": value for key, value in numbers.items()}
-
-
-def _alpha(row: Mapping[str, Any]) -> float | None:
-    return row["accepted"] / row["tested"] if row.get("tested") else None
-
-
-def _group_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """How many groups there are of 1, 2 to 3, 4 to 7, ... tokens."""
-    import wandb
-
-    if not values.get("groups"):
-        return {}
-    histogram = values["groups"]["histogram"]
-    return {"group_sizes": wandb.Histogram(np_histogram=(histogram["counts"], histogram["edges"]))}
-
-
-def _timeline(row: Mapping[str, Any], folder: Path) -> Any:
-    import wandb
-
-    pixels = picture(row, folder)
-    return None if pixels is None else wandb.Image(pixels, caption=row["text"])
-
-
-def _audio(row: Mapping[str, Any], folder: Path) -> Any:
-    import wandb
-
-    path = row.get("audio")
-    return wandb.Audio(str(folder / path)) if path else None
 
 
 @contextmanager

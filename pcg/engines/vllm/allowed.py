@@ -16,8 +16,6 @@ from torch import Tensor
 KEY = "pcg_allowed_token_ids"  # in additional_config: [[first, end], ...], the end not among them
 SIGNATURE = ("self", "lm_head", "hidden_states", "embedding_bias", "skip_gather")
 
-Ranges = Sequence[Sequence[int]]
-
 
 def ranges_of(ids: Int[Tensor, "tokens"]) -> list[list[int]]:
     """The ids as ranges, in their order."""
@@ -27,7 +25,7 @@ def ranges_of(ids: Int[Tensor, "tokens"]) -> list[list[int]]:
     return torch.stack([first, last + 1], 1).tolist()
 
 
-def barred(ranges: Ranges, rows: int, device: torch.device | str) -> Bool[Tensor, "{rows}"]:
+def barred(ranges: Sequence[Sequence[int]], rows: int, device: torch.device | str) -> Bool[Tensor, "{rows}"]:
     """Which tokens are in none of the ranges."""
     mask = torch.ones(rows, dtype=torch.bool)
     for first, end in ranges:
