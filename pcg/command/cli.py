@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import itertools
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, version
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
@@ -186,9 +188,23 @@ def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
         search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
     version.setbase("1.3")
     try:
-        yield Hydra.create_main_hydra2("check", search_path).config_loader
+        loader = Hydra.create_main_hydra2("check", search_path).config_loader
+        loader.repository = _ReadOnce(loader.repository)
+        yield loader
     finally:
         GlobalHydra.instance().clear()
+
+
+class _ReadOnce(CachingConfigRepository):
+    """Each YAML is read once for all compositions of a check; Hydra by itself copies and reads all anew for each."""
+
+    def __deepcopy__(self, memo: object) -> _ReadOnce:
+        return copy.copy(self)
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        """A composition with a search path of its own has files of its own."""
+        self.delegate, self.cache = copy.deepcopy(self.delegate), {}
+        super().initialize_sources(config_search_path)
 
 
 def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> DictConfig | None:

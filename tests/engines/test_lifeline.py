@@ -58,8 +58,9 @@ def test_an_engine_that_no_run_has_begun_is_left_alone() -> None:
 def test_told_to_end_a_run_ends_what_it_has_begun(number: signal.Signals) -> None:
     """By the finalizers of its exit, which a second signal does not cut short."""
     code = f"""
-        import os, time, weakref
+        import os, signal, time, weakref
         from pcg.engines.lifeline import exit_when_told_to_end
+        signal.signal({number:d}, signal.SIG_DFL)  # whatever the tests themselves were started by: nohup ignores it
         class Engine: ...
         engine = Engine()
         def end():

@@ -99,7 +99,9 @@ def test_two_processes_with_half_of_each_batch_take_the_steps_of_one(work, train
     length = 1 + 3 + 2 + 20 + 1  # text_start, phonemes, text_end and speech_start, audio, speech_end
     told = {
         "target": ["trainer.single=1.0", "trainer.levels=[4,4]", "trainer.guide.guide_layer=0",
-                   "trainer.llama.num_hidden_layers=1"],
+                   "trainer.llama.num_hidden_layers=1", "trainer.llama.hidden_size=64",
+                   "trainer.llama.intermediate_size=96", "trainer.llama.num_attention_heads=2",
+                   "trainer.llama.num_key_value_heads=1"],
         "eagle": ["trainer.labels=self", "trainer.share=1.0", f"trainer.target={work}/target",
                   "trainer.student.reads=[1,2]"],
     }  # fmt: skip
