@@ -233,7 +233,7 @@ def look_at(**named: Float[Tensor, "..."]) -> None:
     for name, probs in named.items():
         sums = probs.sum(-1)
         each = sums.flatten().tolist()
-        within = 1 - TOLERANCE < min(each) and max(each) < 1 + TOLERANCE and not math.isnan(sum(each))
+        within = min(each) > 1 - TOLERANCE and max(each) < 1 + TOLERANCE and not math.isnan(sum(each))
         if not (within and probs.amin().item() >= 0):
             raise ValueError(_describe(name, probs, sums))
 

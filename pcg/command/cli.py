@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -189,6 +190,7 @@ def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
     version.setbase("1.3")
     try:
         loader = Hydra.create_main_hydra2("check", search_path).config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
         loader.repository = _ReadOnce(loader.repository)
         yield loader
     finally:

@@ -27,7 +27,8 @@ KEYS: Mapping[str, str] = {
     "config": "the resolved config that the run_id is a hash of; `fingerprints` tell the content of "
     "models at their paths, and of the dataset: ids, texts, recordings",
     "engine.name": "what decoded: `own` is our loop. In results before schema 6 it is",
-    "engine.version": "package and version of another engine; null of our loop, as is all that follows",
+    "engine.version": "package and version of another engine, and what the environment has chosen of it (vLLM's model "
+    "runner); null of our loop, as is all that follows",
     "engine.concurrency": "requests that it had at work at once",
     "engine.counters": "what it counted itself: rounds, drafted, tested, accepted, whole rounds where an utterance was "
     "cut in one. Ours (`counts`) leave the last round of each utterance out of tested, accepted, recovered and bonus: "

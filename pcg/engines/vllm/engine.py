@@ -37,6 +37,7 @@ from pcg.types import Generation
 
 _MODEL = "pcg.models.llama.LlamaLM"  # whose folders vLLM reads; of others it would want another class, or cannot
 _OURS = ("model", "speculative_config", "additional_config", "max_num_seqs", "seed", "dtype", "disable_log_stats")
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # which of vLLM's two decodes, where it is not vLLM that chooses
 # Of vLLM's own that a run needs otherwise than it is; what the user's environment says goes before.
 _DEFAULTS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
@@ -69,7 +70,8 @@ class Vllm:
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError([f"engine=vllm: vLLM is not installed: {INSTALL['vllm']}"])
         names = metadata.packages_distributions().get("vllm", ["vllm"])
-        return f"{names[0]} {metadata.version(names[0])}"
+        chosen = os.environ.get(_RUNNER)
+        return f"{names[0]} {metadata.version(names[0])}" + (f", {_RUNNER}={chosen}" if chosen else "")
 
     @staticmethod
     def problems(config: Mapping[str, Any]) -> list[str]:
