@@ -191,7 +191,7 @@ def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
     try:
         loader = Hydra.create_main_hydra2("check", search_path).config_loader
         assert isinstance(loader, ConfigLoaderImpl)
-        loader.repository = _ReadOnce(loader.repository)
+        loader.repository = _ReadOnce(loader.repository)  # type: ignore[assignment]  # all that it asks for is there
         yield loader
     finally:
         GlobalHydra.instance().clear()
