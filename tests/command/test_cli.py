@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import shutil
+from pathlib import Path
+from typing import Any
 
+import pytest
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from pcg.command import cli
 from pcg.command.cli import check_command_line
 from pcg.config.validate import ConfigError
 
@@ -66,3 +74,22 @@ def test_a_missing_value_is_named() -> None:
 )
 def test_only_what_is_pcgs_own_is_built(name: str) -> None:
     assert problems(f"logger._target_={name}")[0].startswith("logger: _target_")
+
+
+def test_what_is_read_once_is_read_rightly(tmp_path: Path) -> None:
+    """Compositions of one check do not touch each other, and one with a search path of its own has its own files."""
+    (tmp_path / "grouping").mkdir()
+    shutil.copy(Path(cli.CONF) / "grouping" / "topk.yaml", tmp_path / "grouping" / "mine.yaml")
+    with cli._composing(None) as loader:
+
+        def composed(*overrides: str) -> Any:
+            config = loader.load_configuration("run", list(overrides), RunMode.RUN)
+            return OmegaConf.to_container(config, resolve=False)
+
+        plain = composed("grouping=exact")
+        elsewhere = composed("grouping=mine", f"hydra.searchpath=[file://{tmp_path}]", "grouping.k=7")
+        assert elsewhere["grouping"]["k"] == 7
+        assert composed("grouping=exact") == plain
+        assert composed("grouping=topk")["grouping"]["k"] != 7
+        with pytest.raises(HydraException, match="mine"):
+            composed("grouping=mine")
