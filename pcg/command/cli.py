@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import itertools
 import locale
@@ -198,7 +197,7 @@ def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
 
 
 class _ReadOnce(CachingConfigRepository):
-    """Each YAML is read once for all compositions of a check; Hydra by itself copies and reads all anew for each."""
+    """Each YAML is read once for all that a check asks; Hydra by itself copies its sources and reads anew each time."""
 
     def __deepcopy__(self, memo: object) -> _ReadOnce:
         return copy.copy(self)
@@ -232,7 +231,7 @@ def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
 def _problems(
     loader: ConfigLoader, name: str, overrides: list[Override], multirun: bool, check: Check | None
 ) -> list[str]:
-    choices = functools.cache(loader.get_group_options)  # which looks through all of conf/ for each answer
+    choices = loader.get_group_options
     if not multirun and (several := typed.problems_of_several(choices, overrides)):
         return several
     latest = {override.get_key_element(): override for override in overrides}
