@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.acceptance import thinning
 from pcg.acceptance.block import joint_ratio, longest
 from pcg.acceptance.checks import check_block
-from pcg.acceptance.pcg import PCG, TRIALS, check_floor, next_stage
+from pcg.acceptance.outcomes import check_floor
+from pcg.acceptance.pcg import PCG, GroupResidual
 from pcg.acceptance.steps import at_end
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw, may_look
@@ -59,7 +61,7 @@ class PCGBlock:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
         gamma, pcg = draft_tokens.shape[1], PCG(self.groups, "draft", self.floor)
         drawn = self.groups.draw_group(draft_tokens, randomness.draws(positions, Purpose.GROUP, gamma))
-        draft_mass, target_mass = pcg.masses(draft_tokens, drawn, draft_probs, target_probs[:, :gamma])
+        draft_mass, target_mass = pcg.outcomes.masses_of(draft_tokens, drawn, draft_probs, target_probs[:, :gamma])
         joint = joint_ratio(target_mass / draft_mass)
         whole = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, -1] < joint[:, -1]
         token = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))
@@ -68,8 +70,9 @@ class PCGBlock:
         shorter = self._race(pcg, draft_probs, target_probs, joint, positions, randomness)
         accepted = longest(torch.cat([shorter, whole.unsqueeze(1)], 1))
         share = joint.gather(1, accepted.unsqueeze(1))
-        ends = at_end(accepted, draft_probs, target_probs)
-        return Verdict(accepted, torch.where(whole, token, pcg.recover(*ends, positions + accepted, randomness, share)))
+        at = positions + accepted
+        residual = pcg.left(*at_end(accepted, draft_probs, target_probs), at, randomness, share)
+        return Verdict(accepted, torch.where(whole, token, thinning.recover(residual, at, randomness)))
 
     def _race(
         self,
@@ -84,25 +87,25 @@ class PCGBlock:
         gamma, had = draft_probs.shape[1], 0
         decided = (joint[:, 1:gamma] == 1).flatten()  # Z/(Z + 0), or its limit
         passes = decided.clone()
-        while had < TRIALS[-1]:
+        while had < thinning.TRIALS[-1]:
             at = _left(decided)
             if not len(at):
                 return passes.view(len(joint), gamma - 1)
-            draft, target, share = _of_prefixes(at, draft_probs, target_probs, joint)
-            trials, each = next_stage(had, decided), 3 * (gamma - 1)
+            residual = _of_prefixes(pcg, at, draft_probs, target_probs, joint)
+            trials, each = thinning.next_stage(had, decided), 3 * (gamma - 1)
             numbers = randomness.draws(positions, Purpose.ACCEPT, gamma + trials * each)[:, gamma + had * each :]
             numbers = numbers.reshape(len(joint), trials - had, gamma - 1, 3).transpose(1, 2).flatten(0, 1)[at]
             had = trials
-            _, _, won = pcg.trials(draft, target, share, numbers)
-            over = won | (numbers[..., 2] >= share)
+            _, _, won = residual.trials(numbers)
+            over = won | (numbers[..., 2] >= residual.share)
             first = over.byte().argmax(1, keepdim=True)
             passes[at] = torch.where(decided[at], passes[at], won.gather(1, first).squeeze(1))
             decided[at] |= over.any(1)
         at = _left(decided)
-        draft, target, share = _of_prefixes(at, draft_probs, target_probs, joint)
-        left = pcg.left(draft, target, share, ~decided.all())
+        residual = _of_prefixes(pcg, at, draft_probs, target_probs, joint)
+        left, missing = residual.total(~decided.all()), 1 - joint[:, 1:gamma].flatten()[at]
         uniform = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, : gamma - 1].flatten()[at]
-        passes[at] = torch.where(decided[at], passes[at], uniform < left / (left + 1 - share.squeeze(1)))
+        passes[at] = torch.where(decided[at], passes[at], uniform < left / (left + missing))
         return passes.view(len(joint), gamma - 1)
 
     def law(
@@ -124,12 +127,14 @@ def _left(decided: Bool[Tensor, "prefixes"]) -> Int[Tensor, "left"]:
 
 
 def _of_prefixes(
+    pcg: PCG,
     at: Int[Tensor, "left"],
     draft_probs: Float[Tensor, "batch gamma vocab"],
     target_probs: Float[Tensor, "batch gamma+1 vocab"],
     joint: Float[Tensor, "batch gamma+1"],
-) -> tuple[Float[Tensor, "left vocab"], Float[Tensor, "left vocab"], Float[Tensor, "left 1"]]:
-    """Draft and target distribution after each prefix, and what is left of the target there."""
+) -> GroupResidual:
+    """What is left of the target after each prefix."""
     shorter = draft_probs.shape[1] - 1
     row, place = at // shorter, at % shorter + 1
-    return draft_probs[row, place], target_probs[row, place], joint[row, place].unsqueeze(1)
+    share = joint[row, place].unsqueeze(1)
+    return GroupResidual(pcg.outcomes, draft_probs[row, place], target_probs[row, place], share)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcg.acceptance import pcg, pcg_block
+from pcg.acceptance import thinning
 from pcg.acceptance.block import Block, joint_ratio, keep_probability
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
@@ -161,8 +161,7 @@ def test_pcg_block_passes_prefixes_at_the_dense_rate(trials: tuple[int, ...], mo
     one, two, three = keep_probability(*masses, joint_ratio(ratios[1] / ratios[0])).double().unbind(1)
     wanted = torch.stack([(1 - one) * (1 - two) * (1 - three), one * (1 - two) * (1 - three), two * (1 - three), three])
 
-    for module in (pcg, pcg_block):
-        monkeypatch.setattr(module, "TRIALS", trials)
+    monkeypatch.setattr(thinning, "TRIALS", trials)
     block = drafts.expand(rows, -1, -1), targets.expand(rows, -1, -1)
     accepted = PCGBlock(groups).verify(tokens, *block, keys % 50, Randomness(5, keys)).accepted
     assert survival(*chi_square(accepted, wanted.mean(1))) > 1e-4

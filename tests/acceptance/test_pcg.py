@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcg.acceptance import pcg as pcg_module
+from pcg.acceptance import thinning
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.groups import table as table_module
@@ -51,7 +51,7 @@ def test_the_drawn_groups_have_the_targets_law(residual: str, monkeypatch: pytes
         return seen[-1]
 
     monkeypatch.setattr(GroupTable, "draw_group", watched)
-    monkeypatch.setattr(pcg_module, "TRIALS", (64,))  # so that thinning never misses, and every group is seen
+    monkeypatch.setattr(thinning, "TRIALS", (64,))  # so that thinning never misses, and every group is seen
     draft, target = pairs(VOCAB)["smooth"]
     rows = TOGETHER
     chosen = []
@@ -101,7 +101,7 @@ def test_alone_tokens_are_kept_just_when_exact_keeps_them(pair: str) -> None:
 @pytest.mark.parametrize("residual", ["target", "draft"])
 def test_the_dense_fallback_has_the_same_law(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one trial most rows take the dense way."""
-    monkeypatch.setattr(pcg_module, "TRIALS", (1,))
+    monkeypatch.setattr(thinning, "TRIALS", (1,))
     rule = PCG(table(VOCAB, "ragged"), residual)
     for name in ("smooth", "close", "zeros", "disjoint"):
         draft, target = pairs(VOCAB)[name]
@@ -120,7 +120,7 @@ def test_recovering_needs_no_dense_groups(monkeypatch: pytest.MonkeyPatch) -> No
     draft, target = pairs(VOCAB)["disjoint"]
     keys = torch.arange(200)
     tokens = draw(draft.expand(200, 1, VOCAB), Randomness(0, keys).uniform(keys.unsqueeze(1), Purpose.TOKEN))
-    monkeypatch.setattr(pcg_module, "TRIALS", (256,))
+    monkeypatch.setattr(thinning, "TRIALS", (256,))
     verdict = PCG(groups).verify(
         tokens, draft.expand(200, 1, VOCAB), target.expand(200, 2, VOCAB), keys, Randomness(0, keys)
     )
@@ -165,7 +165,7 @@ def test_a_floor_that_nothing_is_below_changes_nothing() -> None:
 
 @pytest.mark.parametrize("residual", ["target", "draft"])
 def test_with_a_floor_the_dense_fallback_has_the_same_law(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcg_module, "TRIALS", (1,))
+    monkeypatch.setattr(thinning, "TRIALS", (1,))
     rule = PCG(table(VOCAB, "ragged"), residual, 0.3)
     for name in ("smooth", "close", "zeros", "disjoint"):
         draft, target = pairs(VOCAB)[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcg.acceptance import pcg, pcg_block
+from pcg.acceptance import thinning
 from pcg.sampling import Purpose, Randomness, draw
 from pcg.types import Verdict
 from tests.acceptance.harness import RULES, pairs
@@ -15,14 +15,14 @@ VOCAB = 24
 
 @pytest.mark.parametrize("gamma", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "trials"), [(name, pcg.TRIALS) for name in RULES] + [(name, (1, 3)) for name in RULES if "pcg" in name]
+    ("name", "trials"),
+    [(name, thinning.TRIALS) for name in RULES] + [(name, (1, 3)) for name in RULES if "pcg" in name],
 )
 def test_the_verdict_is_the_same(
     name: str, trials: tuple[int, ...], gamma: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pcg, pcg_block):
-        monkeypatch.setattr(module, "TRIALS", trials)  # of few, the dense way is taken
-    monkeypatch.setattr(pcg, "MANY", 8)  # where one may look, all rows have few trials first, those then left more
+    monkeypatch.setattr(thinning, "TRIALS", trials)  # of few, the dense way is taken
+    monkeypatch.setattr(thinning, "MANY", 8)  # where one may look, all rows have few trials first, those then left more
     rule = RULES[name](VOCAB)
     for place, (one, other) in enumerate(pairs(VOCAB).values()):
         drafts, targets = one.expand(gamma, -1), torch.stack([other, one, other, other])[: gamma + 1]
