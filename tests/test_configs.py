@@ -40,11 +40,10 @@ NEEDS = {
     ("target", "hf"): {"path": "some/folder"},
     ("draft", "hf"): {"path": "some/folder"},
     ("target", "chatterbox_turbo"): {"voice": "some/voice.safetensors"},
-    ("draft", "cosyvoice2"): {"path": "some/folder"},
-    ("draft", "cosyvoice3"): {"path": "some/folder"},
     ("target", "transformers"): {"path": "some/folder"},
     ("draft", "transformers"): {"path": "some/folder"},
 }
+TEXTS = [path.stem for path in sorted((CONF / "text").glob("*.yaml"))]
 ROOTS = {path.stem for path in CONF.glob("*.yaml")}
 
 
@@ -85,7 +84,7 @@ def test_no_group_is_left_out() -> None:
         "trainer",
         "trainer/loss",
         "trainer/prompts",
-        "trainer/text",
+        "text",
     }
 
 
@@ -105,11 +104,25 @@ def test_every_loss_is_valid_for_every_draft(stage: str, choice: str) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [["trainer=samples", f"trainer/prompts={choice}"] for group, choice in choices() if group == "trainer/prompts"]
-    + [["trainer=eagle", f"trainer/text={choice}"] for group, choice in choices() if group == "trainer/text"],
+    + [["trainer=eagle", f"text@trainer.text={choice}"] for choice in TEXTS],
 )
 def test_every_source_of_a_stage_is_valid(overrides: list[str]) -> None:
     config = cli.plain(compose("train", overrides))
     assert problems_of_node(config["trainer"], "trainer") == []
+
+
+@pytest.mark.parametrize("choice", TEXTS)
+def test_every_text_side_is_valid_for_any_model(choice: str) -> None:
+    """A family is prompted in one way: as target, as draft and where a draft is trained for it."""
+    sides = [f"text@{role}.text={choice}" for role in ("target", "draft")]
+    paths = ["target.path=some/folder", "draft.path=some/folder"]
+    config = cli.plain(compose("run", ["target=hf", "draft=hf", *sides, *paths]))
+    check(config)
+    trained = cli.plain(
+        compose("train", ["trainer=eagle", f"text@trainer.text={choice}", "trainer.target=some/folder"])
+    )
+    assert config["target"]["text"] == config["draft"]["text"] == trained["trainer"]["text"]
+    assert config["target"]["text"]["path"] == "some/folder"
 
 
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "trainer"])

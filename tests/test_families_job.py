@@ -40,10 +40,11 @@ from tests.shapes import (
 
 NEUTTS_LINE = ["target=neutts_air", "draft=neutts_nano", "codec=neucodec", "decoding.temperature=1.0",
                "decoding.top_k=50", "dataset.limit=2"]  # fmt: skip
-COSYVOICE_LINE = ["target=cosyvoice2", "draft=cosyvoice2", "codec=none", "dataset=texts", "dataset.path=lines.txt"]
-COSYVOICE3_LINE = ["target=cosyvoice3", "draft=cosyvoice3", *COSYVOICE_LINE[2:], "decoding.top_k=25",
-                   "decoding.top_p=0.95", "decoding.repetition_penalty=1.1"]  # fmt: skip
-CHATTERBOX_LINE = ["target=chatterbox_turbo", "draft=chatterbox_nano", *COSYVOICE_LINE[2:],
+COSYVOICE_LINE = ["target=cosyvoice2", "draft=hf", "text@draft.text=cosyvoice2", "codec=none", "dataset=texts",
+                  "dataset.path=lines.txt"]  # fmt: skip
+COSYVOICE3_LINE = ["target=cosyvoice3", "draft=hf", "text@draft.text=cosyvoice3", *COSYVOICE_LINE[3:],
+                   "decoding.top_k=25", "decoding.top_p=0.95", "decoding.repetition_penalty=1.1"]  # fmt: skip
+CHATTERBOX_LINE = ["target=chatterbox_turbo", "draft=chatterbox_nano", *COSYVOICE_LINE[3:],
                    "target.voice=voice.safetensors",
                    "decoding.top_k=1000", "decoding.top_p=0.95", "decoding.repetition_penalty=1.2"]  # fmt: skip
 MODELS = {"neutts_air": ("air", "nano"), "cosyvoice2": ("cosyvoice", "small"), "cosyvoice3": ("third", "third_small"),
@@ -151,8 +152,8 @@ def test_without_a_codec_tokens_are_written_for_a_vocoder(line: list[str], codes
     ("names", "choices"),
     [
         (("air", "nano"), ["target=neutts_air", "draft=neutts_nano", "codec=neucodec"]),
-        (("cosyvoice", "small"), ["target=cosyvoice2", "draft=cosyvoice2", "codec=none"]),
-        (("third", "third_small"), ["target=cosyvoice3", "draft=cosyvoice3", "codec=none"]),
+        (("cosyvoice", "small"), ["target=cosyvoice2", "draft=hf", "text@draft.text=cosyvoice2", "codec=none"]),
+        (("third", "third_small"), ["target=cosyvoice3", "draft=hf", "text@draft.text=cosyvoice3", "codec=none"]),
     ],
 )
 def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], folders: Path, capsys) -> None:
@@ -172,11 +173,11 @@ def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], fold
         (NEUTTS_LINE, ["codec=bundled", "codec.path=bundled:codec"], "codec: has 4096 tokens, the target speaks 64"),
         (
             NEUTTS_LINE,
-            ["draft=cosyvoice2", "draft.path=small"],
+            ["draft=hf", "text@draft.text=cosyvoice2", "draft.path=small"],
             r"speech token 0 is <\|s_0\|> in the draft, <\|speech_0",
         ),
         (COSYVOICE_LINE, ["grouping.groups.source=codec"], r"grouping\.groups\.source=codec: there is no codec"),
-        (COSYVOICE_LINE[:3], ["dataset.limit=2"], "the voice prompts of 2 of 2 utterances are audio"),
+        (COSYVOICE_LINE[:4], ["dataset.limit=2"], "the voice prompts of 2 of 2 utterances are audio"),
         (CHATTERBOX_LINE, ["draft.voice=null"], r"voice=FILE\.safetensors: docs/models\.md"),
         (
             CHATTERBOX_LINE,
@@ -201,12 +202,12 @@ def test_a_draft_that_reads_the_target_is_trained_from_codes_alone(
     coded = tmp_path / "coded.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), coded)
     recorded, draft, target = tmp_path / "recorded", tmp_path / "eagle", folders / "cosyvoice"
-    _train("trainer=recorded", f"trainer.dataset.path={coded}", "trainer/text=cosyvoice2",
+    _train("trainer=recorded", f"trainer.dataset.path={coded}", "text@trainer.text=cosyvoice2",
            f"trainer.text.path={target}", f"trainer.out={recorded}", "trainer.heldout=1")  # fmt: skip
     _train("trainer=eagle", "trainer.labels=self", f"trainer.tokens={recorded}", f"trainer.target={target}",
-           "trainer/text=cosyvoice2", f"trainer.out={draft}", "trainer.student.reads=[1,2]", "trainer.steps=2",
+           "text@trainer.text=cosyvoice2", f"trainer.out={draft}", "trainer.student.reads=[1,2]", "trainer.steps=2",
            "trainer.heldout=0", "trainer.report_every=10", "trainer.batch_tokens=200")  # fmt: skip
-    line = [each for each in COSYVOICE_LINE if not each.startswith(("draft=", "dataset"))]
+    line = [each for each in COSYVOICE_LINE if not each.startswith(("draft=", "text@draft", "dataset"))]
     values = run.run_once(
         composed(
             line, "draft=eagle", f"draft.path={draft}", "dataset=tokens", f"dataset.path={coded}", "dataset.limit=2"

@@ -54,7 +54,7 @@ def test_samples_then_an_eagle_draft_then_a_run_with_it(tmp_path: Path) -> None:
     assert sorted(path.name for path in samples.glob("*.parquet"))
     train(
         "trainer=eagle", "trainer.labels=self", f"trainer.tokens={samples}", f"trainer.target={target}",
-        "trainer/text=llasa", f"trainer.out={draft}", "trainer.student.reads=[1,2,3]", "trainer.steps=2",
+        "text@trainer.text=llasa", f"trainer.out={draft}", "trainer.student.reads=[1,2,3]", "trainer.steps=2",
         "trainer.heldout=0", "trainer.report_every=10", "trainer.batch_tokens=400", "trainer.temperature=1.0",
     )  # fmt: skip
     config = cli.plain(

@@ -1,14 +1,18 @@
-"""Long clips in pieces that overlap, so that a codec's memory is bounded, and pieces of equal length together."""
+"""Clips as codecs read them: at their rate, in whole hops, long ones in pieces that overlap, so that memory is bounded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import soxr
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pcg.types import Audio
 
 Encode = Callable[[Float[Tensor, "batch samples"]], Int[Tensor, "batch time"]]
 Decode = Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch samples"]]
@@ -95,6 +99,12 @@ class Chunks:
         whole[start : start + fade] *= 1 - rising
         whole[start : start + fade] += wave[:fade] * rising
         whole[start + fade : start + len(wave)] = wave[fade:]
+
+
+def at_rate(clip: Audio, rate: int, device: torch.device) -> Float[Tensor, "samples"]:
+    """The samples of a clip, resampled to ``rate`` in Hz."""
+    samples = soxr.resample(np.asarray(clip.samples, dtype=np.float32), clip.sample_rate, rate)
+    return torch.from_numpy(np.ascontiguousarray(samples)).to(device)
 
 
 def whole_hops(wave: Float[Tensor, "samples"], hop: int) -> Float[Tensor, "padded"]:

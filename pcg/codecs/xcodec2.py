@@ -1,13 +1,15 @@
-"""X-codec2 (arXiv 2502.04128), LLaSA's codec: 16 kHz, 50 tokens a second, one FSQ codebook of 4^8 codes.
+"""X-codec2 (arXiv 2502.04128), LLaSA's codec, and NeuCodec (arXiv 2509.09550), NeuTTS', which has its architecture.
 
-Runs transformers' own ``Xcodec2Model``. Its features are computed here, since transformers' extractor needs
-torchaudio, which not every build of torch has.
+Both read 16 kHz and make 50 tokens a second of it, of one FSQ codebook of 4^8 codes; X-codec2 speaks 16 kHz, NeuCodec
+24 kHz. Transformers' own models run. Their features are computed here, since transformers' extractor needs torchaudio,
+which not every build of torch has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,23 +17,53 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.codecs.chunks import Chunks, whole_hops
-from pcg.codecs.converted import at_rate, load
+from pcg.codecs.chunks import Chunks, at_rate, whole_hops
 from pcg.codecs.fbank import Fbank
-from pcg.models.checkpoint import Dtype, dtype_of
+from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.types import Audio
 
+_READS = 16_000  # Hz
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one of the two was trained.
+
+    Attributes:
+        model: class of transformers, there since version ``since``.
+        advice: what to do about a folder of another kind.
+        side: samples of silence on either side of what features are computed of.
+        ahead: hops without a token at a clip's end.
+    """
+
+    model: str
+    since: str
+    advice: str
+    side: int
+    ahead: int
+
+
+_KINDS = {
+    "xcodec2": _Kind(
+        "Xcodec2Model", "5.13", "give one converted for transformers (HKUSTAudio/xcodec2-hf)", side=160, ahead=0
+    ),
+    "neucodec": _Kind(
+        "NeuCodecModel", "5.17", "give one converted for transformers; codec=xcodec2 reads X-codec2", side=0, ahead=1
+    ),
+}
+
 
 class Xcodec2:
-    """X-codec2 as a ``pcg.interfaces.Codec``.
+    """X-codec2 or NeuCodec as a ``pcg.interfaces.Codec``; ``sample_rate`` and ``hop`` are those of what it speaks.
 
-    A clip of n samples becomes ``n // 320 + 1`` tokens: it is padded, by at least one sample, to whole tokens, as
-    the model was trained. What is longer than ``chunk_seconds`` is coded in chunks that overlap
-    (``pcg.codecs.chunks``).
+    A clip of n samples at 16 kHz is padded, by at least one sample, to whole tokens: ``n // 320 + 1`` of them. NeuCodec
+    makes one less (its features are of windows that lie within the clip), and one at least. What is longer than
+    ``chunk_seconds`` is coded in chunks that overlap (``pcg.codecs.chunks``).
 
     Args:
         path: folder of the checkpoint converted for transformers, or a hub id.
+        model: xcodec2 or neucodec, the ``model_type`` of its config.json.
         dtype: of the computation: float32, bfloat16 or float16.
         device: where it runs.
         chunk_seconds: longest piece that is coded at once.
@@ -39,36 +71,47 @@ class Xcodec2:
         batch_size: pieces that are coded together.
 
     Raises:
-        ValueError: a folder that does not hold X-codec2, or an overlap of more than half a chunk.
+        ImportError: transformers is too old to have the model.
+        ValueError: the folder holds something else, weights that are no numbers, or a model that reads another rate;
+            or the overlap is more than half a chunk.
     """
 
-    sample_rate = 16_000
-
-    RANGES: ClassVar[Ranges] = {"chunk_seconds": ABOVE_0, "overlap_seconds": FROM_0, "batch_size": FROM_1}
+    RANGES: ClassVar[Ranges] = {
+        "model": (lambda value: value in _KINDS, f"one of {', '.join(_KINDS)}"),
+        "chunk_seconds": ABOVE_0,
+        "overlap_seconds": FROM_0,
+        "batch_size": FROM_1,
+    }
 
     def __init__(
         self,
         path: str,
+        model: str = "xcodec2",
         device: str | torch.device = "cpu",
         dtype: Dtype = "float32",
         chunk_seconds: float = 30.0,
         overlap_seconds: float = 1.0,
         batch_size: int = 8,
     ) -> None:
-        from transformers import Xcodec2Model  # seconds; needed only where this codec is used
-
+        self._kind = _KINDS[model]
         self._dtype, self._device = dtype_of(dtype), torch.device(device)
-        advice = "the original checkpoint must be the one converted for transformers (HKUSTAudio/xcodec2-hf)"
-        self._model = load(Xcodec2Model, path, "xcodec2", advice, self._dtype, self._device)
+        self._model = _load(path, model, self._dtype).to(self._device)
         self._fbank = Fbank().to(self._device)
-        self.hop: int = self._model.config.hop_length
-        self.codebook_size = int(np.prod(self._model.config.quantization_levels))
-        rate = self.sample_rate / self.hop
-        self._chunks = Chunks.of_seconds(rate, chunk_seconds, overlap_seconds, batch_size)
+        config = self._model.config
+        rate = getattr(config, "sampling_rate", None)  # of both; else each has its own
+        reads = getattr(config, "input_sampling_rate", rate)
+        if reads != _READS:
+            raise ValueError(f"{path}: config.json says that the codec reads {reads} Hz; {_READS} Hz is supported")
+        self.sample_rate: int = getattr(config, "output_sampling_rate", rate)
+        self.hop: int = config.hop_length
+        self.codebook_size = int(np.prod(config.quantization_levels))
+        self._read_hop: int = getattr(config, "encoder_hop_length", self.hop)
+        self._chunks = Chunks.of_seconds(_READS / self._read_hop, chunk_seconds, overlap_seconds, batch_size)
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[Audio]) -> list[Int[Tensor, "length"]]:
-        return self._chunks.encode([self._padded(clip) for clip in audio], self.hop, self._encode)
+        clips = [self._padded(clip) for clip in audio]
+        return self._chunks.encode(clips, self._read_hop, self._encode, self._kind.ahead)
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[Int[Tensor, "length"]]) -> list[Audio]:
@@ -80,13 +123,32 @@ class Xcodec2:
         return self._model.quantizer.quantizer.codebook.float()
 
     def _padded(self, clip: Audio) -> Float[Tensor, "samples"]:
-        """At the codec's rate, zero-padded to whole tokens."""
-        return whole_hops(at_rate(clip, self.sample_rate, self._device), self.hop)
+        """The clip at 16 kHz, zero-padded to whole tokens, and to one token at least."""
+        wave = whole_hops(at_rate(clip, _READS, self._device), self._read_hop)
+        return F.pad(wave, (0, max(0, (1 + self._kind.ahead) * self._read_hop - len(wave))))
 
     def _encode(self, waves: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch time"]:
-        features = self._fbank(F.pad(waves, (self.hop // 2, self.hop // 2)))
+        """A token for each hop, less those that the kind wants ahead."""
+        features = self._fbank(F.pad(waves, (self._kind.side, self._kind.side)))
         codes = self._model.encode(waves[:, None].to(self._dtype), features.to(self._dtype)).audio_codes
         return codes[:, 0].long()
 
     def _decode(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch samples"]:
         return self._model.decode(tokens[:, None]).audio_values[:, 0].float()
+
+
+def _load(path: str, name: str, dtype: torch.dtype) -> Any:
+    """Transformers' model of the kind ``name`` from a folder or hub id, on the CPU."""
+    import transformers  # seconds; needed only where such a codec is used
+
+    kind = _KINDS[name]
+    if not hasattr(transformers, kind.model):
+        raise ImportError(f"codec={name} needs transformers {kind.since} or later, which has {kind.model}")
+    folder = resolve_folder(path)
+    model_type = Checkpoint(folder).config.get("model_type")  # also refuses pickles and broken files, by name
+    if model_type != name:
+        raise ValueError(f"{path}: config.json has model_type={model_type!r}, not {name!r}; {kind.advice}")
+    model = getattr(transformers, kind.model).from_pretrained(folder, dtype=dtype, local_files_only=True)
+    for parameter, weight in model.named_parameters():
+        check_finite(f"{path}: {parameter}", weight)
+    return model.eval().requires_grad_(False)

@@ -2,12 +2,11 @@
 and the line that runs it.
 
 No weights are loaded but the rows of the input table, a block at a time, and none are fetched. Which choice reads a
-folder is found out by the choices themselves: each text side of conf/target is tried on it.
+folder is found out by the choices themselves: each text side of conf/text is tried on it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pcg.config.build import build, constructor
 from pcg.decoding.pair import check_tokens
 from pcg.models.look import Look, Numbered, at_hand, look, numbered
 
+_TEXT = "/text@text"  # how the choice of a model names its text side in its defaults
 # Codes of each choice of codec, and what models call them; None where they do not name them.
 CODECS = {"bundled": (4096, None), "xcodec2": (65_536, "<|s_{}|>"), "neucodec": (65_536, "<|speech_{}|>")}
 
@@ -41,14 +41,15 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Voice:
-    """A text side that reads the folder, and the choices of a target that have it.
+    """A text side that reads the folder.
 
     Attributes:
-        speech: what speech tokens are called, where the choices have to be told (``text.speech``).
+        name: of the choice of conf/text.
+        speech: what speech tokens are called, where the choice has to be told (``text.speech``).
     """
 
     side: Any
-    choices: tuple[str, ...]
+    name: str
     speech: str | None = None
 
     @property
@@ -139,7 +140,7 @@ def _tokens(voice: Voice | None, names: Numbered | None) -> Iterator[str]:
         "speech tokens", f"{voice.codes:,}, {_span(voice.side.speech_ids[:-1])}; end {voice.side.speech_ids[-1]}"
     )
     told = f" with text.speech={voice.speech!r}" if voice.speech else ""
-    yield _fact("text side", f"{type(voice.side).__name__}: target={', '.join(voice.choices)}{told}")
+    yield _fact("text side", f"{voice.name}: target={', '.join(_with_text('target', voice.name))}{told}")
     fits = _codecs(voice, names)
     told = f"codec={', '.join(fits)}" if fits else f"none of {', '.join(CODECS)} has {voice.codes:,} codes"
     yield _fact("codec", told)
@@ -161,43 +162,46 @@ def _missing(voice: Voice | None, refused: Mapping[str, str], names: Numbered | 
     if names is not None and names.gap is not None and (voice is None or voice.codes > len(names.ids)):
         yield f"{names.gap}, though later ones are there"
     if voice is None:
-        yield from (f"target={choices}: {reason}" for choices, reason in refused.items())
+        yield from (f"text side {name}: {reason}" for name, reason in refused.items())
     elif not _codecs(voice, names):
         yield f"a codec of {voice.codes:,} codes"
 
 
 def _choice(group: str, name: str, path: str | None = None) -> dict[str, Any]:
-    """A choice of conf/, with what it takes over from others of its group, at another path."""
+    """A choice of conf/, with what it takes over from others of its group and its text side, at another path."""
     node: Any = OmegaConf.load(CONF / group / f"{name}.yaml")
-    inherited = [each for each in node.pop("defaults", []) if isinstance(each, str) and each != "_self_"]
-    merged = OmegaConf.merge(*(OmegaConf.create(_choice(group, each)) for each in inherited), node)
+    defaults = node.pop("defaults", [])
+    inherited = [_choice(group, each) for each in defaults if isinstance(each, str) and each != "_self_"]
+    inherited += [{"text": _choice("text", each[_TEXT])} for each in defaults if _TEXT in each]
+    merged = OmegaConf.merge(*map(OmegaConf.create, inherited), node)
     if path is not None:
         merged.path = path
     return dict(OmegaConf.to_container(merged, resolve=path is not None))  # type: ignore[arg-type]
+
+
+def _with_text(role: str, name: str) -> list[str]:
+    """The choices of a role that have this text side."""
+    side = _choice("text", name)
+    return [choice for choice in _choices(role) if _choice(role, choice).get("text") == side]
 
 
 def _choices(group: str) -> list[str]:
     return [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
 
 
-def _voice(folder: Path, names: Numbered | None, role: str = "target") -> tuple[Voice | None, dict[str, str]]:
-    """The text side that reads a folder, as it is or told what speech tokens are called there; else, by the choices of
-    the role that have each, why it does not."""
-    by_node: dict[str, list[str]] = {}
-    for name in _choices(role):
-        if isinstance(_choice(role, name).get("text"), dict):  # else it is none of its own
-            node = _choice(role, name, str(folder))
-            by_node.setdefault(json.dumps(node["text"], sort_keys=True), []).append(name)
+def _voice(folder: Path, names: Numbered | None) -> tuple[Voice | None, dict[str, str]]:
+    """The text side that reads a folder, as it is or told what speech tokens are called there; else, by the name of
+    each, why it does not."""
     refused: dict[str, str] = {}
     for speech in (None, *([names.pattern] if names else [])):
-        for text, choices in by_node.items():
-            node = json.loads(text)
+        for name in _choices("text"):
+            node = _choice("text", name, str(folder))
             if speech is not None and "speech" not in node:
                 continue
             try:
-                return Voice(build(node | ({"speech": speech} if speech else {})), tuple(choices), speech), {}
+                return Voice(build(node | ({"speech": speech} if speech else {})), name, speech), {}
             except (OSError, ImportError, ValueError) as error:
-                refused.setdefault(", ".join(choices), str(error))
+                refused.setdefault(name, str(error))
     return None, refused
 
 
@@ -215,19 +219,14 @@ def _drafts(found: Look, voice: Voice, paths: Sequence[str]) -> Iterator[tuple[s
             yield name, "is the target itself"
         elif "text" not in node and "target" not in signature(constructor(node["_target_"])).parameters:
             yield name, f"no: reads and speaks otherwise ({node['_target_'].rpartition('.')[2]})"
-        elif "text" in node and _told(node) not in [_told(_choice("target", each)) for each in voice.choices]:
-            yield name, f"no: reads and speaks otherwise ({node['text']['_target_'].rpartition('.')[2]})"
+        elif "text" in node and name not in _with_text("draft", voice.name):
+            yield name, "no: has another text side"
         elif at_hand(path) is None:
             yield name, f"of the same text side; {path} is not at hand: inspect it as a second folder"
         elif "text" in node:
             yield name, _shares(voice, path)
         else:
             yield name, _trained_on(found, path)
-
-
-def _told(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What a choice tells its text side, wherever the folder is."""
-    return {key: value for key, value in node["text"].items() if key != "path"}
 
 
 def _shares(voice: Voice, path: str) -> str:
@@ -277,17 +276,19 @@ def _line(
 
 def _draft_voice(path: str) -> tuple[Voice | None, dict[str, str]]:
     folder = look(path).folder
-    return _voice(folder, numbered(folder), "draft")
+    return _voice(folder, numbered(folder))
 
 
 def _model(role: str, path: str, found: Look, voice: Voice) -> list[str]:
-    """The choice of a model and, where the choice does not know it, its path."""
-    by_name = {name: _choice(role, name).get("path") for name in voice.choices}
+    """The choice of a model and, where the choice does not know it, its path and text side."""
+    by_name = {name: _choice(role, name).get("path") for name in _with_text(role, voice.name)}
     own = [name for name, known in by_name.items() if known == path]
     if own:
         return [f"{role}={own[0]}"]
-    any_path = [name for name, known in by_name.items() if known == "???"] or list(by_name)
-    wanted = "transformers" if found.not_llama is not None and "transformers" in any_path else any_path[0]
+    of_any_path = [name for name, known in by_name.items() if known == "???"]
+    wanted = "transformers" if found.not_llama is not None else (of_any_path or [*by_name, "hf"])[0]
+    text = [] if wanted in by_name else [f"text@{role}.text={voice.name}"]
     plain = all(sign.isalnum() or sign in "/._-" for sign in path)
     where = f"{role}.path={path}" if plain else quoted(f"{role}.path", path)
-    return [f"{role}={wanted}", where, *([quoted(f"{role}.text.speech", voice.speech)] if voice.speech else [])]
+    speech = [quoted(f"{role}.text.speech", voice.speech)] if voice.speech else []
+    return [f"{role}={wanted}", *text, where, *speech]

@@ -1,6 +1,6 @@
 """The bundled test set: sentences no model was trained on, with a voice prompt and a reference recording each.
 
-Made by ``pcg.training.heldout``. Two parquet files: ``utterances.parquet`` (id, text, speaker, prompt_id,
+Made by ``pcg.training.pair.heldout``. Two parquet files: ``utterances.parquet`` (id, text, speaker, prompt_id,
 audio) and ``voices.parquet`` (id, text, speaker, audio), audio being the bytes of a FLAC file.
 """
 

@@ -68,11 +68,15 @@ class Llasa:
 
 @lru_cache(maxsize=2)
 def tokenizer_of(folder: Path) -> Any:
-    """193,800 entries take seconds to read; target and draft often name the same folder."""
-    from transformers import AutoTokenizer  # seconds; needed only for models of this kind
+    """The tokenizer in a folder. Two are kept: 193,800 entries take seconds to read, and target and draft may share it.
 
+    Raises:
+        FileNotFoundError: the folder has no tokenizer_config.json.
+    """
     if not (folder / "tokenizer_config.json").is_file():
         raise FileNotFoundError(f"{folder}/tokenizer_config.json is missing: the text side is read from the tokenizer")
+    from transformers import AutoTokenizer  # seconds; needed only for models of this kind
+
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from pcg.training.audio import shards
+from pcg.training.shards import shards
 
 MARKERS = {"text_start": 1, "text_end": 2, "speech_start": 3, "speech_end": 4}
 AUDIO_OFFSET = 64  # ids below it are markers and phonemes; id 0 pads

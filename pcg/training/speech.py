@@ -163,17 +163,6 @@ class SpeechLM(L.LightningModule):
         (folder / "tokens.json").write_text(json.dumps(layout, indent=1, ensure_ascii=False) + "\n")
 
 
-def _products(
-    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, scaling: float, **_: Any
-) -> tuple[Tensor, None]:
-    """Causal attention as two plain products: 1.5 times as fast as the fused kernel on a CPU without AMX."""
-    batch, heads, length, size = query.shape
-    mask = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
-    flat = [each.reshape(batch * heads, length, size) for each in (query, key, value)]
-    weights = torch.baddbmm(mask.expand(batch * heads, -1, -1), flat[0], flat[1].transpose(1, 2), alpha=scaling)
-    return (weights.softmax(-1) @ flat[2]).view(query.shape).transpose(1, 2), None
-
-
 def speech_rows(table: Float[Tensor, "vocab width"]) -> Float[Tensor, "speech width"]:
     """The rows of the speech vocabulary in its order: audio tokens, end-of-speech."""
     return torch.cat([table[AUDIO_OFFSET:], table[MARKERS["speech_end"], None]])

@@ -92,7 +92,7 @@ class LlamaDraft:
     """Makes and saves an ``OwnStudent``.
 
     Args:
-        llama, levels: as of ``pcg.training.lm.LMTrainer``.
+        llama, levels: as of ``pcg.training.pair.lm.LMTrainer``.
         start: a folder to train further; None starts anew.
     """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import SeamlessM4TFeatureExtractor
 
-from pcg.codecs.neucodec import NeuCodec
+from pcg.codecs.xcodec2 import Xcodec2
 from pcg.interfaces import Codec
 from pcg.types import Audio
 from tests.shapes import make_neucodec, make_xcodec2
@@ -24,15 +24,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def codec(folder: Path) -> NeuCodec:
-    return NeuCodec(str(folder))
+def codec(folder: Path) -> Xcodec2:
+    return Xcodec2(str(folder), "neucodec")
 
 
 def noise(samples: int, rate: int = 16_000, seed: int = 0) -> Audio:
     return Audio(np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32), rate)
 
 
-def test_it_reads_16_khz_and_speaks_24(codec: NeuCodec) -> None:
+def test_it_reads_16_khz_and_speaks_24(codec: Xcodec2) -> None:
     assert isinstance(codec, Codec)
     assert (codec.sample_rate, codec.hop, codec.codebook_size) == (24_000, 480, 65_536)
     clips = [noise(n) for n in (1, 319, 320, 640, 959, 16_000)] + [noise(24_000, 24_000)]
@@ -45,7 +45,7 @@ def test_it_reads_16_khz_and_speaks_24(codec: NeuCodec) -> None:
     assert len(torch.cat(tokens).unique()) > 10  # the folder is random, not dead
 
 
-def test_equals_transformers_on_the_features_it_was_trained_on(codec: NeuCodec, folder: Path) -> None:
+def test_equals_transformers_on_the_features_it_was_trained_on(codec: Xcodec2, folder: Path) -> None:
     clip = noise(8_000)
     padded = np.pad(clip.samples, (0, 320))
     features = SeamlessM4TFeatureExtractor()(padded, sampling_rate=16_000, return_tensors="pt").input_features
@@ -57,7 +57,7 @@ def test_equals_transformers_on_the_features_it_was_trained_on(codec: NeuCodec, 
     np.testing.assert_allclose(codec.decode([codes.long()])[0].samples, expected.numpy(), atol=1e-6)
 
 
-def test_tokens_depend_on_nothing_but_the_clip(codec: NeuCodec) -> None:
+def test_tokens_depend_on_nothing_but_the_clip(codec: Xcodec2) -> None:
     clips = [noise(n, seed=seed) for seed, n in enumerate((5_000, 9_000, 5_100, 5_100))]
     for clip, tokens in zip(clips, codec.encode(clips), strict=True):
         assert torch.equal(codec.encode([clip])[0], tokens)
@@ -65,7 +65,7 @@ def test_tokens_depend_on_nothing_but_the_clip(codec: NeuCodec) -> None:
 
 @pytest.mark.parametrize("overlap", [0.0, 0.2])
 def test_chunks_join_without_a_seam(folder: Path, monkeypatch: pytest.MonkeyPatch, overlap: float) -> None:
-    codec = NeuCodec(str(folder), chunk_seconds=1.0, overlap_seconds=overlap)
+    codec = Xcodec2(str(folder), "neucodec", chunk_seconds=1.0, overlap_seconds=overlap)
     # a coder without context: whatever the chunking, it must give the same
     monkeypatch.setattr(codec, "_encode", lambda waves: waves.unfold(1, 320, 320)[:, :-1, 0].mul(1000).long())
     monkeypatch.setattr(codec, "_decode", lambda tokens: tokens.repeat_interleave(480, 1) / 1000)
@@ -79,7 +79,7 @@ def test_chunks_join_without_a_seam(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_is_not_neucodec_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_xcodec2(tmp_path, levels=(2, 2))
     with pytest.raises(ValueError, match=r"model_type='xcodec2', not 'neucodec'.*codec=xcodec2"):
-        NeuCodec(str(tmp_path))
+        Xcodec2(str(tmp_path), "neucodec")
     monkeypatch.setitem(sys.modules, "transformers", type(sys)("transformers"))
-    with pytest.raises(ImportError, match=r"codec=neucodec: transformers has NeuCodecModel from 5\.17 on"):
-        NeuCodec(str(tmp_path))
+    with pytest.raises(ImportError, match=r"codec=neucodec needs transformers 5\.17 or later"):
+        Xcodec2(str(tmp_path), "neucodec")

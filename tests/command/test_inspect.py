@@ -60,7 +60,7 @@ def test_the_bundled_target(told) -> None:
     assert re.search(r"^  bundled +shares its tokens$", shown, re.MULTILINE)
     assert re.search(r"^  eagle +trained on it$", shown, re.MULTILINE)
     assert re.search(r"^  chatterbox_nano +no: reads and speaks otherwise \(ChatterboxLM\)$", shown, re.MULTILINE)
-    assert re.search(r"^  neutts_nano +no: reads and speaks otherwise \(Templated\)$", shown, re.MULTILINE)
+    assert re.search(r"^  neutts_nano +no: has another text side$", shown, re.MULTILINE)
     assert "missing" not in shown
     words = command_of(shown)
     assert words[:3] == ["target=bundled", "draft=eagle", "codec=bundled"]
@@ -117,8 +117,8 @@ def test_tokens_that_no_text_side_knows_are_named_with_what_each_lacks(told, lla
     assert status == 1
     assert "63 of <|sound_{}|>" in shown
     assert "<|sound_7|>, though later ones are there" in shown
-    assert re.search(r"target=bundled: .*tokens.json is missing", shown)
-    assert re.search(r"target=hf, .*: .* has no speech tokens", shown)
+    assert re.search(r"text side phonemes: .*tokens.json is missing", shown)
+    assert re.search(r"text side llasa: .* has no speech tokens", shown)
     assert "groups by cosine" in shown
     assert "pcg run" not in shown
 

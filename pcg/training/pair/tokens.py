@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from pcg.codecs.bundled import BundledCodec
-from pcg.training.audio import rows, shards
-from pcg.training.shards import write_shard
+from pcg.training.pair.audio import rows
+from pcg.training.shards import shards, write_shard
 from pcg.types import Audio
 
 log = logging.getLogger(__name__)

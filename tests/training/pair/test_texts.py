@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from pcg.training.texts import clauses, sentences, spell
+from pcg.training.pair.texts import clauses, sentences, spell
 
 
 def test_sentences_are_distinct_short_and_repeatable():

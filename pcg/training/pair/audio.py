@@ -13,20 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def shards(folder: str, split: str) -> list[Path]:
-    """The shards of a split in order.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    found = sorted(Path(folder).glob(f"{split}-*.parquet"))
-    if not found:
-        raise FileNotFoundError(
-            f"no {split}-*.parquet in {folder}: make the corpus first (experiments/train.py trainer=corpus)"
-        )
-    return found
-
-
 def rows(shard: Path) -> Iterator[dict[str, Any]]:
     """The rows of one shard, with ``samples`` (float32) in place of ``audio``."""
     import datasets

@@ -19,9 +19,10 @@ from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
 from pcg.ranges import ABOVE_0, FROM_1, Ranges
 from pcg.tracking.training import Mode
-from pcg.training.audio import batched_mels, shards
 from pcg.training.fit import fit, resumed_at
+from pcg.training.pair.audio import batched_mels
 from pcg.training.schedule import schedule
+from pcg.training.shards import shards
 
 log = logging.getLogger(__name__)
 

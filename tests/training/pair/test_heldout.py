@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pcg.data.bundled import Bundled
-from pcg.training.corpus import flac
-from pcg.training.heldout import Heldout
-from pcg.training.texts import clauses
+from pcg.training.pair.corpus import flac
+from pcg.training.pair.heldout import Heldout
+from pcg.training.pair.texts import clauses
 
 SPEAKERS = ["s082", "s094", "s100"]
 

@@ -1,7 +1,7 @@
 """English sentences to speak: a small grammar over everyday words, and public-domain clauses.
 
 The grammar is ours; the clauses are from the King James Bible (1611, public domain), cut at its
-punctuation to 4-25 words, 20,000 of them in ``assets/kjv.txt.gz``. The grammar gives modern words,
+punctuation to 4-25 words, 20,000 of them in ``kjv.txt.gz``. The grammar gives modern words,
 numbers, names and questions; the clauses give thousands of rare words and names.
 """
 
@@ -197,7 +197,7 @@ class _Grammar:
 
 def clauses() -> list[str]:
     """The bundled public-domain clauses, in file order."""
-    packed = files("pcg.training").joinpath("assets/kjv.txt.gz").read_bytes()
+    packed = files("pcg.training.pair").joinpath("kjv.txt.gz").read_bytes()
     return gzip.decompress(packed).decode().splitlines()
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pcg.ranges import FROM_1, Ranges
+from pcg.training.pair.texts import clauses
 from pcg.training.shards import write_shard
-from pcg.training.texts import clauses
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Heldout:
     speaker's voice prompts. No voice prompt is a test sentence.
 
     Args:
-        corpus: folder of ``heldout-NNNN.parquet`` (``pcg.training.corpus``).
+        corpus: folder of ``heldout-NNNN.parquet`` (``pcg.training.pair.corpus``).
         folder: where the test set goes.
         utterances: test sentences.
         voices: voice prompts a speaker.

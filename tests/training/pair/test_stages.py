@@ -10,18 +10,19 @@ from pcg.groups.cosine import Cosine
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
-from pcg.training.audio import rows, shards
-from pcg.training.codec import CodecTrainer
-from pcg.training.corpus import Corpus, Speaker, trim
 from pcg.training.drafts import DraftTrainer
-from pcg.training.lm import LMTrainer
 from pcg.training.losses.kl import KL
+from pcg.training.pair.audio import rows
+from pcg.training.pair.codec import CodecTrainer
+from pcg.training.pair.corpus import Corpus, Speaker, trim
+from pcg.training.pair.lm import LMTrainer
+from pcg.training.pair.tokens import Tokens
 from pcg.training.schedule import schedule
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS, Batches, Spoken, corpus, join, pad
+from pcg.training.shards import shards
 from pcg.training.speech import SpeechLM
 from pcg.training.students import EagleDraft, LlamaDraft
 from pcg.training.tables import TokenTable
-from pcg.training.tokens import Tokens
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),

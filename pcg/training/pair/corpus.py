@@ -21,8 +21,8 @@ import soxr
 
 from pcg.data.bundled import Bundled
 from pcg.ranges import FROM_0, FROM_1, Ranges
+from pcg.training.pair.texts import sentences, short_lines
 from pcg.training.shards import write_shard
-from pcg.training.texts import sentences, short_lines
 
 log = logging.getLogger(__name__)
 
