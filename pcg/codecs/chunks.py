@@ -1,4 +1,4 @@
-"""Clips as codecs read them: at their rate, in whole hops, long ones in pieces that overlap, so that memory is bounded."""
+"""Clips as codecs read them: at their rate, in whole hops, and long ones in pieces that overlap (to bound memory)."""
 
 from __future__ import annotations
 
