@@ -98,7 +98,7 @@ class Xcodec2:
         self._model = _load(path, model, self._dtype).to(self._device)
         self._fbank = Fbank().to(self._device)
         config = self._model.config
-        rate = getattr(config, "sampling_rate", None)  # of both; else each has its own
+        rate: Any = getattr(config, "sampling_rate", None)  # of both; else each has its own
         reads = getattr(config, "input_sampling_rate", rate)
         if reads != _READS:
             raise ValueError(f"{path}: config.json says that the codec reads {reads} Hz; {_READS} Hz is supported")
