@@ -106,6 +106,7 @@ class BundledCodec:
         self._net.load_state_dict(
             {name: checkpoint.tensor(name, tuple(old.shape)).to(old.dtype) for name, old in state.items()}
         )
+        checkpoint.refuse_unread()
         self._net.eval().to(device)
         self._device, self._iterations = device, iterations
         self.sample_rate: int = config["mel"]["sample_rate"]

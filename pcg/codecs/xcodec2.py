@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pcg.codecs.chunks import Chunks, at_rate, whole_hops
 from pcg.codecs.fbank import Fbank
-from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.models.hf import pretrained
 from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.types import Audio
 
@@ -145,10 +146,8 @@ def _load(path: str, name: str, dtype: torch.dtype) -> Any:
     if not hasattr(transformers, kind.model):
         raise ImportError(f"codec={name} needs transformers {kind.since} or later, which has {kind.model}")
     folder = resolve_folder(path)
-    model_type = Checkpoint(folder).config.get("model_type")  # also refuses pickles and broken files, by name
+    checkpoint = Checkpoint(folder)
+    model_type = checkpoint.config.get("model_type")
     if model_type != name:
         raise ValueError(f"{path}: config.json has model_type={model_type!r}, not {name!r}; {kind.advice}")
-    model = getattr(transformers, kind.model).from_pretrained(folder, dtype=dtype, local_files_only=True)
-    for parameter, weight in model.named_parameters():
-        check_finite(f"{path}: {parameter}", weight)
-    return model.eval().requires_grad_(False)
+    return pretrained(getattr(transformers, kind.model), checkpoint, dtype)

@@ -216,7 +216,7 @@ def _folders() -> Iterator[tuple[str, bool]]:
     """What is kept where, and whether it can be written."""
     import yaml
 
-    from pcg.runner.parts import cache_folder
+    from pcg.files import cache_folder
 
     outputs = yaml.safe_load((CONF / "paths" / "default.yaml").read_text(encoding="utf-8"))["outputs"]
     hub = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"

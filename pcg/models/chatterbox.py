@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pcg import digest
 from pcg.models import hub
-from pcg.models.checkpoint import Dtype, check_finite, dtype_of
+from pcg.models.checkpoint import Dtype, check_finite, dtype_of, unread_tensors
 from pcg.models.footprint import Footprint
 from pcg.models.hf import CausalLM
 from pcg.models.llasa import tokenizer_of
@@ -30,6 +31,10 @@ from pcg.types import Utterance
 CODES, BEGIN, END = 6561, 6561, 6562  # speech tokens are ids 0 to 6560 of the speech table
 _SPEECH = END + 1  # rows of it
 _HEAD_DIM = 64  # of every GPT-2
+# Read besides all of ``tfmr``; the text head, GPT-2's own table and older files' causal masks say nothing here.
+_READ = ("text_emb.", "speech_emb.", "speech_head.", "cond_enc.spkr_enc.", "tfmr.")
+_NOT_USED = ("text_head.weight", "text_head.bias", "tfmr.wte.weight")
+_MASKS = (".attn.bias", ".masked_bias")
 _TEXT = 50_276  # rows of the text table: GPT-2's tokens and 19 tags
 _PUBLISHED = {"t3_turbo_v1.safetensors": (24, 1024, 8196), "t3_nano_v1.safetensors": (12, 768, 8196)}
 # As Turbo's own cleaning of punctuation.
@@ -78,9 +83,8 @@ class ChatterboxLM(CausalLM):
         _check_names(folder / weights, tensors)
         speaker, heard = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
         row = tensors["cond_enc.spkr_enc.weight"].float() @ speaker + tensors["cond_enc.spkr_enc.bias"].float()
-        self.fingerprint = hashlib.blake2b(
-            tensors["tfmr.ln_f.weight"].float().numpy().tobytes(), digest_size=5
-        ).hexdigest()
+        found = repr(sorted(digest.of_tensors(folder / weights).items()))
+        self.fingerprint = hashlib.blake2b(found.encode(), digest_size=5).hexdigest()
         text = ChatterboxText(folder, heard, len(tensors["text_emb.weight"]))
         super().__init__(_gpt2(tensors, row).to(dtype_of(dtype)), text, path, device)
 
@@ -152,6 +156,9 @@ def _check_names(file: Path, tensors: dict[str, Tensor]) -> None:
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise ValueError(f"{file} has no {', '.join(missing)}: it is no T3 of Chatterbox Turbo's kind")
+    unread = sorted(name for name in tensors if not name.startswith(_READ) and name not in _NOT_USED)
+    if unread:
+        raise ValueError(f"{file}: {unread_tensors(unread)}")
     if len(tensors["speech_emb.weight"]) != _SPEECH:
         raise ValueError(f"{file}: speech_emb.weight has {len(tensors['speech_emb.weight'])} rows, not {_SPEECH}")
 
@@ -202,8 +209,7 @@ def _gpt2(tensors: dict[str, Tensor], speaker: Float[Tensor, "width"]) -> Any:
     body = {
         name.replace("tfmr.", "transformer."): tensor
         for name, tensor in tensors.items()
-        # GPT-2's own table is not used; older files hold the causal masks
-        if name.startswith("tfmr.") and name != "tfmr.wte.weight" and not name.endswith((".attn.bias", ".masked_bias"))
+        if name.startswith("tfmr.") and name not in _NOT_USED and not name.endswith(_MASKS)
     }
     head = {"lm_head.weight": tensors["speech_head.weight"], "lm_head.bias": tensors["speech_head.bias"]}
     try:

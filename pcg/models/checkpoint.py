@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pcg import digest
 from pcg.models import hub
 
 BUNDLED = "bundled:"
 Dtype = Literal["float32", "bfloat16", "float16"]
-_FLOATS = ("F64", "F32", "BF16", "F16")  # as safetensors calls them
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_FLOATS = tuple(_DTYPES)  # as safetensors calls them
 _QUANTISED_KEYS = ("quantization_config", "compression_config", "quantization")
+# Tensors that folders hold and no model reads: angles and masks that are made anew, the inverse of ``d2t``.
+_HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|t2d)")
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 _SCALE = re.compile(
     r"(weight|input|output|k|v)_scale(_inv|_2)?$|[._](SCB|scales|qzeros|qweight|g_idx|absmax|quant_map|weight_packed)$"
 )
@@ -65,45 +70,89 @@ def read_json(file: Path) -> dict[str, Any]:
 class Checkpoint:
     """The tensors of a model folder, read one by one so that no second copy of a model is ever held.
 
-    Raises FileNotFoundError for a missing folder, config or shard, ValueError for a folder of pickles only, quantised
-    weights, a truncated file, or a tensor that is missing, of the wrong shape or not finite.
+    What is read is noted, so that ``refuse_unread`` can name what a folder holds beyond it.
+
+    Args:
+        shapes_only: give tensors as shapes on the ``meta`` device: a model that is built of them costs nothing, and
+            tells whether the folder's names and shapes are its own.
+
+    Raises FileNotFoundError for a missing folder, config or shard, ValueError for a folder of pickles only, of two
+    models or of an adapter, quantised weights, a truncated file, or a tensor that is missing, of the wrong shape or not
+    finite.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, shapes_only: bool = False) -> None:
+        self.folder, self._shapes_only = folder, shapes_only
         self.config = read_json(folder / "config.json")
-        self._open = {file: _open_safetensors(file) for file in self._shards()}
-        self._where = {name: file for file, handle in self._open.items() for name in handle.keys()}  # noqa: SIM118
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{folder} holds an adapter (adapter_config.json), which is not read: merge it into the model and save "
+                "that (peft: merge_and_unload().save_pretrained(NEW))"
+            )
+        files, index = self._files()
+        self._open = {file: _open_safetensors(file) for file in files}
+        self._where = {name: file for file, handle in self._open.items() for name in handle.keys()} | index  # noqa: SIM118
+        self._refuse_misplaced(index)
+        self._read: set[str] = set()
         self._refuse_quantised()
 
-    def _shards(self) -> list[Path]:
-        index = self.folder / "model.safetensors.index.json"
+    def _files(self) -> tuple[list[Path], dict[str, Path]]:
+        """The files of weights, and by name of each tensor of an index its file."""
+        index, whole = self.folder / _INDEX, self.folder / _WHOLE
         if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
-            missing = [name for name in names if not (self.folder / name).is_file()]
-            if missing:
-                raise FileNotFoundError(
-                    f"{self.folder}: {index.name} names shards that are missing: {', '.join(missing)}"
+            placed = {name: self.folder / shard for name, shard in read_json(index)["weight_map"].items()}
+            shards = sorted(set(placed.values()))
+            if whole.is_file() and whole not in shards:
+                raise ValueError(
+                    f"{self.folder} holds two models: {_WHOLE}, and {_INDEX}, which names {len(shards)} shard(s) "
+                    f"({shards[0].name}, ...): remove the one that is older, the index with its shards or {_WHOLE}"
                 )
-            return [self.folder / name for name in names]
-        if (self.folder / "model.safetensors").is_file():
-            return [self.folder / "model.safetensors"]
+            missing = [shard.name for shard in shards if not shard.is_file()]
+            if missing:
+                raise FileNotFoundError(f"{self.folder}: {_INDEX} names shards that are missing: {', '.join(missing)}")
+            return shards, placed
+        if whole.is_file():
+            return [whole], {}
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in self.folder.glob(pattern))
         if pickles:
             raise ValueError(
                 f"{self.folder} holds pickled weights only ({pickles[0]}): refused, since loading them can run code; "
                 "where you trust them, convert once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)"
             )
-        raise FileNotFoundError(f"{self.folder} holds neither model.safetensors nor model.safetensors.index.json")
+        raise FileNotFoundError(f"{self.folder} holds neither {_WHOLE} nor {_INDEX}")
+
+    def _refuse_misplaced(self, index: Mapping[str, Path]) -> None:
+        held = {file: set(handle.keys()) for file, handle in self._open.items()}
+        wrong = [(name, file) for name, file in index.items() if name not in held[file]]
+        if wrong:
+            name, file = wrong[0]
+            raise ValueError(
+                f"{self.folder}: {_INDEX} says that {file.name} holds {name}, and it does not"
+                + (f" (nor {len(wrong) - 1} others)" if len(wrong) > 1 else "")
+                + ": fetch the folder again"
+            )
+
+    @property
+    def twice(self) -> dict[str, list[str]]:
+        """By name of each tensor that several shards hold, these shards; that of the index is read here."""
+        held: dict[str, list[str]] = {}
+        for file, handle in self._open.items():
+            for name in handle.keys():  # noqa: SIM118
+                held.setdefault(name, []).append(file.name)
+        return {name: files for name, files in held.items() if len(files) > 1}
 
     @property
     def fingerprint(self) -> str:
-        """Ten hexadecimal digits that change whenever the model is trained on: the names, and the last norm."""
-        digest = hashlib.blake2b(" ".join(sorted(self._where)).encode(), digest_size=5)
-        if "model.norm.weight" in self:
-            norm = self._open[self._where["model.norm.weight"]].get_tensor("model.norm.weight")
-            digest.update(norm.float().numpy().tobytes())
-        return digest.hexdigest()
+        """Ten hexadecimal digits of all weights: names, types, shapes and every number, however they are sharded."""
+        by_file = {file: digest.of_tensors(file) for file in self._open}
+        found = sorted((name, by_file[file][name]) for name, file in self._where.items())
+        return hashlib.blake2b(repr(found).encode(), digest_size=5).hexdigest()
+
+    def refuse_unread(self) -> None:
+        """Raise ValueError for tensors that have not been read: a model without them is not the one that was saved."""
+        unread = sorted(name for name in self._where if name not in self._read and not is_harmless(name))
+        if unread:
+            raise ValueError(f"{self.folder}: {unread_tensors(unread)}")
 
     def _refuse_quantised(self) -> None:
         """Numbers that mean something only times a scale, by the config, by their type or by a scale beside them."""
@@ -138,6 +187,7 @@ class Checkpoint:
 
     def rows(self, name: str, ids: Tensor) -> Tensor:
         """Rows of a table, as stored; no more is read than lies between the lowest and the highest of them."""
+        self._read.add(name)
         file, low, high = self._where[name], int(ids.min()), int(ids.max()) + 1
         return _complete(file, lambda: self._open[file].get_slice(name)[low:high])[ids - low]
 
@@ -145,12 +195,32 @@ class Checkpoint:
         """The whole tensor as stored, on the CPU; ``shape`` is what it must have, None where any will do."""
         if name not in self._where:
             raise ValueError(f"{self.folder} has no tensor {name}")
+        self._read.add(name)
         file = self._where[name]
-        tensor = _complete(file, lambda: self._open[file].get_tensor(name))
+        if self._shapes_only:
+            tensor = torch.empty(self.shape(name), dtype=_DTYPES.get(self.dtype(name)), device="meta")
+        else:
+            tensor = _complete(file, lambda: self._open[file].get_tensor(name))
         if shape is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{self.folder}: {name} has shape {tuple(tensor.shape)}, its config.json says {shape}")
-        check_finite(f"{self.folder}: {name}", tensor)
+        if not self._shapes_only:
+            check_finite(f"{self.folder}: {name}", tensor)
         return tensor
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a tensor may be left unread: it says nothing that is not made anew."""
+    return _HARMLESS.fullmatch(name) is not None
+
+
+def unread_tensors(names: Sequence[str]) -> str:
+    """What is wrong with tensors that no part of a model reads, the first few by name."""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (
+        f"{shown}: no part of the model reads {'them' if len(names) > 1 else 'it'}, so it would not be the one that "
+        "was saved. Either config.json leaves out what they are (biases: attention_bias; layers: num_hidden_layers), "
+        "or they belong to another architecture; where they are left over, save the folder without them"
+    )
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
@@ -179,12 +249,3 @@ def dtype_of(name: str) -> torch.dtype:
     if name not in choices:
         raise ValueError(f"dtype={name!r}: one of {', '.join(choices)}")
     return choices[name]
-
-
-def refuse_head_bias(checkpoint: Checkpoint) -> None:
-    """Raise ValueError for an output head with a bias, which a model without one would leave out in silence."""
-    if "lm_head.bias" in checkpoint:
-        raise ValueError(
-            f"{checkpoint.folder}: holds lm_head.bias, and this architecture's head has none: the model would not be "
-            "the one that was exported"
-        )

@@ -3,8 +3,9 @@
 Source: EAGLE-3, arXiv 2503.01840 (EAGLE: 2401.15077). The token at position i enters as its embedding and the target's
 states of position i - 1; where the target has not been yet, the draft's own last state stands in for those. The folder
 holds tensors as published EAGLE-3 heads name them (``fc``, ``midlayer.*``, ``norm``, and where they have their own
-``lm_head`` with ``d2t``); embeddings, and a head where it has none, are the target's, shared and never copied.
-Departures: an entry for the prompt's first token, whose state before is zero; the chain only, no tree.
+``embed_tokens``, ``lm_head`` with ``d2t``); embeddings and head where it has none are the target's, shared and never
+copied. What a folder says of the computation is read or refused by name. Departures: an entry for the
+prompt's first token, whose state before is zero; the chain only, no tree.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -27,6 +29,12 @@ from pcg.models.linear import is_plain, linear
 from pcg.types import Utterance
 
 LAYER = "midlayer."
+# What folders of others may say of the computation, and what they must say to be computed here.
+_COMPUTED = {
+    **dict.fromkeys(("fc_norm", "norm_output", "norm_before_fc", "use_mtp_layernorm", "parallel_drafting"), False),
+    **dict.fromkeys(("use_aux_hidden_state", "use_input_layernorm_in_first_layer", "use_last_layernorm"), True),
+}
+_AUX = "eagle_aux_hidden_state_layer_ids"
 
 
 @dataclass
@@ -72,9 +80,7 @@ class EagleLM:
         self.vocab_size, self.end = target.vocab_size, target.end
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
         _check_target(checkpoint, c, target, path)
-        # three states, early, middle and late, where a published folder does not say which
-        depth = target.layers
-        self.reads = tuple(checkpoint.config.get("reads") or (2, depth // 2, max(depth - 3, 0)))
+        self.reads = states_read(checkpoint.config, target.layers, path)
         self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device)
         width = c.width
         self._fuse = linear(
@@ -83,7 +89,10 @@ class EagleLM:
         self._layer = self.blocks.read_layer(checkpoint, LAYER, inputs=2 * width)
         self._state_norm = self.blocks.read_norm(checkpoint, f"{LAYER}hidden_norm.weight")
         self._norm = self.blocks.read_norm(checkpoint, "norm.weight")
+        self._normed_residual = bool(checkpoint.config.get("norm_before_residual"))
+        self._table = _own_table(checkpoint, c, self.blocks)
         self._head, self._places = _own_head(checkpoint, c, target, self.blocks)
+        checkpoint.refuse_unread()
 
     @property
     def is_plain(self) -> bool:
@@ -154,9 +163,10 @@ class EagleLM:
     ) -> Float[Tensor, "batch new width"]:
         """The layer: its states, which stand in for the target's where that has not been."""
         blocks, layer = self.blocks, self._layer
-        embedded = self._target.embed(ids).to(blocks.dtype)
-        read = torch.cat([blocks.rms(embedded, layer.attention_norm), blocks.rms(x, self._state_norm)], -1)
-        x = x + blocks.attend(layer, read, memory, span)
+        embedded = self._target.embed(ids).to(blocks.dtype) if self._table is None else F.embedding(ids, self._table)
+        normed = blocks.rms(x, self._state_norm)
+        read = torch.cat([blocks.rms(embedded, layer.attention_norm), normed], -1)
+        x = (normed if self._normed_residual else x) + blocks.attend(layer, read, memory, span)
         return x + blocks.feed(layer, x)
 
     def logits(self, x: Float[Tensor, "batch new width"]) -> Float[Tensor, "batch new vocab"]:
@@ -186,12 +196,45 @@ class EagleLM:
         return self._target.token_ids(speech)
 
     def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
-        """The target's: it has none of its own."""
+        """The target's, but for an input table of its own."""
+        if source == "input" and self._table is not None:
+            return F.embedding(self.token_ids(torch.arange(self.vocab_size, device=self.device)), self._table).float()
         return self._target.embeddings(source)
 
 
+def states_read(config: dict[str, Any], layers: int, path: str) -> tuple[int, ...]:
+    """The target's states that a head was trained on, as ``pcg.interfaces.TokenLM.prefill`` numbers them.
+
+    Our folders say ``reads``. Of others ``eagle_aux_hidden_state_layer_ids`` is state i after i layers where it stands
+    at the top, as vLLM and speculators mean it, and the state after layer i, one later, inside ``eagle_config``, as
+    SGLang, SpecForge and ModelOpt do. Where nothing is said, three: early, middle and late.
+
+    Raises:
+        ValueError: states that the target has not; the last one, which is normed here and not there; both said.
+    """
+    inside = (config.get("eagle_config") or {}).get(_AUX)
+    told = {"reads": config.get("reads"), _AUX: config.get(_AUX), f"eagle_config.{_AUX}": inside}
+    said = {key: list(value) for key, value in told.items() if value}
+    if not said:
+        return 2, layers // 2, max(layers - 3, 0)
+    as_states = {key: tuple(i + (key != "reads" and key != _AUX) for i in value) for key, value in said.items()}
+    key, reads = next(iter(as_states.items()))
+    if len(set(as_states.values())) > 1:
+        raise ValueError(f"draft {path}: config.json names other states in {' than in '.join(said)}: leave one")
+    last = layers if key == "reads" else layers - 1
+    wrong = [i for i in reads if not 0 <= i <= last]
+    if wrong:
+        raise ValueError(f"draft {path}: config.json has {key}={said[key]}; states 0 to {last} can be read")
+    return reads
+
+
 def _check_target(checkpoint: Checkpoint, config: LlamaConfig, target: Readable, path: str) -> None:
-    """Raises ValueError: one layer, the target's width, and where the folder names its target, that one."""
+    """Raises ValueError: one layer, the target's width, and where the folder names its target, that one; nothing of a
+    computation that is not this one."""
+    said = {**(checkpoint.config.get("eagle_config") or {}), **checkpoint.config}
+    others = [f"{key}={said[key]!r}" for key, value in _COMPUTED.items() if bool(said.get(key, value)) != value]
+    if others:
+        raise ValueError(f"draft {path}: config.json has {', '.join(others)}, which is not computed here")
     if config.layers != 1:
         raise ValueError(f"draft {path}: has {config.layers} layers; an EAGLE-3 head has 1")
     if config.width != target.width:
@@ -204,19 +247,56 @@ def _check_target(checkpoint: Checkpoint, config: LlamaConfig, target: Readable,
         )
 
 
+def _own_table(checkpoint: Checkpoint, config: LlamaConfig, blocks: Blocks) -> Float[Tensor, "rows width"] | None:
+    """The folder's own embeddings; None where it reads the target's."""
+    if "embed_tokens.weight" not in checkpoint:
+        return None
+    return checkpoint.tensor("embed_tokens.weight", (config.vocab, config.width)).to(blocks.device, blocks.dtype)
+
+
 def _own_head(
     checkpoint: Checkpoint, config: LlamaConfig, target: Readable, blocks: Blocks
 ) -> tuple[Any, Int[Tensor, "rows"] | None]:
     """The folder's own output rows of the speech vocabulary, and their places in it where some are missing."""
+    ids = _draft_ids(checkpoint, config)
     if "lm_head.weight" not in checkpoint:
         return None, None
-    count = checkpoint.config.get("draft_vocab_size") or config.vocab
-    ids = torch.arange(count)
-    if "d2t" in checkpoint:  # how far each of the draft's ids lies below the target's
-        ids = ids + checkpoint.tensor("d2t", (count,))
     row_of = {token: row for row, token in enumerate(ids.tolist())}
     speech = target.token_ids(torch.arange(target.vocab_size, device=blocks.device)).tolist()
     places = [place for place, token in enumerate(speech) if token in row_of]
+    if not [place for place in places if place != target.end]:
+        raise ValueError(f"{checkpoint.folder}: none of the {len(ids)} ids of its draft vocabulary is a speech token")
     rows = torch.tensor([row_of[speech[place]] for place in places])
-    head = linear(checkpoint.tensor("lm_head.weight", (count, config.width))[rows], blocks.dtype, blocks.device)
+    head = linear(checkpoint.tensor("lm_head.weight", (len(ids), config.width))[rows], blocks.dtype, blocks.device)
     return head, None if len(places) == len(speech) else torch.tensor(places, device=blocks.device)
+
+
+def _draft_ids(checkpoint: Checkpoint, config: LlamaConfig) -> Int[Tensor, "rows"]:
+    """The target's id of each row of the folder's own head.
+
+    Raises:
+        ValueError: a smaller vocabulary without ``d2t`` or without a head; a ``d2t`` that leads beyond the vocabulary,
+            to one id twice, or elsewhere than ``t2d``.
+    """
+    folder, count = checkpoint.folder, checkpoint.config.get("draft_vocab_size") or config.vocab
+    if count != config.vocab:
+        for name, why in (("lm_head.weight", "whose rows they are"), ("d2t", "which says which ids they are")):
+            if name not in checkpoint:
+                raise ValueError(
+                    f"{folder}: config.json has draft_vocab_size={count} of vocab_size={config.vocab} ids, and there "
+                    f"is no tensor {name}, {why}"
+                )
+    if "d2t" not in checkpoint or "lm_head.weight" not in checkpoint:
+        return torch.arange(count)
+    ids = torch.arange(count) + checkpoint.tensor("d2t", (count,))  # how far each lies below the target's id
+    outside = ids[(ids < 0) | (ids >= config.vocab)]
+    if len(outside):
+        raise ValueError(
+            f"{folder}: d2t leads to id {int(outside[0])}, beyond the vocabulary of {config.vocab}: row i is of id "
+            "i + d2t[i], so d2t holds offsets, no ids"
+        )
+    if len(ids.unique()) < count:
+        raise ValueError(f"{folder}: d2t leads {count} rows to {len(ids.unique())} ids: each row must have its own")
+    if "t2d" in checkpoint and checkpoint.tensor("t2d", None).nonzero().flatten().tolist() != sorted(ids.tolist()):
+        raise ValueError(f"{folder}: d2t and t2d name different ids: fetch the head again")
+    return ids

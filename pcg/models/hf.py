@@ -15,7 +15,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.checkpoint import Checkpoint, Dtype, check_finite, dtype_of, refuse_head_bias, resolve_folder
+from pcg.models.checkpoint import (
+    Checkpoint,
+    Dtype,
+    check_finite,
+    dtype_of,
+    is_harmless,
+    resolve_folder,
+    unread_tensors,
+)
 from pcg.models.footprint import footprint
 from pcg.models.llama import TextSide
 from pcg.models.window import refuse_window
@@ -159,6 +167,35 @@ class CausalLM:
         return tables[source]().weight.detach()[self._speech_ids].float()
 
 
+def pretrained(make: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """A model of transformers with all of a folder's tensors in it, and no others.
+
+    Args:
+        make: a class with ``from_pretrained``.
+
+    Raises:
+        ValueError: tensors that it does not read, that it wants and the folder lacks, that two shards hold, or that are
+            not finite.
+    """
+    folder = checkpoint.folder
+    if twice := checkpoint.twice:
+        name, shards = next(iter(twice.items()))
+        raise ValueError(
+            f"{folder}: {name} lies in {' and '.join(shards)}, and transformers does not ask the index which one "
+            "counts: save the folder anew, or read it by target=hf where this decoder does"
+        )
+    model, found = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+    unread = sorted(name for name in found["unexpected_keys"] if not is_harmless(name))
+    if unread:
+        raise ValueError(f"{folder}: {unread_tensors(unread)}")
+    if missing := sorted(found["missing_keys"]):
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise ValueError(f"{folder} lacks {shown}: fetch it again, or correct its config.json")
+    for name, weight in model.named_parameters():
+        check_finite(f"{folder}: {name}", weight)
+    return model.eval().requires_grad_(False)
+
+
 class HfLM(CausalLM):
     """Any ``AutoModelForCausalLM`` from its folder. Code that comes with a checkpoint is never run.
 
@@ -169,7 +206,7 @@ class HfLM(CausalLM):
         device: a torch device.
 
     Raises:
-        ValueError: as ``CausalLM``, and where the model attends to a window of its past only.
+        ValueError: as ``CausalLM`` and ``pretrained``, and where the model attends to a window of its past only.
     """
 
     footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much
@@ -178,12 +215,7 @@ class HfLM(CausalLM):
         from transformers import AutoModelForCausalLM
 
         folder = resolve_folder(path)
-        checkpoint = Checkpoint(folder)  # refuses pickles and broken files, by name
+        checkpoint = Checkpoint(folder)
         refuse_window(checkpoint.config, folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
-        if model.get_output_embeddings().bias is None:
-            refuse_head_bias(checkpoint)
-        for name, weight in model.named_parameters():
-            check_finite(f"{path}: {name}", weight)
         self.fingerprint = checkpoint.fingerprint
-        super().__init__(model, text, path, device)
+        super().__init__(pretrained(AutoModelForCausalLM, checkpoint, dtype_of(dtype)), text, path, device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
-from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, refuse_head_bias, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
 from pcg.models.linear import is_plain, linear
@@ -39,19 +39,24 @@ class Llama:
     def __init__(
         self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, head_rows: Int[Tensor, "rows"] | None
     ) -> None:
-        """``head_rows``: the token ids to give logits for; None for all."""
+        """``head_rows``: the token ids to give logits for; None for all.
+
+        Raises ValueError for tensors that are missing, of the wrong shape, or that no part of it reads.
+        """
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
-        refuse_head_bias(checkpoint)
         self.blocks = Blocks(c, dtype, device)
         table = checkpoint.tensor("model.embed_tokens.weight", (c.vocab, c.width))
         self.table = table.to(device, dtype)
         self.head = linear(self._output_rows(checkpoint, table, head_rows), dtype, device)
         self.layers = [self.blocks.read_layer(checkpoint, f"model.layers.{i}.") for i in range(c.layers)]
         self.norm = self.blocks.read_norm(checkpoint, "model.norm.weight")
+        checkpoint.refuse_unread()
 
     def _output_rows(self, checkpoint: Checkpoint, table: Tensor, rows: Tensor | None) -> Float[Tensor, "rows width"]:
+        """A head that the folder holds is the model's, whatever config.json says of tied tables, as in transformers."""
         c = self.config
-        weight = table if c.tied else checkpoint.tensor("lm_head.weight", (c.vocab, c.width))
+        self.tied = c.tied and "lm_head.weight" not in checkpoint
+        weight = table if self.tied else checkpoint.tensor("lm_head.weight", (c.vocab, c.width))
         return weight if rows is None else weight[rows]
 
     def forward(
@@ -175,6 +180,6 @@ class LlamaLM:
         if source not in ("input", "output"):
             raise ValueError(f"embedding source {source!r}: input or output")
         c = self.llama.config
-        name = "lm_head.weight" if source == "output" and not c.tied else "model.embed_tokens.weight"
+        name = "lm_head.weight" if source == "output" and not self.llama.tied else "model.embed_tokens.weight"
         rows = self._checkpoint.tensor(name, (c.vocab, c.width))[self.text.speech_ids]
         return rows.float().to(self.device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from pcg.models import hub
 from pcg.models.checkpoint import Checkpoint, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
+from pcg.models.llama import Llama
 
 _TABLES = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
 _NUMBERED = re.compile(r"(<.*?)(0|[1-9]\d*)([^\d]*>)")  # <|s_12|>, <|speech_12|>, <custom_token_12>
@@ -94,6 +95,11 @@ def look(path: str) -> Look:
         LlamaConfig.read(config, folder)
     except (KeyError, ValueError) as error:
         not_llama = str(error)
+    if checkpoint is not None and not_llama is None:
+        try:  # by names and shapes alone
+            Llama(Checkpoint(folder, shapes_only=True), torch.float32, torch.device("meta"), None)
+        except ValueError as error:
+            problems.append(str(error))
     return Look(folder, config, checkpoint, tuple(problems), not_llama)
 
 

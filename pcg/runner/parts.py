@@ -6,11 +6,9 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +23,7 @@ from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.pair import Placed, check_compatible
 from pcg.engines.engine import Decoder, Pair, Spoken
+from pcg.files import cache_folder
 from pcg.groups.cache import build_cached
 from pcg.groups.table import GroupTable
 from pcg.interfaces import (
@@ -377,11 +376,6 @@ def group_table(
     for warning in caught:
         log.warning("%s", warning.message)
     return table.to(target.device)
-
-
-def cache_folder() -> Path:
-    """Where group tables are kept between runs: ``$PCG_CACHE``, else ``pcg`` in the user's cache folder."""
-    return Path(os.environ.get("PCG_CACHE") or "~/.cache/pcg").expanduser()
 
 
 def embeddings_of(

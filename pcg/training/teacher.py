@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
+from pcg.models.hf import pretrained
 from pcg.training.attention import prefer_products
 
 
@@ -23,9 +24,9 @@ class Teacher:
         from transformers import AutoModelForCausalLM
 
         self.folder = resolve_folder(path)
-        self.fingerprint = Checkpoint(self.folder).fingerprint
-        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype_of(dtype), local_files_only=True)
-        self.model = model.eval().requires_grad_(False)
+        checkpoint = Checkpoint(self.folder)
+        self.fingerprint = checkpoint.fingerprint
+        self.model = model = pretrained(AutoModelForCausalLM, checkpoint, dtype_of(dtype))
         prefer_products(self.model)
         self.speech_ids = speech_ids
         self._rows = model.get_output_embeddings().weight[speech_ids]

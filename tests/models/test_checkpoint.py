@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from pcg import digest
 from pcg.models.checkpoint import Checkpoint, dtype_of, read_json, resolve_folder
 from pcg.models.hf import HfLM
 from pcg.models.llama import LlamaConfig, LlamaLM
+from pcg.models.look import look
 from pcg.models.phonemes import Phonemes
 from tests.fakes import make_bundled_folder
 
@@ -177,3 +180,154 @@ def test_every_key_of_a_llama_that_is_missing_is_named(tmp_path: Path) -> None:
         file.write_text(json.dumps({name: value for name, value in whole.items() if name != key}), encoding="utf-8")
         with pytest.raises(ValueError, match=f"{file} lacks '{key}'"):
             LlamaConfig.read(read_json(file), tmp_path)
+
+
+def sharded(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A folder in two shards with their index, and its tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    placed = {name: f"model-0000{1 + (place % 2)}-of-00002.safetensors" for place, name in enumerate(names)}
+    for shard in set(placed.values()):
+        save_file({name: tensors[name] for name in names if placed[name] == shard}, folder / shard, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return folder, tensors
+
+
+def test_a_file_beside_shards_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder, tensors = sharded(make_bundled_folder(tmp_path))
+    save_file(tensors, folder / "model.safetensors")
+    message = r"two models: model\.safetensors, and model\.safetensors\.index\.json, which names 2 shard"
+    with pytest.raises(ValueError, match=message):
+        Checkpoint(folder)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(tensors, "model.safetensors")})
+    )
+    assert set(Checkpoint(folder).names) == set(tensors)  # an index of that very file
+
+
+def test_the_index_says_which_shard_counts(tmp_path: Path) -> None:
+    folder, tensors = sharded(make_bundled_folder(tmp_path))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    stale = folder / next(shard for shard in set(index.values()) if shard != index["model.norm.weight"])
+    save_file({**load_file(stale), "model.norm.weight": torch.full((64,), 7.0)}, stale, {"format": "pt"})
+    assert torch.equal(Checkpoint(folder).tensor("model.norm.weight", (64,)), tensors["model.norm.weight"])
+    load_speaking(folder)
+    with pytest.raises(ValueError, match=r"model\.norm\.weight lies in .* and .*transformers does not ask the index"):
+        HfLM(str(folder), Phonemes(str(folder)), "float32", "cpu")
+
+
+def test_a_shard_without_what_the_index_says_is_named(tmp_path: Path) -> None:
+    folder, _ = sharded(make_bundled_folder(tmp_path))
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    index["weight_map"]["model.norm.weight"] = "model-00001-of-00002.safetensors"
+    index["weight_map"]["lost.weight"] = "model-00001-of-00002.safetensors"
+    file.write_text(json.dumps(index))
+    with pytest.raises(
+        ValueError, match=r"model-00001-of-00002\.safetensors holds (model\.norm|lost)\.weight, and it does"
+    ):
+        Checkpoint(folder)
+
+
+def test_an_adapter_is_not_passed_over(tmp_path: Path) -> None:
+    folder = make_bundled_folder(tmp_path)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config\.json\).*merge_and_unload"):
+        Checkpoint(folder)
+
+
+def load_speaking(folder: Path) -> LlamaLM:
+    return LlamaLM(str(folder), Phonemes(str(folder)), "float32", "cpu", "speech")
+
+
+BIAS = "model.layers.0.self_attn.q_proj.bias"
+
+
+@pytest.mark.parametrize(
+    ("more", "config", "named"),
+    [
+        ({BIAS: torch.ones(64)}, {}, r"self_attn\.q_proj\.bias"),
+        ({}, {"num_hidden_layers": 1}, r"model\.layers\.1\.input_layernorm\.weight, .* and 5 more"),
+        ({"lm_head.bias": torch.ones(9)}, {}, r"lm_head\.bias"),
+        ({"score.weight": torch.ones(2, 64)}, {}, r"score\.weight"),
+    ],
+)
+@pytest.mark.parametrize("model", [partial(LlamaLM, head="speech"), HfLM])
+def test_a_tensor_that_no_part_reads_is_named(
+    model: Callable[..., object], more: dict[str, torch.Tensor], config: dict[str, int], named: str, tmp_path: Path
+) -> None:
+    folder = rewritten(make_bundled_folder(tmp_path), more, **config)
+    with pytest.raises(ValueError, match=rf"{named}: no part of the model reads"):
+        model(str(folder), Phonemes(str(folder)), "float32", "cpu")
+    if model is not HfLM:
+        [problem] = look(str(folder)).problems  # so `pcg inspect` does not say that it runs
+        assert "no part of the model reads" in problem
+
+
+@pytest.mark.parametrize("model", [partial(LlamaLM, head="speech"), HfLM])
+def test_what_is_made_anew_may_be_there(model: Callable[..., object], tmp_path: Path) -> None:
+    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+    folder = rewritten(make_bundled_folder(tmp_path), {name: torch.ones(8) for name in names})
+    model(str(folder), Phonemes(str(folder)), "float32", "cpu")
+    assert not look(str(folder)).problems
+
+
+@pytest.mark.parametrize("model", [partial(LlamaLM, head="speech"), HfLM])
+def test_a_tensor_that_is_missing_is_named(model: Callable[..., object], tmp_path: Path) -> None:
+    folder = make_bundled_folder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        model(str(folder), Phonemes(str(folder)), "float32", "cpu")
+    assert "up_proj" in look(str(folder)).problems[0]
+
+
+def test_a_head_that_is_there_is_the_models_whatever_config_says(tmp_path: Path) -> None:
+    """As in transformers, which ties tables only where the folder holds one, or twice the same."""
+    folder = make_bundled_folder(tmp_path / "untied", tied=False)
+    free = load_speaking(folder)
+    ids = [torch.tensor([1, 8, 2, 3, 70, 71])]
+    wanted = free.step(ids[0][None, -1:], free.prefill(ids, 20))
+    tied = load_speaking(rewritten(folder, {}, tie_word_embeddings=True))
+    assert torch.equal(tied.step(ids[0][None, -1:], tied.prefill(ids, 20)), wanted)
+    assert torch.equal(tied.embeddings("output"), free.embeddings("output"))
+    other = HfLM(str(folder), Phonemes(str(folder)), "float32", "cpu")
+    theirs = other.step(ids[0][None, -1:], other.prefill(ids, 20))
+    torch.testing.assert_close(theirs, wanted, rtol=0, atol=1e-4)
+
+
+def test_the_fingerprint_covers_every_number_and_no_sharding(tmp_path: Path) -> None:
+    folder = make_bundled_folder(tmp_path / "one")
+    before = Checkpoint(folder).fingerprint
+    weight = load_file(folder / "model.safetensors")[WEIGHT]
+    weight[1, 2] += 0.5
+    assert Checkpoint(rewritten(folder, {WEIGHT: weight})).fingerprint != before
+    whole = make_bundled_folder(tmp_path / "two")
+    assert Checkpoint(whole).fingerprint == before
+    assert Checkpoint(sharded(whole)[0]).fingerprint == before
+
+
+def test_digests_are_remembered_and_a_file_set_back_in_time_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, reads = tmp_path / "x", []
+    monkeypatch.setattr(digest, "_WORTH_KEEPING", 4)
+    monkeypatch.setattr(digest, "_SETTLED", 0)
+    monkeypatch.setenv("PCG_CACHE", str(tmp_path / "cache"))
+    whole = digest._of_bytes
+    monkeypatch.setattr(digest, "_of_bytes", lambda place: reads.append(place) or whole(place))
+    file.write_bytes(b"first")
+    os.utime(file, (1e9, 1e9))
+    first = digest.of_file(file)
+    assert digest.of_file(file) == first
+    digest._known.clear()  # another process
+    assert digest.of_file(file) == first
+    assert len(reads) == 1
+    file.write_bytes(b"other")
+    os.utime(file, (1e9, 1e9))
+    assert digest.of_file(file) != first
+    monkeypatch.setenv("PCG_CACHE", str(file / "no folder"))
+    digest._known.clear()
+    assert digest.of_file(file) != first  # nowhere to keep it

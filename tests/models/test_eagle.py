@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from pcg.acceptance.dropmatch import DropMatch
 from pcg.acceptance.exact import Exact
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
+from pcg.models.checkpoint import Checkpoint
 from pcg.models.eagle import EagleLM
 from pcg.models.hf import HfLM
 from pcg.models.llama import LlamaLM
 from pcg.models.ngram import NGram
 from pcg.models.phonemes import Phonemes
+from pcg.models.rope import rope_table
 from pcg.sampling import Randomness, Sampling, as_keys
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
@@ -195,6 +199,143 @@ def test_a_published_head_of_fewer_tokens_loads(pair, tmp_path: Path) -> None:
     assert torch.isfinite(logits).nonzero()[:, 0].tolist() == list(range(0, target.vocab_size, 2))
     hidden = say((target, draft), TEXTS[:2], Sampling(temperature=0.8), 3)
     assert len(hidden) == 2
+
+
+def changed(pair, folder: Path, more: dict[str, torch.Tensor] | None = None, **config: object) -> Path:
+    """The draft's folder with other tensors and keys; a key that is None is left out."""
+    target, _ = pair
+    shutil.copytree(target.folder.parent / "draft", folder, dirs_exist_ok=True)
+    tensors = load_file(folder / "model.safetensors") | (more or {})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    told = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    return folder
+
+
+def next_logits(target: LlamaLM, draft: EagleLM) -> torch.Tensor:
+    ids = torch.tensor([1, 8, 2, 3, 70, 71])
+    memory = target.prefill([ids], 20, draft.reads)
+    return draft.step(ids[None, -1:], draft.prefill([ids], 20, target=memory))[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("said", "reads"),
+    [
+        ({"reads": None, "eagle_aux_hidden_state_layer_ids": [0, 1, 2]}, (0, 1, 2)),  # vLLM: after so many layers
+        ({"reads": None, "eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 0, 1]}}, (1, 1, 2)),  # after layer i
+        ({"eagle_aux_hidden_state_layer_ids": [1, 2, 3]}, (1, 2, 3)),  # the same twice
+        ({"reads": None, "eagle_config": {"eagle_aux_hidden_state_layer_ids": []}}, (2, 1, 0)),
+    ],
+)
+def test_the_states_that_a_folder_names_are_read(pair, said: dict, reads: tuple[int, ...], tmp_path: Path) -> None:
+    target, _ = pair
+    assert EagleLM(str(changed(pair, tmp_path, **said)), target, "float32", "cpu").reads == reads
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"reads": [1, 2, 4]}, r"reads=\[1, 2, 4\]; states 0 to 3 can be read"),
+        ({"reads": None, "eagle_aux_hidden_state_layer_ids": [1, 2, 3]}, r"layer_ids=\[1, 2, 3\]; states 0 to 2"),
+        ({"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}, "other states in reads than in eagle_aux_hidden_state_layer"),
+        ({"fc_norm": True}, "has fc_norm=True, which is not computed here"),
+        ({"norm_output": True, "norm_before_fc": True}, "norm_output=True, norm_before_fc=True"),
+        ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state=False"),
+        ({"eagle_config": {"use_last_layernorm": False}}, "use_last_layernorm=False"),
+        ({"target_fingerprint": "0123456789"}, "was trained on the target with fingerprint 0123456789"),
+        ({"draft_vocab_size": 12}, "draft_vocab_size=12 of vocab_size=.* ids, and there is no tensor lm_head.weight"),
+    ],
+)
+def test_what_a_folder_says_and_is_not_computed_is_refused(pair, said: dict, message: str, tmp_path: Path) -> None:
+    target, _ = pair
+    with pytest.raises(ValueError, match=message):
+        EagleLM(str(changed(pair, tmp_path, **said)), target, "float32", "cpu")
+
+
+@pytest.mark.parametrize("name", ["fc_norm.0.weight", "fc.bias", "midlayer.self_attn.q_proj.bias", "d2t"])
+def test_a_tensor_of_a_head_that_is_not_read_is_named(pair, name: str, tmp_path: Path) -> None:
+    target, _ = pair
+    folder = changed(pair, tmp_path, {name: torch.ones(32)})
+    with pytest.raises(ValueError, match=f"{name}: no part of the model reads it"):
+        EagleLM(str(folder), target, "float32", "cpu")
+
+
+def test_embeddings_of_its_own_and_a_normed_residual_are_read(pair, tmp_path: Path) -> None:
+    target, draft = pair
+    config = json.loads((target.folder / "config.json").read_text())
+    rows = Checkpoint(target.folder).tensor("model.embed_tokens.weight", None)
+    same = EagleLM(str(changed(pair, tmp_path / "a", {"embed_tokens.weight": rows})), target, "float32", "cpu")
+    torch.testing.assert_close(next_logits(target, same), next_logits(target, draft))
+    table = torch.randn(config["vocab_size"], 32)
+    own = EagleLM(str(changed(pair, tmp_path / "b", {"embed_tokens.weight": table})), target, "float32", "cpu")
+    assert not torch.allclose(next_logits(target, own), next_logits(target, draft))
+    torch.testing.assert_close(own.embeddings("input"), table[target.token_ids(torch.arange(target.vocab_size))])
+    folder = str(changed(pair, tmp_path / "c", norm_before_residual=True))
+    normed = EagleLM(folder, target, "float32", "cpu")
+    assert not torch.allclose(next_logits(target, normed), next_logits(target, draft))
+    assert torch.allclose(next_logits(target, normed), by_hand(target, folder), atol=1e-4)
+
+
+def by_hand(target: LlamaLM, folder: str) -> torch.Tensor:
+    """The first draft logits of a head with a normed residual, over one token only: attention is then its value."""
+    tensors = {name: value.float() for name, value in load_file(Path(folder) / "model.safetensors").items()}
+    ids = torch.tensor([1, 8, 2, 3, 70, 71])
+
+    def rms(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.rms_norm(x, (32,), tensors[f"{name}.weight"], target.llama.config.eps)
+
+    # all positions at once, as a causal decoder layer of transformers
+    memory = target.prefill([torch.cat([ids, ids[-1:]])], 20, (1, 2, 3))
+    states = memory.hidden[0, :, :5].transpose(0, 1).flatten(1)
+    x = torch.cat([torch.zeros(1, 32), states @ tensors["fc.weight"].T])
+    normed = rms(x, "midlayer.hidden_norm")
+    read = torch.cat([rms(target.embed(ids[None])[0], "midlayer.input_layernorm"), normed], -1)
+    heads = {name: (read @ tensors[f"midlayer.self_attn.{name}_proj.weight"].T).view(6, -1, 8) for name in "qkv"}
+    cos, sin = rope_table(target.llama.config.rope, torch.device("cpu"))[:6, None].unbind(-1)
+
+    def turned(each: torch.Tensor) -> torch.Tensor:
+        first, second = each.chunk(2, -1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).transpose(0, 1)
+
+    mixed = F.scaled_dot_product_attention(
+        turned(heads["q"]), turned(heads["k"]), heads["v"].transpose(0, 1), is_causal=True, enable_gqa=True
+    )
+    x = normed + mixed.transpose(0, 1).flatten(1) @ tensors["midlayer.self_attn.o_proj.weight"].T
+    h = rms(x, "midlayer.post_attention_layernorm")
+    gate, up = (h @ tensors[f"midlayer.mlp.{name}_proj.weight"].T for name in ("gate", "up"))
+    x = x + (F.silu(gate) * up) @ tensors["midlayer.mlp.down_proj.weight"].T
+    return target.head(rms(x[None], "norm"))[0, -1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "offsets", "more", "message"),
+    [
+        ([124, 126, 128, 130], None, {}, "no tensor d2t, which says which ids they are"),
+        ([124, 126, 128, 130], [124, 126, 128, 130], {}, "d2t leads to id 133, beyond .*holds offsets, no ids"),
+        ([124, 126, 128, 130], [124, 125, 125, 124], {}, "d2t leads 4 rows to 3 ids"),
+        ([0, 1, 2, 3], [0, 0, 0, 0], {}, "none of the 4 ids of its draft vocabulary is a speech token"),
+        ([124, 126, 128, 130], [-1, 125, 126, 127], {}, "leads to id -1"),
+        ([124, 126, 128, 130], [124, 125, 126, 127], {"t2d": torch.zeros(131) > 0}, "d2t and t2d name different"),
+    ],
+)  # fmt: skip
+def test_a_draft_vocabulary_that_cannot_be_right_is_refused(
+    pair, ids: list[int], offsets: list[int] | None, more: dict, message: str, tmp_path: Path
+) -> None:
+    target, _ = pair
+    tensors = {"lm_head.weight": torch.randn(len(ids), 32), **more}
+    if offsets is not None:
+        tensors["d2t"] = torch.tensor(offsets)
+    with pytest.raises(ValueError, match=message):
+        EagleLM(str(changed(pair, tmp_path, tensors, draft_vocab_size=len(ids))), target, "float32", "cpu")
+
+
+def test_t2d_that_agrees_is_harmless(pair, tmp_path: Path) -> None:
+    target, _ = pair
+    ids = torch.tensor([124, 126, 128, 130])
+    seen = torch.zeros(131, dtype=torch.bool)
+    seen[ids] = True
+    tensors = {"lm_head.weight": torch.randn(4, 32), "d2t": ids - torch.arange(4), "t2d": seen}
+    EagleLM(str(changed(pair, tmp_path, tensors, draft_vocab_size=4)), target, "float32", "cpu")
 
 
 def test_what_does_not_fit_is_one_clear_error(pair, tmp_path: Path) -> None:

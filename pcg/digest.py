@@ -1,0 +1,106 @@
+"""Digests of what files hold: of every byte, and each file is read for it once.
+
+A digest is remembered by the file's path, size, inode and times in nanoseconds, that of the last change to the inode
+among them, which no ``touch -d``, ``tar`` or ``rsync -t`` can set back: a file that was replaced is read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pcg.files import cache_folder
+
+_WORTH_KEEPING = 16 * 2**20  # bytes of a file whose digests are kept on disk, for the next process
+_SETTLED = 2 * 10**9  # nanoseconds after a change in which another one may have the same time
+_BLOCK = 2**24
+
+Stamp = tuple[str, int, int, int, int]
+_known: dict[tuple[Stamp, str], dict[str, str]] = {}
+
+
+def stamp(file: Path) -> Stamp:
+    """What changes whenever a file does: its real path, size, inode, and times of its last changes in nanoseconds."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def of_file(file: Path) -> str:
+    """32 hexadecimal digits of all bytes of a file."""
+    return _remembered(file, "bytes", _of_bytes)["bytes"]
+
+
+def of_tensors(file: Path) -> dict[str, str]:
+    """By name of each tensor of a safetensors file, 32 hexadecimal digits of its type, shape and numbers.
+
+    Raises:
+        ValueError: the file's header cannot be read.
+    """
+    return _remembered(file, "tensors", _of_tensors)
+
+
+def _remembered(file: Path, kind: str, read: Callable[[Path], dict[str, str]]) -> dict[str, str]:
+    found = stamp(file)
+    if (found, kind) in _known:
+        return _known[found, kind]
+    kept = cache_folder() / "digests" / f"{hashlib.blake2b(repr((found, kind)).encode(), digest_size=16).hexdigest()}"
+    large = found[1] >= _WORTH_KEEPING
+    digests = _kept(kept) if large else None
+    if digests is None:
+        digests = read(file)
+        if time.time_ns() - max(found[3:]) < _SETTLED or stamp(file) != found:
+            return digests  # it may be written to right now
+        if large:
+            _keep(kept, digests)
+    _known[found, kind] = digests
+    return digests
+
+
+def _kept(place: Path) -> dict[str, str] | None:
+    try:
+        return dict(json.loads(place.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(place: Path, digests: dict[str, str]) -> None:
+    """All or nothing; a folder that cannot be written to costs reading the file again next time."""
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=place.parent, suffix=".unfinished", delete=False) as unfinished:
+            json.dump(digests, unfinished)
+        os.replace(unfinished.name, place)
+
+
+def _of_bytes(file: Path) -> dict[str, str]:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return {"bytes": digest.hexdigest()}
+
+
+def _of_tensors(file: Path) -> dict[str, str]:
+    """The format: the header's length in 8 bytes, the header in JSON, then the tensors where it says."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            start = 8 + int.from_bytes(content[:8], "little")
+            header = json.loads(content[8:start])
+            header.pop("__metadata__", None)
+            digests = {}
+            for name, tensor in header.items():
+                digest = hashlib.blake2b(repr((tensor["dtype"], tensor["shape"])).encode(), digest_size=16)
+                first, last = tensor["data_offsets"]
+                for place in range(start + first, start + last, _BLOCK):
+                    digest.update(content[place : min(place + _BLOCK, start + last)])
+                digests[name] = digest.hexdigest()
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is truncated or not safetensors ({error}): fetch it again") from error
+    return digests
