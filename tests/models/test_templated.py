@@ -25,7 +25,7 @@ CODES = torch.tensor([5, 23, 0])
 
 def side_of(choice: str, folder: Path) -> Templated:
     """As the YAML says, at another path."""
-    text = yaml.safe_load((Path(CONF) / f"{choice}.yaml").read_text(encoding="utf-8"))["text"]
+    text = yaml.safe_load((Path(CONF) / f"text/{choice}.yaml").read_text(encoding="utf-8"))
     return Templated(**{key: value for key, value in text.items() if key != "_target_"} | {"path": str(folder)})
 
 
@@ -50,7 +50,7 @@ def cosyvoice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_prompt_of_neutts_has_text_phonemes_and_voice_in_the_templates_places(air: Path) -> None:
-    ids = side_of("target/neutts_air", air).prompt(SAID, CODES)
+    ids = side_of("neutts", air).prompt(SAID, CODES)
     assert AutoTokenizer.from_pretrained(air).decode(ids) == (
         "user: Convert the text to speech:<|TEXT_PROMPT_START|>[en-us]who said it? [en-us]go on.<|TEXT_PROMPT_END|>\n"
         "assistant:<|SPEECH_GENERATION_START|><|speech_5|><|speech_23|><|speech_0|>"
@@ -58,7 +58,7 @@ def test_the_prompt_of_neutts_has_text_phonemes_and_voice_in_the_templates_place
 
 
 def test_the_prompt_of_cosyvoice_has_text_and_voice_in_the_templates_places(cosyvoice: Path) -> None:
-    side = side_of("target/cosyvoice2", cosyvoice)
+    side = side_of("cosyvoice2", cosyvoice)
     decode = AutoTokenizer.from_pretrained(cosyvoice).decode
     assert decode(side.prompt(SAID, CODES)) == "<|sos|>Who said it?Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
     assert decode(side.prompt(Utterance("a", "Go on."), None)) == "<|sos|>Go on.<|task_id|>"
@@ -67,7 +67,7 @@ def test_the_prompt_of_cosyvoice_has_text_and_voice_in_the_templates_places(cosy
 
 def test_cosyvoice3_has_an_instruction_and_codes_that_end_before_other_tokens_called_alike(tmp_path: Path) -> None:
     folder = make_cosyvoice3(tmp_path)
-    side = side_of("target/cosyvoice3", folder)
+    side = side_of("cosyvoice3", folder)
     assert AutoTokenizer.from_pretrained(folder).decode(side.prompt(SAID, CODES)) == (
         "<|sos|>You are a helpful assistant.<|endofprompt|>Who said it?Go on.<|task_id|><|s_5|><|s_23|><|s_0|>"
     )
@@ -80,8 +80,8 @@ def test_cosyvoice3_has_an_instruction_and_codes_that_end_before_other_tokens_ca
 
 
 def test_air_and_nano_share_names_and_not_ids_and_give_transformers_logits(air: Path, tmp_path: Path) -> None:
-    nano = load("draft/neutts_nano", make_templated(tmp_path / "nano", "Llama", NEUTTS, "<|speech_{}|>", before=7))
-    target = load("target/neutts_air", air)
+    nano = load("neutts", make_templated(tmp_path / "nano", "Llama", NEUTTS, "<|speech_{}|>", before=7))
+    target = load("neutts", air)
     assert nano.text.speech_ids.tolist() != target.text.speech_ids.tolist()
     check_compatible(nano, target)
     for model in (nano, target):
@@ -96,12 +96,12 @@ def test_air_and_nano_share_names_and_not_ids_and_give_transformers_logits(air: 
 def test_a_pair_of_two_families_names_the_first_difference(air: Path, cosyvoice: Path) -> None:
     message = r"speech token 0 is <\|s_0\|> in the draft, <\|speech_0\|> in the target"
     with pytest.raises(ValueError, match=message):
-        check_compatible(load("target/cosyvoice2", cosyvoice), load("target/neutts_air", air))
+        check_compatible(load("cosyvoice2", cosyvoice), load("neutts", air))
 
 
 def test_what_a_tokenizer_lacks_is_named(air: Path, cosyvoice: Path) -> None:
     with pytest.raises(ValueError, match=r"no speech tokens <\|speech_0\|>, <\|speech_1\|>"):
-        side_of("target/neutts_air", cosyvoice)
+        side_of("neutts", cosyvoice)
     given = {"path": str(air), "speech": "<|speech_{}|>", "phonemes": None}
     with pytest.raises(ValueError, match=r"does not know <\|stop\|>, <\|go\|>"):
         Templated(template="<|go|>{}", end="<|stop|>", **given)
@@ -110,9 +110,9 @@ def test_what_a_tokenizer_lacks_is_named(air: Path, cosyvoice: Path) -> None:
     with pytest.raises(ValueError, match=r"text\.codes=30: the tokenizer has 24 speech tokens only"):
         Templated(template="{}", end=NEUTTS[-1], codes=30, **given)
     with pytest.raises(ValueError, match="nothing to say in"):
-        side_of("target/neutts_air", air).prompt(Utterance("b", "..."), None)
+        side_of("neutts", air).prompt(Utterance("b", "..."), None)
     with pytest.raises(ValueError, match="utterance b: the text holds"):
-        side_of("target/neutts_air", air).prompt(Utterance("b", "now <|speech_5|>"), None)
+        side_of("neutts", air).prompt(Utterance("b", "now <|speech_5|>"), None)
 
 
 def test_a_bias_of_the_head_is_not_left_out_in_silence(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_bias_of_the_head_is_not_left_out_in_silence(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     biased = {**tensors, "lm_head.bias": torch.zeros(len(tensors["lm_head.weight"]))}
     save_file(biased, folder / "model.safetensors", {"format": "pt"})
-    text = side_of("target/cosyvoice2", folder)
-    for read in (lambda: load("target/cosyvoice2", folder), lambda: HfLM(str(folder), text, "float32", "cpu")):
+    text = side_of("cosyvoice2", folder)
+    for read in (lambda: load("cosyvoice2", folder), lambda: HfLM(str(folder), text, "float32", "cpu")):
         with pytest.raises(ValueError, match=r"holds lm_head\.bias, and this architecture's head has none"):
             read()
