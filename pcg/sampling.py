@@ -11,10 +11,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from pcg.constraints import FROM_1, SHARE_ABOVE_0, Constraint, checked
 
 
 class Purpose(IntEnum):
@@ -135,6 +138,13 @@ class Randomness:
         return Randomness(self.seed, self.keys[rows], numbers, several, self.streams[rows])
 
 
+Temperature = Annotated[float, Constraint(lambda t: t == 0 or 1e-3 <= t <= 1e4, "0 (greedy), or .001 to 10,000")]
+TopK = Annotated[int, FROM_1] | None
+TopP = Annotated[float, SHARE_ABOVE_0]
+RepetitionPenalty = Annotated[float, Constraint(lambda penalty: 1e-4 <= penalty <= 1e4, ".0001 to 10,000")]
+
+
+@checked
 @dataclass(frozen=True)
 class Sampling:
     """How logits become the distribution that is sampled; the same for draft and target.
@@ -148,28 +158,10 @@ class Sampling:
         repetition_penalty: logits of tokens already in a row are divided (positive) or multiplied (negative) by it.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        temperature, penalty = self.temperature, self.repetition_penalty
-        wrong = [
-            message
-            for bad, message in [
-                (
-                    temperature != 0 and not 1e-3 <= temperature <= 1e4,
-                    f"temperature={temperature}: 0 (greedy), or .001 to 10,000",
-                ),
-                (self.top_k is not None and self.top_k < 1, f"top_k={self.top_k}: 1 or more, or null"),
-                (not 0 < self.top_p <= 1, f"top_p={self.top_p}: above 0, at most 1"),
-                (not 1e-4 <= penalty <= 1e4, f"repetition_penalty={penalty}: .0001 to 10,000"),
-            ]
-            if bad
-        ]
-        if wrong:
-            raise ValueError("sampling: " + "; ".join(wrong))
+    temperature: Temperature = 1.0
+    top_k: TopK = None
+    top_p: TopP = 1.0
+    repetition_penalty: RepetitionPenalty = 1.0
 
     def probabilities(
         self, logits: Float[Tensor, "*batch vocab"], seen: Bool[Tensor, "*batch vocab"] | None = None

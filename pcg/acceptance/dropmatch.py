@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture
+from pcg.constraints import Constraint, checked, one_of, up_to
 from pcg.sampling import Purpose, Randomness, Sampling
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class DropMatch:
     """Opinion i is ``p_i = softmax(W (h m_i / (1 - rate)))``, with ``h`` the target's last hidden state.
@@ -43,16 +45,9 @@ class DropMatch:
         rate: share of the state that is dropped.
     """
 
-    by: str = "js"
-    masks: int = 5
-    rate: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.by not in ("js", "naive") or not 1 <= self.masks <= 1_000 or not 0 <= self.rate < 1:
-            raise ValueError(
-                f"dropmatch: by={self.by!r}, want js or naive; masks={self.masks}, want 1 to 1,000; "
-                f"rate={self.rate}, want 0 or more, below 1"
-            )
+    by: Annotated[str, one_of("js", "naive")] = "js"
+    masks: Annotated[int, up_to(1_000)] = 5
+    rate: Annotated[float, Constraint(lambda rate: 0 <= rate < 1, "0 or more, below 1")] = 0.3
 
     def over(self, target: Any, cache: Any, sampling: Sampling) -> _Over:
         """The rule of a batch; ``cache`` is the target's, whose last kept state is the normed one that its head reads.

@@ -8,16 +8,19 @@ No departure: (v - q)+ = w (p - q)+, so the residual is that of exact speculativ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, of_drafted
+from pcg.constraints import SHARE, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class Ensemble:
     """Keep ``x`` when ``u < 1 - w + w p(x)/q(x)``; recover from ``(p - q)+``. ``w`` is the target's share.
@@ -26,11 +29,7 @@ class Ensemble:
     equals ``w sum (p - q)+``; so the law is ``min(q, v) + w (p - q)+ = min(q, v) + (v - q)+ = v``.
     """
 
-    w: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.w <= 1:
-            raise ValueError(f"ensemble: w={self.w}, want the target's share between 0 and 1 (exact)")
+    w: Annotated[float, SHARE] = 0.5
 
     def verify(
         self,

@@ -9,6 +9,7 @@ stays greedy. vLLM refuses blocks that no window fits in; here they are tested e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
+from pcg.constraints import FROM_0, FROM_1, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class Fly:
     """Keep ``x`` when ``u < p(x)/q(x)``, or else when ``p(x) > 0``, the entropy of the target's ``top`` largest
@@ -41,16 +44,9 @@ class Fly:
         top: probabilities in the entropy.
     """
 
-    threshold: float = 0.3
-    window: int | None = None
-    top: int = 3
-
-    def __post_init__(self) -> None:
-        if not self.threshold >= 0 or self.top < 1 or (self.window is not None and self.window < 1):
-            raise ValueError(
-                f"fly: threshold={self.threshold}, want 0 or more; window={self.window}, want 1 or more, or null; "
-                f"top={self.top}, want 1 or more"
-            )
+    threshold: Annotated[float, FROM_0] = 0.3
+    window: Annotated[int, FROM_1] | None = None
+    top: Annotated[int, FROM_1] = 3
 
     def verify(
         self,

@@ -95,8 +95,3 @@ class Outcomes:
     def bar(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 1"]:
         """What a token needs to be grouped."""
         return (self.floor or 0.0) * target_probs.amax(-1, keepdim=True)
-
-
-def check_floor(rule: str, floor: float | None) -> None:
-    if floor is not None and not 0 < floor <= 1:
-        raise ValueError(f"{rule}: floor={floor}, want above 0 up to 1, or null")

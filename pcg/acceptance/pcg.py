@@ -9,6 +9,7 @@ recovered group. ``floor`` (only plausible members are grouped) is ours too.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from pcg.acceptance import thinning
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.outcomes import Outcomes, check_floor
+from pcg.acceptance.outcomes import Outcomes
 from pcg.acceptance.steps import at_end, leading
+from pcg.constraints import SHARE_ABOVE_0, checked, one_of
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw, draw_several
 from pcg.types import Verdict
@@ -25,6 +27,7 @@ from pcg.types import Verdict
 SMALLEST = 1e-30  # group mass of the draft below which it has no say: a float32 ratio to it would overflow
 
 
+@checked
 @dataclass(frozen=True)
 class PCG:
     """Draw ``k`` from ``w[., x]``; keep ``x`` when ``u < P_c(k)/Q_c(k)``; recover in a group from ``(P_c - Q_c)+``.
@@ -51,13 +54,8 @@ class PCG:
     """
 
     groups: GroupTable
-    residual: str = "target"
-    floor: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.residual not in ("target", "draft"):
-            raise ValueError(f"pcg: residual={self.residual!r}, want target or draft")
-        check_floor("pcg", self.floor)
+    residual: Annotated[str, one_of("target", "draft")] = "target"
+    floor: Annotated[float, SHARE_ABOVE_0] | None = None
 
     @property
     def outcomes(self) -> Outcomes:

@@ -6,6 +6,7 @@ Sources: arXiv 2511.13732 for the groups, arXiv 2403.10444 for the block test. P
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,14 +15,15 @@ from torch import Tensor
 from pcg.acceptance import thinning
 from pcg.acceptance.block import joint_ratio, longest
 from pcg.acceptance.checks import check_block
-from pcg.acceptance.outcomes import check_floor
 from pcg.acceptance.pcg import PCG, GroupResidual
 from pcg.acceptance.steps import at_end
+from pcg.constraints import SHARE_ABOVE_0, checked
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw, may_look
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class PCGBlock:
     """``Block`` on pairs ``(k, x)``, drafted with ``q(x) w[k,x]``, towards the target below.
@@ -45,10 +47,7 @@ class PCGBlock:
     """
 
     groups: GroupTable
-    floor: float | None = None
-
-    def __post_init__(self) -> None:
-        check_floor("pcg_block", self.floor)
+    floor: Annotated[float, SHARE_ABOVE_0] | None = None
 
     def verify(
         self,

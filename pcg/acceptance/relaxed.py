@@ -10,6 +10,7 @@ default here, as greedy speech tokens degenerate. Tokens of probability 0 are ne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,10 +20,12 @@ from torch.nn.functional import one_hot
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
 from pcg.acceptance.topk import kth_largest
+from pcg.constraints import FROM_0, FROM_1, checked, one_of
 from pcg.sampling import Randomness
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class Relaxed:
     """Keep ``x`` when it is in the target's top ``k`` and ``p(x) >= max p - delta``; recover from ``p``.
@@ -31,22 +34,9 @@ class Relaxed:
     on its most likely token.
     """
 
-    k: int = 10
-    delta: float = 0.6
-    recover: str = "draw"
-
-    def __post_init__(self) -> None:
-        wrong = [
-            message
-            for bad, message in [
-                (self.k < 1, f"k={self.k}, want 1 or more"),
-                (not self.delta >= 0, f"delta={self.delta}, want 0 or more"),
-                (self.recover not in ("draw", "argmax"), f"recover={self.recover!r}, want draw or argmax"),
-            ]
-            if bad
-        ]
-        if wrong:
-            raise ValueError("relaxed: " + "; ".join(wrong))
+    k: Annotated[int, FROM_1] = 10
+    delta: Annotated[float, FROM_0] = 0.6
+    recover: Annotated[str, one_of("draw", "argmax")] = "draw"
 
     def verify(
         self,

@@ -7,6 +7,7 @@ No departure; note that the paper writes p for the draft and q for the target.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
+from pcg.constraints import FROM_0, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class SSD:
     """Keep ``x`` when ``u < min(1, p(x)/q(x)) + beta``; recover from ``(p - q)+``.
@@ -28,11 +31,7 @@ class SSD:
     is 0. ``beta >= 1`` accepts everything.
     """
 
-    beta: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise ValueError(f"ssd: beta={self.beta}, want 0 (exact) or more")
+    beta: Annotated[float, FROM_0] = 0.4
 
     def verify(
         self,

@@ -11,6 +11,7 @@ place are all kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
+from pcg.constraints import FROM_1, checked
 from pcg.sampling import Randomness
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class TopK:
     """Keep ``x`` when it is in the target's top ``k``; recover by a draw from ``p`` within its top ``k``.
@@ -29,11 +32,7 @@ class TopK:
     Law: ``q(t) 1[t in top] + (1 - q(top)) p(t) 1[t in top] / p(top)``.
     """
 
-    k: int = 50
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"topk: k={self.k}, want 1 or more")
+    k: Annotated[int, FROM_1] = 50
 
     def verify(
         self,

@@ -10,6 +10,7 @@ the entropy here is exact, in nats.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
+from pcg.constraints import FROM_0, checked
 from pcg.sampling import Randomness
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class Typical:
     """Keep ``x`` when ``p(x) > min(eps, delta exp(-H(p)))``; recover by a draw from ``p``.
@@ -29,12 +32,8 @@ class Typical:
     ``q(t) 1[t typical] + (1 - q(typical)) p(t)``.
     """
 
-    eps: float = 0.09
-    delta: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not (self.eps >= 0 and self.delta >= 0):
-            raise ValueError(f"typical: eps={self.eps}, delta={self.delta}, want 0 or more")
+    eps: Annotated[float, FROM_0] = 0.09
+    delta: Annotated[float, FROM_0] = 0.3
 
     def verify(
         self,

@@ -9,6 +9,7 @@ in a sparse tree; here a chain is sampled from the draft model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import leading
+from pcg.constraints import checked, up_to
 from pcg.sampling import Purpose, Randomness, draw, draw_several
 from pcg.types import Verdict
 
 
+@checked
 @dataclass(frozen=True)
 class Vadusa:
     """Keep ``x`` when it is among ``draws`` independent draws from ``p``; recover with the first of these.
@@ -30,11 +33,7 @@ class Vadusa:
     One draw gives the target's law and keeps ``sum p q``; more draws pull it towards the draft.
     """
 
-    draws: int = 3
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.draws <= 10_000:
-            raise ValueError(f"vadusa: draws={self.draws}, want 1 to 10,000")
+    draws: Annotated[int, up_to(10_000)] = 3
 
     def verify(
         self,

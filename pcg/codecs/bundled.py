@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
 import soxr
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pcg.codecs.fsq import FSQ
 from pcg.codecs.mel import MelSpectrogram, decibels
+from pcg.constraints import FROM_1
 from pcg.models.checkpoint import Checkpoint, resolve_folder
-from pcg.ranges import FROM_1, Ranges
 from pcg.types import Audio
 
 _FRAMES_PER_TOKEN = 2
@@ -94,9 +94,7 @@ class BundledCodec:
         iterations: of Griffin-Lim.
     """
 
-    RANGES: ClassVar[Ranges] = {"iterations": FROM_1}
-
-    def __init__(self, path: str, device: str = "cpu", iterations: int = 64) -> None:
+    def __init__(self, path: str, device: str = "cpu", iterations: Annotated[int, FROM_1] = 64) -> None:
         folder = resolve_folder(path)
         checkpoint = Checkpoint(folder)
         config = checkpoint.config

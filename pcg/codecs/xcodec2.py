@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pcg.codecs.chunks import Chunks, at_rate, whole_hops
 from pcg.codecs.fbank import Fbank
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.hf import pretrained
-from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
+from pcg.constraints import ABOVE_0, FROM_0, FROM_1, one_of
 from pcg.types import Audio
 
 _READS = 16_000  # Hz
@@ -77,22 +77,15 @@ class Xcodec2:
             or the overlap is more than half a chunk.
     """
 
-    RANGES: ClassVar[Ranges] = {
-        "model": (lambda value: value in _KINDS, f"one of {', '.join(_KINDS)}"),
-        "chunk_seconds": ABOVE_0,
-        "overlap_seconds": FROM_0,
-        "batch_size": FROM_1,
-    }
-
     def __init__(
         self,
         path: str,
-        model: str = "xcodec2",
+        model: Annotated[str, one_of(*_KINDS)] = "xcodec2",
         device: str | torch.device = "cpu",
         dtype: Dtype = "float32",
-        chunk_seconds: float = 30.0,
-        overlap_seconds: float = 1.0,
-        batch_size: int = 8,
+        chunk_seconds: Annotated[float, ABOVE_0] = 30.0,
+        overlap_seconds: Annotated[float, FROM_0] = 1.0,
+        batch_size: Annotated[int, FROM_1] = 8,
     ) -> None:
         self._kind = _KINDS[model]
         self._dtype, self._device = dtype_of(dtype), torch.device(device)

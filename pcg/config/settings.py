@@ -5,43 +5,35 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 
 from pcg.config.values import study_folder
-from pcg.ranges import DEVICE, FROM_0, FROM_1, Ranges, up_to
-from pcg.sampling import Sampling
+from pcg.constraints import FROM_0, FROM_1, SHARE, Constraint, Device, one_of, up_to
+from pcg.sampling import RepetitionPenalty, Sampling, Temperature, TopK, TopP
 
 # Where a strategy's groups take their embeddings from: a model's input or output table, or the codec's codebook.
-SOURCES = ("target_input", "target_output", "draft_input", "draft_output", "codec")
+Source = Literal["target_input", "target_output", "draft_input", "draft_output", "codec"]
+SOURCES: tuple[str, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The ``decoding`` group. How values are checked: ``RANGES`` here, and those of ``Sampling``."""
+    """The ``decoding`` group."""
 
-    gamma: int
-    batch_size: int
-    max_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float
-    repetition_penalty: float
+    gamma: Annotated[int, up_to(1_000)]
+    batch_size: Annotated[int, up_to(100_000)]
+    max_tokens: Annotated[int, up_to(10_000_000)]
+    temperature: Temperature
+    top_k: TopK
+    top_p: TopP
+    repetition_penalty: RepetitionPenalty
     baseline: bool
-    mode: str = "speculative"
-    candidates: int = 1
-    compile: bool | str = "auto"
+    mode: Literal["speculative", "law", "truncated"] = "speculative"
+    candidates: Annotated[int, up_to(1_000)] = 1
+    compile: bool | Literal["auto"] = "auto"
     control: dict[str, Any] | None = None
-
-    RANGES: ClassVar[Ranges] = {
-        "gamma": up_to(1_000),
-        "candidates": up_to(1_000),
-        "batch_size": up_to(100_000),
-        "max_tokens": up_to(10_000_000),
-        "compile": (lambda value: value in (True, False, "auto"), "auto, true or false"),
-        "mode": (lambda value: value in ("speculative", "law", "truncated"), "speculative, law or truncated"),
-    }
 
     @property
     def sampling(self) -> Sampling:
@@ -70,21 +62,12 @@ GPUS = {
 class Plan:
     """The ``plan`` group, read where ``dry`` is true (``pcg.studies.plan``)."""
 
-    gpu: str = "h100"
-    alpha: float = 0.6
-    rival: float = 0.2
-    group_size: int = 141
-    codes: int = 65_536
-    prompt_tokens: int = 500
-
-    RANGES: ClassVar[Ranges] = {
-        "gpu": (lambda value: value in GPUS, f"one of {', '.join(GPUS)}"),
-        "alpha": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-        "rival": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-        "group_size": FROM_1,
-        "codes": FROM_1,
-        "prompt_tokens": FROM_0,
-    }
+    gpu: Annotated[str, one_of(*GPUS)] = "h100"
+    alpha: Annotated[float, SHARE] = 0.6
+    rival: Annotated[float, SHARE] = 0.2
+    group_size: Annotated[int, FROM_1] = 141
+    codes: Annotated[int, FROM_1] = 65_536
+    prompt_tokens: Annotated[int, FROM_0] = 500
 
     @property
     def rows(self) -> int:
@@ -97,15 +80,21 @@ class Paths:
     outputs: str
 
 
+_FOLDER = Constraint(
+    lambda value: re.fullmatch(r"[\w+-][\w.+-]*", value) is not None and len(value.encode()) <= 200,
+    "a folder name of letters, digits, _ + - and dots, of at most 200 bytes",
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """One run: the whole config, with the parts still as plain dictionaries."""
 
-    study: str
-    seed: int
-    device: str
-    threads: int
-    max_failures: int
+    study: Annotated[str, _FOLDER]
+    seed: Annotated[int, FROM_0]
+    device: Device
+    threads: Annotated[int, up_to(10_000)]
+    max_failures: Annotated[int, FROM_0]
     paths: dict[str, Any]
     target: dict[str, Any]
     draft: dict[str, Any] | None
@@ -115,24 +104,12 @@ class Settings:
     decoding: dict[str, Any]
     metrics: dict[str, Any] | None
     logger: dict[str, Any] | None
-    devices: int = 1
+    devices: Annotated[int, up_to(10_000)] = 1
     dry: bool = False
     status: bool = False
     objective: dict[str, Any] | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] | None = None
-
-    RANGES: ClassVar[Ranges] = {
-        "study": (
-            lambda value: re.fullmatch(r"[\w+-][\w.+-]*", value) is not None and len(value.encode()) <= 200,
-            "a folder name of letters, digits, _ + - and dots, of at most 200 bytes",
-        ),
-        "seed": FROM_0,
-        "devices": up_to(10_000),
-        "threads": up_to(10_000),
-        "max_failures": FROM_0,
-        "device": DEVICE,
-    }
 
     @property
     def together(self) -> int:

@@ -1,28 +1,22 @@
 """What is wrong with a config: every key and value at once, with what is allowed and what was probably meant.
 
-Nothing is loaded. Keys and types come from the constructors that the config names; ranges from the constructors
-that are cheap to call (rules, group builders, settings), which raise ValueError.
+Nothing is loaded or called. Keys, types and constraints are those of the signatures of the constructors that the
+config names (``pcg.constraints``).
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import types
-import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from pcg.config.build import TARGET, build, constructor, is_built
-from pcg.config.settings import SOURCES, Decoding, Paths, Plan, Settings
+from pcg import constraints
+from pcg.config.build import TARGET, constructor, is_built
+from pcg.config.settings import Decoding, Paths, Plan, Settings, Source
 from pcg.config.values import problems_of_values
-from pcg.groups.table import GroupTable
-from pcg.ranges import Ranges, out_of_range
-from pcg.sampling import Sampling
 
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
 SUPPLIED: Mapping[str, frozenset[str]] = {
@@ -35,12 +29,9 @@ SUPPLIED: Mapping[str, frozenset[str]] = {
 }
 # Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
 # crossed with them in a sweep; a strategy that does not read them runs once.
-SHARED: Mapping[str, Ranges] = {
-    "grouping": {
-        "groups": (lambda value: value is None or isinstance(value, Mapping), "keys and values, or null"),
-        "theta": (lambda value: _fits(value, float | None), "a number, or null"),
-    },
-    "grouping.groups": {"source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}")},
+SHARED: Mapping[str, Mapping[str, Any]] = {
+    "grouping": {"groups": Mapping[str, Any] | None, "theta": float | None},
+    "grouping.groups": {"source": Source},
 }
 
 
@@ -102,8 +93,7 @@ def _problems_of_devices(device: Any, devices: Any) -> list[str]:
 
 def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     """What is wrong with the ``metrics`` group: ``when``, and a node for each metric."""
-    when = (metrics or {}).get("when", "inline")
-    problems = [] if when in ("inline", "after") else [f"metrics.when={when!r}: inline or after"]
+    problems = list(constraints.problems(metrics or {}, {"when": Literal["inline", "after"]}, "metrics.").values())
     built = metric_nodes(metrics)
     for name, node in built.items():
         problems += problems_of_node(node, f"metrics.{name}")
@@ -192,138 +182,30 @@ def problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
         if is_built(value)
         for problem in problems_of_node(value, f"{path}.{key}")
     ]
-    wrong = _wrong_arguments(make, given, path)
-    good = {key: value for key, value in given.items() if key not in wrong and not is_built(value)}
-    beyond = out_of_range(good, {**SHARED.get(path, {}), **getattr(make, "RANGES", {})})
-    problems += [_join(path, line) for line in beyond]
-    if (path == "grouping" or path.startswith("grouping.")) and not wrong:
-        problems += _refused(node, path)
-    return problems + list(wrong.values())
-
-
-def _refused(node: Mapping[str, Any], path: str) -> list[str]:
-    """What the constructor itself says of its values, where calling it costs nothing and needs only plain ones."""
-    asked = inspect.signature(constructor(node[TARGET])).parameters
-    plain = {key: value for key, value in node.items() if key == TARGET or (key in asked and not is_built(value))}
-    try:
-        build(plain, groups=GroupTable.from_members([[0]], 1))
-    except ValueError as error:
-        return [f"{path}: {error}"]
-    except TypeError:
-        return []  # it needs a part that is not plain, and will say so when it is built
-    return []
+    return problems + _wrong_arguments(make, given, path)
 
 
 def _problems_of_settings(config: Mapping[str, Any]) -> list[str]:
-    problems: list[str] = []
-    for part, given, path in (
-        (Settings, config, ""),
-        (Paths, config.get("paths") or {}, "paths"),
-        (Decoding, config.get("decoding") or {}, "decoding"),
-        (Plan, config.get("plan") or {}, "plan"),
-    ):
-        given = given if isinstance(given, Mapping) else {}  # what it is instead is named with the settings
-        wrong = _wrong_arguments(part, given, path)
-        good = {key: value for key, value in given.items() if key not in wrong}
-        problems += wrong.values()
-        problems += [_join(path, line) for line in out_of_range(good, getattr(part, "RANGES", {}))]
-        if part is Decoding:
-            problems += [_join(path, line) for line in _refused_by_sampling(good)]
-    return problems
+    parts = ((Settings, config, ""), (Paths, config.get("paths"), "paths"),
+             (Decoding, config.get("decoding"), "decoding"), (Plan, config.get("plan"), "plan"))  # fmt: skip
+    return [
+        problem
+        for part, given, path in parts
+        for problem in _wrong_arguments(part, given if isinstance(given, Mapping) else {}, path)
+    ]
 
 
-def _refused_by_sampling(decoding: Mapping[str, Any]) -> list[str]:
-    try:
-        Sampling(**{field.name: decoding[field.name] for field in fields(Sampling) if field.name in decoding})
-    except ValueError as error:
-        return str(error).removeprefix("sampling: ").split("; ")
-    return []
-
-
-def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: str) -> dict[str, str]:
-    """By key, what is wrong: unknown and missing keys, wrong types."""
-    parameters = inspect.signature(make).parameters
-    supplied = SUPPLIED.get(path, frozenset())
-    allowed = set(parameters) - supplied | set(SHARED.get(path, ()))
-    hints = _hints(make)
-    unknown = {key: f"{_join(path, key)}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed}
-    missing = {
-        name: f"{_join(path, name)}: missing"
+def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: str) -> list[str]:
+    """What is wrong with the arguments of a constructor: unknown and missing keys, values that it refuses."""
+    parameters, shared = inspect.signature(make).parameters, SHARED.get(path, {})
+    supplied, prefix = SUPPLIED.get(path, frozenset()), f"{path}." if path else ""
+    allowed = set(parameters) - supplied | set(shared)
+    unknown = [f"{prefix}{key}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed]
+    missing = [
+        f"{prefix}{name}: missing"
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in given and name not in supplied
-    }
-    mistyped = {
-        key: _mistyped(_join(path, key), value, hints[key])
-        for key, value in given.items()
-        if key in hints and key in parameters and not is_built(value) and not _fits(value, hints[key])
-    }
-    return {**unknown, **missing, **mistyped}
-
-
-def _mistyped(key: str, value: Any, hint: Any) -> str:
-    """What is expected instead of a value; where it is text that reads as something else, how to write it."""
-    text = value if isinstance(value, int | float) and not isinstance(value, bool) else "..."
-    quoted = f"; text goes into quotes: \"{key}='{text}'\"" if _fits("", hint) and value is not None else ""
-    return f"{key}={value!r}: expected {_words(hint)}{quoted}"
-
-
-def _hints(make: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations as types, without those that only a type checker can resolve."""
-    function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
-    hints: dict[str, Any] = {}
-    for name, annotation in function.__annotations__.items():
-        try:
-            holder = types.SimpleNamespace(__annotations__={name: annotation})
-            hints |= typing.get_type_hints(holder, function.__globals__)
-        except NameError:
-            continue
-    return hints
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value satisfies an annotation; annotations that plain values cannot decide are let pass."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in options)
-    if origin is typing.Literal:
-        return value in options
-    if hint is type(None):
-        return value is None
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint in (str, Path):
-        return isinstance(value, str)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping)
-    if isinstance(origin, type) and issubclass(origin, Iterable):
-        return isinstance(value, list) and (not options or all(_fits(item, options[0]) for item in value))
-    return not _is_part(hint)  # a part, which the node itself would name
-
-
-def _is_part(hint: Any) -> bool:
-    """Whether an annotation is of what is built: a protocol, a class of ours, something to call."""
-    return typing.get_origin(hint) is Callable or getattr(hint, "__module__", "").partition(".")[0] == "pcg"
-
-
-def _words(hint: Any) -> str:
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(option) for option in options)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, options))
-    if hint is type(None):
-        return "null"
-    if _is_part(hint):
-        return f"a part to build, with its {TARGET}"
-    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    return plain.get(
-        hint, "a list" if isinstance(origin, type) and not issubclass(origin, Mapping) else "keys and values"
-    )
+    ]
+    plain = {key: value for key, value in given.items() if key in allowed and not is_built(value)}
+    hints = {**shared, **constraints.hints_of(make)}
+    return [*unknown, *missing, *constraints.problems(plain, hints, prefix).values()]

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow
 import pyarrow.parquet
 
+from pcg.constraints import Limit, checked
 from pcg.data.audio import Recording
-from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
+@checked
 class Bundled:
     """The first ``limit`` utterances in a fixed order that goes round the speakers.
 
@@ -33,11 +33,7 @@ class Bundled:
         ValueError: a limit below 1.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
-
-    def __init__(self, limit: int | None = None, folder: str | None = None) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit}: 1 or more, or null for all")
+    def __init__(self, limit: Limit = None, folder: str | None = None) -> None:
         with as_file(files("pcg.data") / "bundled") as bundled:
             root = Path(folder).expanduser() if folder else bundled
             self._rows = pyarrow.parquet.read_table(root / "utterances.parquet").slice(0, limit)

@@ -8,14 +8,15 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
+from pcg.constraints import BOUNDS, Limit, checked
 from pcg.data.reading import how_to_fetch
-from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit, grouped
-from pcg.ranges import BOUNDS, LIMIT, Ranges
+from pcg.data.voices import Clip, Voices, grouped
 from pcg.types import Utterance
 
 
+@checked
 class LibriTTS:
     """Parquet with columns audio, text_normalized, speaker_id and id, read when first asked for.
 
@@ -37,21 +38,19 @@ class LibriTTS:
         FileNotFoundError: when first read, where the set is neither in the cache nor to be had.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT, "prompt_seconds": BOUNDS}
-
     def __init__(
         self,
         path: str = "mythicinfinity/libritts",
         config: str = "clean",
         split: str = "test.clean",
-        limit: int | None = None,
+        limit: Limit = None,
         streaming: bool = False,
-        prompt_seconds: Sequence[float] = (3.0, 8.0),
+        prompt_seconds: Annotated[Sequence[float], BOUNDS] = (3.0, 8.0),
         seed: int = 0,
     ) -> None:
         self._path, self._config, self._split = path, config, split
-        self._limit, self._streaming = checked_limit(limit), streaming
-        self._voices = Voices(*checked_bounds(prompt_seconds), seed)
+        self._limit, self._streaming = limit, streaming
+        self._voices = Voices(prompt_seconds[0], prompt_seconds[1], seed)
 
     def __len__(self) -> int:
         return len(self._clips[: self._limit])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
+from pcg.constraints import BOUNDS, Limit, checked
 from pcg.data.reading import read_text
-from pcg.data.voices import Clip, Voices, checked_bounds, checked_limit
-from pcg.ranges import BOUNDS, LIMIT, Ranges
+from pcg.data.voices import Clip, Voices
 from pcg.types import Utterance
 
 
+@checked
 class LibriTTSLocal:
     """``<speaker>/<chapter>/<id>.wav`` with ``<id>.normalized.txt`` beside it, in the order of their ids.
 
@@ -26,13 +27,15 @@ class LibriTTSLocal:
         ValueError: no such folder, nothing in it, or a recording without its text.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT, "prompt_seconds": BOUNDS}
-
     def __init__(
-        self, path: str, limit: int | None = None, prompt_seconds: Sequence[float] = (3.0, 8.0), seed: int = 0
+        self,
+        path: str,
+        limit: Limit = None,
+        prompt_seconds: Annotated[Sequence[float], BOUNDS] = (3.0, 8.0),
+        seed: int = 0,
     ) -> None:
-        self._folder, self._limit = Path(path).expanduser(), checked_limit(limit)
-        self._voices = Voices(*checked_bounds(prompt_seconds), seed)
+        self._folder, self._limit = Path(path).expanduser(), limit
+        self._voices = Voices(prompt_seconds[0], prompt_seconds[1], seed)
         if not self._folder.is_dir():
             raise ValueError(f"path={path}: no such folder")
 

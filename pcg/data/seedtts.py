@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
+from pcg.constraints import Limit, checked
 from pcg.data.audio import recorded_in
 from pcg.data.reading import read_text
-from pcg.data.voices import checked_limit
-from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
+@checked
 class SeedTTS:
     """A line is ``id|prompt text|prompt audio|text`` and, in some lists, ``|recording of the text``.
 
@@ -30,12 +30,10 @@ class SeedTTS:
         ValueError: no such folder or file, no lines in it, or a line that has another form.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
-
     def __init__(
-        self, path: str, language: Literal["en", "zh"] = "en", file: str = "meta.lst", limit: int | None = None
+        self, path: str, language: Literal["en", "zh"] = "en", file: str = "meta.lst", limit: Limit = None
     ) -> None:
-        place, self._limit = Path(path).expanduser(), checked_limit(limit)
+        place, self._limit = Path(path).expanduser(), limit
         self._file = place / language / file if place.is_dir() else place
         if not self._file.is_file():
             raise ValueError(f"path={path}: no such file" + (f" as {language}/{file} in it" if place.is_dir() else ""))

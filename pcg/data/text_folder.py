@@ -6,17 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
+from pcg.constraints import Limit, checked
 from pcg.data.audio import SUFFIXES, recorded_in
 from pcg.data.reading import read_text, visible
-from pcg.data.voices import checked_limit
-from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 _UNREAD_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mp4", ".webm", ".wma")
 
 
+@checked
 class TextFolder:
     """``<name>.txt`` is an utterance. ``<name>.wav`` is its voice, and ``<name>.prompt`` then says what the voice says.
 
@@ -32,10 +31,8 @@ class TextFolder:
             it says or the reverse, or two voices for one text.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
-
-    def __init__(self, path: str, limit: int | None = None) -> None:
-        self._folder, self._limit = Path(path).expanduser(), checked_limit(limit)
+    def __init__(self, path: str, limit: Limit = None) -> None:
+        self._folder, self._limit = Path(path).expanduser(), limit
         if not self._folder.is_dir():
             raise ValueError(f"path={path}: no such folder")
 

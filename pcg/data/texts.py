@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
+from pcg.constraints import Limit, checked
 from pcg.data.audio import recorded_in
 from pcg.data.reading import read_text
-from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
+@checked
 class Texts:
     """One utterance a line of a text file, blank lines left out, all in the voice of one prompt or of none.
 
@@ -27,9 +27,7 @@ class Texts:
         ValueError: naming everything that is wrong with the arguments.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
-
-    def __init__(self, path: str, prompt: str | None = None, prompt_text: str = "", limit: int | None = None) -> None:
+    def __init__(self, path: str, prompt: str | None = None, prompt_text: str = "", limit: Limit = None) -> None:
         file = Path(path).expanduser()
         voice = None if prompt is None else Path(prompt).expanduser()
         wrong = [
@@ -39,7 +37,6 @@ class Texts:
                 (voice is not None and not voice.is_file(), f"prompt={prompt}: no such file"),
                 (prompt is not None and not prompt_text.strip(), "prompt_text: must say what the prompt says"),
                 (prompt is None and prompt_text.strip(), "prompt_text: given without a prompt"),
-                (limit is not None and limit < 1, f"limit={limit}: 1 or more, or null for all"),
             ]
             if bad
         ]

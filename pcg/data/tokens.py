@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from pcg.constraints import Limit, checked
 from pcg.data.reading import how_to_fetch
-from pcg.data.voices import checked_limit
-from pcg.ranges import LIMIT, Ranges
 from pcg.types import Utterance
 
 
@@ -38,6 +37,7 @@ def _described(codes: np.ndarray) -> str:
     return f"of shape {codes.shape}, {codes.dtype}" if codes.size else "empty"
 
 
+@checked
 class Tokens:
     """Rows with a text and the codes of it spoken, of one codebook. There is no audio, so nothing is encoded.
 
@@ -60,8 +60,6 @@ class Tokens:
         FileNotFoundError: when first read, where the set is neither here nor to be had.
     """
 
-    RANGES: ClassVar[Ranges] = {"limit": LIMIT}
-
     def __init__(
         self,
         path: str,
@@ -73,7 +71,7 @@ class Tokens:
         prompt_codes: str | None = None,
         config: str | None = None,
         split: str = "train",
-        limit: int | None = None,
+        limit: Limit = None,
         streaming: bool = False,
     ) -> None:
         if streaming and limit is None:
@@ -81,7 +79,7 @@ class Tokens:
         if (prompt_text is None) != (prompt_codes is None):
             raise ValueError("prompt_text and prompt_codes: a voice prompt needs both columns, or neither")
         self._path, self._config, self._split = path, config, split
-        self._limit, self._streaming = checked_limit(limit), streaming
+        self._limit, self._streaming = limit, streaming
         named = {
             "text": text, "codes": codes, "id": id, "speaker": speaker, "prompt_text": prompt_text,
             "prompt_codes": prompt_codes,

@@ -61,10 +61,6 @@ class Voices:
     longest: float
     seed: int
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.shortest <= self.longest:
-            raise ValueError(f"prompt_seconds: from {self.shortest} to {self.longest} holds nothing")
-
     def choose(self, clip: Clip, of_speaker: Sequence[Clip]) -> Clip | None:
         """None where the speaker has no other clip within the bounds."""
         others = sorted(
@@ -105,17 +101,3 @@ def grouped(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
     for clip in clips:
         by_speaker[clip.speaker].append(clip)
     return by_speaker
-
-
-def checked_bounds(prompt_seconds: Sequence[float]) -> tuple[float, float]:
-    """Raises ValueError for anything but two numbers."""
-    if len(prompt_seconds) != 2:
-        raise ValueError(f"prompt_seconds={list(prompt_seconds)}: the shortest and the longest, two numbers")
-    return prompt_seconds[0], prompt_seconds[1]
-
-
-def checked_limit(limit: int | None) -> int | None:
-    """Raises ValueError for a limit below 1."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: 1 or more, or null for all")
-    return limit

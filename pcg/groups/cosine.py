@@ -7,17 +7,20 @@ nothing until the mean is taken off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.constraints import Constraint, checked
 from pcg.groups.similarity import BLOCK, Rows
 from pcg.groups.table import GroupTable
 
 MOST = 200_000_000  # memberships: a table of .8 GB, while at most .7 GB of hits wait to be put in order
 
 
+@checked
 @dataclass(frozen=True)
 class Cosine:
     """``G_k = {t : cos(E_t, E_k) > theta} and k itself``, over groupable tokens; the others stay alone.
@@ -27,12 +30,8 @@ class Cosine:
         center: subtract the mean row first; the paper's form is False.
     """
 
-    theta: float
+    theta: Annotated[float, Constraint(lambda theta: -1 <= theta < 1, "-1 or more, below 1")]
     center: bool = False
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.theta < 1:
-            raise ValueError(f"cosine: theta={self.theta}, want at least -1 and below 1")
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """

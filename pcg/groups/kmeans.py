@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
+from pcg.constraints import FROM_1, checked
 from pcg.groups.similarity import groupable_ids
 from pcg.groups.table import GroupTable
 
 
+@checked
 @dataclass(frozen=True)
 class KMeans:
     """Clusters of groupable tokens; the others stay alone. Clusters that end up empty are left out.
@@ -20,12 +23,8 @@ class KMeans:
     Rows are clustered as they are: Euclidean distance does not mind a mean that all rows share.
     """
 
-    clusters: int
+    clusters: Annotated[int, FROM_1]
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.clusters < 1:
-            raise ValueError(f"kmeans: clusters={self.clusters}, want 1 or more")
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """

@@ -6,15 +6,18 @@ Not symmetric: t may be near k without k being among t's nearest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.constraints import FROM_1, checked
 from pcg.groups.similarity import BLOCK, Rows
 from pcg.groups.table import GroupTable
 
 
+@checked
 @dataclass(frozen=True)
 class KNN:
     """``G_s``: token s and the ``k`` groupable tokens most similar to it; the others stay alone.
@@ -23,12 +26,8 @@ class KNN:
         center: subtract the mean row before comparing.
     """
 
-    k: int
+    k: Annotated[int, FROM_1]
     center: bool = False
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"knn: k={self.k}, want 1 or more")
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """

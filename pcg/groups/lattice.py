@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.constraints import FROM_0, Constraint, checked
 from pcg.groups.similarity import groupable_ids
 from pcg.groups.table import GroupTable
 
 
+@checked
 @dataclass(frozen=True)
 class Lattice:
     """``G_k``: the groupable tokens whose digits differ from k's by at most ``radius`` steps in all (an L1 ball).
@@ -29,20 +32,10 @@ class Lattice:
         levels: of each dimension; their product is the size of the codebook, whose tokens come first in the vocabulary.
     """
 
-    levels: Sequence[int]
-    radius: int = 1
-
-    def __post_init__(self) -> None:
-        wrong = [
-            message
-            for bad, message in [
-                (not self.levels or min(self.levels) < 1, f"levels={list(self.levels)}, want some, each 1 or more"),
-                (self.radius < 0, f"radius={self.radius}, want 0 or more"),
-            ]
-            if bad
-        ]
-        if wrong:
-            raise ValueError("lattice: " + "; ".join(wrong))
+    levels: Annotated[
+        Sequence[int], Constraint(lambda levels: min(levels, default=0) >= 1, "some levels, each 1 or more")
+    ]
+    radius: Annotated[int, FROM_0] = 1
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """Of ``embeddings`` only the number of rows matters.

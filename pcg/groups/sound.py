@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from rich.progress import Progress
 from torch import Tensor
 
+from pcg.constraints import ABOVE_0, FROM_1
 from pcg.groups.cache import describe, kept_tensor
 from pcg.groups.cosine import MOST
 from pcg.groups.heard import contexts_of, heard
 from pcg.groups.similarity import BLOCK, Rows, groupable_ids
 from pcg.groups.table import GroupTable
 from pcg.interfaces import Codec, Dataset
-from pcg.ranges import FROM_1, Ranges
 
 _STRIPE = 512  # rows at a time: at 65,536 tokens their distances take 134 MB, and all that is made of them about 1.3 GB
 
@@ -49,18 +49,12 @@ class Sound:
     codec: Codec = field(repr=False)
     codec_name: str
     voices: Dataset = field(repr=False)
-    k: int | None
-    radius: float | None = None
+    k: Annotated[int, FROM_1] | None
+    radius: Annotated[float, ABOVE_0] | None = None
     embedding: bool = True
-    contexts: int = 8
+    contexts: Annotated[int, FROM_1] = 8
     cache: Path | None = field(default=None, repr=False)
     places: Int[Tensor, "contexts length"] = field(init=False)
-
-    RANGES: ClassVar[Ranges] = {
-        "k": (lambda value: value is None or value >= 1, "1 or more, or null for all within the radius"),
-        "radius": (lambda value: value is None or value > 0, "above 0 dB, or null for no limit"),
-        "contexts": FROM_1,
-    }
 
     def __post_init__(self) -> None:
         if self.k is None and (self.radius is None or self.embedding):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from pcg.constraints import Language
 from pcg.metrics.languages import UNSPACED, other_than_english
 from pcg.metrics.parts import require, samples_of
-from pcg.ranges import LANGUAGE, Ranges
 from pcg.text import plain
 from pcg.types import Audio, Utterance
 
@@ -66,9 +66,7 @@ class WordErrors:
         ValueError: the recogniser listens for another language.
     """
 
-    RANGES: ClassVar[Ranges] = {"language": LANGUAGE}
-
-    def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "", language: str = "en") -> None:
+    def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "", language: Language = "en") -> None:
         for package in ("jiwer", "whisper_normalizer"):
             require(package, "WER")
         heard = getattr(recogniser, "language", language)

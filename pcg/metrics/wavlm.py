@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from pcg.constraints import Device
 from pcg.metrics.parts import SAMPLE_RATE, device_of, require, samples_of
 from pcg.metrics.speaker import voice_of
 from pcg.models import hub
 from pcg.models.checkpoint import read_json, resolve_folder
-from pcg.ranges import DEVICE, Ranges
 from pcg.types import Audio, Utterance
 
 PUBLISHED = "microsoft/wavlm-base-plus-sv"  # has no safetensors
@@ -56,9 +56,7 @@ class WavLMSimilarity:
 
     ratios: Mapping[str, tuple[str, str | None]] = {"speaker_similarity": ("speaker_similarity", None)}
 
-    RANGES: ClassVar[Ranges] = {"device": DEVICE}
-
-    def __init__(self, path: str, device: str = "auto") -> None:
+    def __init__(self, path: str, device: Device = "auto") -> None:
         require("transformers", "speaker similarity")
         self._path, self._device = path, device
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
+from pcg.constraints import FROM_1, Device, Language
 from pcg.metrics.parts import SAMPLE_RATE, device_of, require
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
-from pcg.ranges import DEVICE, FROM_1, LANGUAGE, Ranges
 
 _WINDOW = 30 * SAMPLE_RATE  # what Whisper hears at once
 
@@ -43,10 +43,13 @@ class Whisper:
         MissingPart: transformers is not installed.
     """
 
-    RANGES: ClassVar[Ranges] = {"batch_size": FROM_1, "device": DEVICE, "language": LANGUAGE}
-
     def __init__(
-        self, path: str, dtype: Dtype = "float32", device: str = "auto", batch_size: int = 16, language: str = "en"
+        self,
+        path: str,
+        dtype: Dtype = "float32",
+        device: Device = "auto",
+        batch_size: Annotated[int, FROM_1] = 16,
+        language: Language = "en",
     ) -> None:
         require("transformers", "Whisper")
         self.language = language

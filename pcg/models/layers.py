@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pcg.constraints import FROM_1
 from pcg.models.blocks import LlamaCache
 from pcg.models.footprint import Footprint, footprint
 from pcg.models.llama import LlamaLM
-from pcg.ranges import FROM_1, Ranges
 from pcg.types import Utterance
 
 
@@ -28,10 +28,9 @@ class LayersLM:
         ValueError: the target is no ``LlamaLM``, or has fewer layers.
     """
 
-    RANGES: ClassVar[Ranges] = {"count": FROM_1}
     reads: tuple[int, ...] = ()
 
-    def __init__(self, target: Any, count: int, which: Literal["first", "last"]) -> None:
+    def __init__(self, target: Any, count: Annotated[int, FROM_1], which: Literal["first", "last"]) -> None:
         if not isinstance(target, LlamaLM):
             raise ValueError(f"draft=layers takes layers of a LlamaLM; the target is a {type(target).__name__}")
         if count > target.layers:

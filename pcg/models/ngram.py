@@ -7,13 +7,13 @@ acceptance rule applies: counts interpolated by Witten and Bell (1991), method C
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.ranges import Ranges, up_to
+from pcg.constraints import checked, up_to
 from pcg.types import Utterance
 
 
@@ -30,6 +30,7 @@ class NGramCache:
         self.tokens, self.lengths = self.tokens[rows.cpu()], self.lengths[rows.cpu()]
 
 
+@checked
 class NGram:
     """``pcg.interfaces.TokenLM`` whose own ids are the speech vocabulary, and one more that fills what is not there.
 
@@ -46,12 +47,11 @@ class NGram:
         ValueError: an order below 1.
     """
 
-    RANGES: ClassVar[Ranges] = {"order": up_to(1_000)}
     reads: tuple[int, ...] = ()
 
-    def __init__(self, vocab_size: int, device: str | torch.device = "cpu", order: int = 4) -> None:
-        if order < 1:
-            raise ValueError(f"order={order}: 1 or more")
+    def __init__(
+        self, vocab_size: int, device: str | torch.device = "cpu", order: Annotated[int, up_to(1_000)] = 4
+    ) -> None:
         self.vocab_size, self.end, self.device = vocab_size, vocab_size - 1, torch.device(device)
         self._order = order
 

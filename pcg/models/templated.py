@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pcg.constraints import Limit
 from pcg.models.checkpoint import resolve_folder
 from pcg.models.espeak import phonemizer_of
 from pcg.models.llasa import audio_names, tokenizer_of
-from pcg.ranges import LIMIT, Ranges
 from pcg.text import says_something
 from pcg.types import Utterance
 
@@ -35,8 +33,6 @@ class Templated:
         ValueError: the template has not one ``{}``, or the tokenizer lacks what is named.
     """
 
-    RANGES: ClassVar[Ranges] = {"codes": LIMIT}
-
     def __init__(
         self,
         path: str,
@@ -44,7 +40,7 @@ class Templated:
         speech: str,
         end: str,
         phonemes: str | None,
-        codes: int | None = None,
+        codes: Limit = None,
         between: str = " ",
     ) -> None:
         if template.count("{}") != 1:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from pcg import constraints
 from pcg.config.build import is_built
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_language, problems_of_metrics
+from pcg.constraints import hints_of
 from pcg.interfaces import Metric
-from pcg.ranges import out_of_range
 from pcg.results import environment, store
 from pcg.results.records import Records, latest, write_atomically
 from pcg.results.schema import Ratios, quality
@@ -183,8 +184,8 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with the config of experiments/score.py."""
     known = ("run", "metrics", "device", "threads")
     problems = [f"{key}: unknown key{nearest(key, known)}" for key in config if key not in known]
-    ranges = {key: Settings.RANGES[key] for key in ("device", "threads")}
-    problems += [*out_of_range(config, ranges), *problems_of_metrics(config["metrics"])]
+    hints = {key: hint for key, hint in hints_of(Settings).items() if key in ("device", "threads")}
+    problems += [*constraints.problems(config, hints).values(), *problems_of_metrics(config["metrics"])]
     if not metric_nodes(config["metrics"]):
         problems.append("metrics: name at least one metric")
     try:

@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from pcg import constraints
 from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
 from pcg.config.identity import method
 from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import ConfigError
+from pcg.constraints import FROM_1
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
@@ -31,7 +33,6 @@ from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Rule
 from pcg.metrics.aggregate import Estimate, paired_ratio
-from pcg.ranges import Ranges, out_of_range
 from pcg.results import environment
 from pcg.results.records import write_atomically
 from pcg.runner import parts
@@ -40,10 +41,7 @@ from pcg.sampling import Randomness, key_of
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 log = logging.getLogger(__name__)
-_RANGES: Ranges = {
-    "repeats": (lambda value: isinstance(value, int) and value >= 1, "1 or more"),
-    "clock": (lambda value: value in CLOCKS, f"one of {', '.join(CLOCKS)}"),
-}
+_KEYS = {"repeats": Annotated[int, FROM_1], "clock": Literal["wall", "cpu"]}  # of conf/bench.yaml, which runs have not
 _THEIRS = "transformers, "
 
 
@@ -53,10 +51,10 @@ def check(config: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = out_of_range(config, _RANGES) + validate.problems_without_control(config)
+    problems = [*constraints.problems(config, _KEYS).values(), *validate.problems_without_control(config)]
     if not is_built(config["draft"]):
         problems.append("draft: there must be one to speculate with")
-    run = {key: value for key, value in config.items() if key not in _RANGES}
+    run = {key: value for key, value in config.items() if key not in _KEYS}
     try:
         settings = validate.check(run | {"metrics": {}, "logger": None, "max_failures": 0})
     except ConfigError as error:

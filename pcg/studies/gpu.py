@@ -13,23 +13,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pcg import constraints
 from pcg.config.build import TARGET, build
 from pcg.config.validate import ConfigError
 from pcg.config.values import study_folder
+from pcg.constraints import Constraint, Device, up_to
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock, compiling
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.groups.table import GroupTable
 from pcg.models.footprint import PUBLISHED, footprint
-from pcg.ranges import DEVICE, Ranges, out_of_range, up_to
 from pcg.report.tables import console, markdown, rich_table
 from pcg.results import environment
 from pcg.results.records import write_atomically
@@ -59,16 +60,18 @@ SHAPES = {
     "llasa": Shape(PUBLISHED["HKUSTAudio/Llasa-8B"], PUBLISHED["HKUSTAudio/Llasa-1B"], 65_536, 141, (2, 16, 29)),
     "tiny": Shape(_TINY | {"num_hidden_layers": 3}, _TINY | {"num_hidden_layers": 1}, 256, 9, (1, 2, 3)),
 }
-_RANGES: Ranges = {
-    "shape": (lambda value: value in SHAPES, f"one of {', '.join(SHAPES)}"),
-    "dtype": (lambda value: value in ("bfloat16", "float16", "float32"), "bfloat16, float16 or float32"),
-    "device": DEVICE,
-    "gamma": up_to(64),
-    "tokens": up_to(10_000),
-    "prompt_tokens": up_to(10_000),
-    "repeats": up_to(1_000),
-    "threads": up_to(10_000),
-    "batches": (lambda value: bool(value) and all(1 <= each <= 64 for each in value), "some of 1 to 64"),
+_KEYS = {
+    "shape": Literal["llasa", "tiny"],
+    "dtype": Literal["bfloat16", "float16", "float32"],
+    "device": Device,
+    "gamma": Annotated[int, up_to(64)],
+    "tokens": Annotated[int, up_to(10_000)],
+    "prompt_tokens": Annotated[int, up_to(10_000)],
+    "repeats": Annotated[int, up_to(1_000)],
+    "threads": Annotated[int, up_to(10_000)],
+    "batches": Annotated[
+        list[int], Constraint(lambda sizes: sizes and all(1 <= n <= 64 for n in sizes), "some of 1 to 64")
+    ],
 }
 _HEADER = ("batch", "contestant", "tokens/s", "speed-up", "of ideal", "target pass, ms", "of copy bandwidth",
            "draft pass, ms", "rule, ms", "rest, ms")  # fmt: skip
@@ -77,7 +80,7 @@ _BYTES = {"cuda": 2**30, "cpu": 2**26}  # copied to measure the memory
 
 def check(config: Mapping[str, Any]) -> None:
     """Raises ConfigError for everything that is wrong with conf/gpu.yaml, a device that is not there included."""
-    problems = out_of_range(config, _RANGES)
+    problems = list(constraints.problems(config, _KEYS).values())
     if str(config["device"]).startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device={config['device']}: no GPU that torch can use is here; device=cpu shape=tiny tries it")
     if problems:

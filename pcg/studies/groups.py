@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pcg import constraints
 from pcg.config.build import build, is_built
 from pcg.config.fingerprint import fingerprints
 from pcg.config.settings import pick_device
 from pcg.config.validate import ConfigError, problems_of_node
 from pcg.config.values import problems_of_values
+from pcg.constraints import Device
 from pcg.engines.tables import in_words, vectors_of
-from pcg.ranges import DEVICE, out_of_range
 from pcg.runner import parts
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists everything that is wrong with conf/groups.yaml."""
-    problems = problems_of_values(config) + out_of_range(config, {"device": DEVICE})
+    problems = [*problems_of_values(config), *constraints.problems(config, {"device": Device}).values()]
     for role in ("target", "draft", "codec", "grouping"):
         if is_built(config[role]):
             problems += problems_of_node(config[role], role)

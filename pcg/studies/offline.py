@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from pcg import constraints
 from pcg.config.build import is_built
 from pcg.config.settings import Decoding, Settings
+from pcg.constraints import FROM_1
 from pcg.decoding.statistics import DISTANCES
 from pcg.decoding.voice import spoken_tokens, voice_tokens
 from pcg.interfaces import CandidateRule, Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
-from pcg.ranges import Ranges, out_of_range
 from pcg.report import tables
 from pcg.results import environment, predictions
 from pcg.results.records import write_atomically
@@ -38,9 +39,7 @@ from pcg.studies.points import Point, rules_of, settings_and_points
 from pcg.studies.renewal import rounds_along
 from pcg.types import Utterance
 
-_RANGES: Ranges = {
-    key: (lambda value: isinstance(value, int) and value >= 1, "1 or more") for key in ("chunk", "gammas")
-}
+_KEYS = dict.fromkeys(("chunk", "gammas"), Annotated[int, FROM_1])  # of conf/offline.yaml, which runs do not have
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +49,7 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = out_of_range(config, _RANGES)
+    problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["draft"]):
         problems.append("draft: there must be one to score rules with")
     return settings_and_points(config, problems)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from pcg import constraints
 from pcg.config.build import is_built
 from pcg.config.settings import Settings
+from pcg.constraints import SHARE_ABOVE_0
 from pcg.groups.table import GroupTable
 from pcg.metrics.aggregate import Ratio, paired_difference, ratio
-from pcg.ranges import Ranges, out_of_range
 from pcg.report import tables
 from pcg.results import environment
 from pcg.results.records import write_atomically
@@ -39,7 +40,7 @@ from pcg.types import Audio, Utterance
 SCHEMA = 1
 FOLDER, NAME = "substitute", "substitute.json"
 RECORDING, UNSWAPPED = "recording", "resynthesis"  # the conditions beside the swapped ones
-_RANGES: Ranges = {"share": (lambda value: isinstance(value, int | float) and 0 < value <= 1, "above 0, at most 1")}
+_KEYS = {"share": Annotated[float, SHARE_ABOVE_0]}  # of conf/substitute.yaml, which runs do not have
 
 
 def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
@@ -48,7 +49,7 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = out_of_range(config, _RANGES)
+    problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["codec"]):
         problems.append("codec: there must be one to hear swaps with")
     return settings_and_points(config, problems, _without_groups)

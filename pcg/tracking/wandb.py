@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pcg.constraints import ABOVE_0, FROM_0, Constraint, matching
 from pcg.names import marked, within
-from pcg.ranges import ABOVE_0, FROM_0, Ranges
 from pcg.types import Result
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # What belongs in W&B's config, beside the resolved config, rather than in its summary.
 _ABOUT = ("versions", "git", "overrides", "schema", "device", "started", "failures")
+
+_PROJECT = matching(r"[^/\\#?%:\r\n]{1,128}", "1 to 128 characters without / \\ # ? % and :")
+_TAGS = Constraint(lambda tags: all(0 < len(tag) <= 64 for tag in tags), "of 1 to 64 characters each")
 
 
 class WandB:
@@ -35,26 +38,15 @@ class WandB:
             taken then lies under the run's folder, for `wandb sync`.
     """
 
-    RANGES: ClassVar[Ranges] = {
-        "project": (
-            lambda value: re.fullmatch(r"[^/\\#?%:\r\n]{1,128}", value) is not None,
-            "1 to 128 characters without / \\ # ? % and :",
-        ),
-        "tags": (lambda value: all(0 < len(tag) <= 64 for tag in value), "of 1 to 64 characters each"),
-        "audio": FROM_0,
-        "timelines": FROM_0,
-        "timeout": ABOVE_0,
-    }
-
     def __init__(
         self,
-        project: str = "pcg",
+        project: Annotated[str, _PROJECT] = "pcg",
         entity: str | None = None,
         mode: Literal["offline", "online", "disabled"] = "offline",
-        tags: Sequence[str] = (),
-        audio: int = 20,
-        timelines: int = 8,
-        timeout: float = 300,
+        tags: Annotated[Sequence[str], _TAGS] = (),
+        audio: Annotated[int, FROM_0] = 20,
+        timelines: Annotated[int, FROM_0] = 8,
+        timeout: Annotated[float, ABOVE_0] = 300,
     ) -> None:
         self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
         self.audio, self.timelines, self.timeout = audio, timelines, timeout

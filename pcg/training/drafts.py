@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import lightning as L
 import torch
@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from pcg.constraints import ABOVE_0, FROM_0, FROM_1, SHARE_ABOVE_0
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.models.checkpoint import Dtype, read_json, resolve_folder
-from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.tracking.training import Mode
 from pcg.training.fit import fit, resumed_at
 from pcg.training.losses.alpha import acceptance, coarse_acceptance
@@ -170,13 +170,6 @@ class DraftTrainer:
         devices: how many train together.
     """
 
-    RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(("depths", "steps", "batch_tokens", "report_every", "checkpoint_every", "devices"), FROM_1),
-        **dict.fromkeys(("temperature", "learning_rate"), ABOVE_0),
-        "heldout": FROM_0,
-        "share": (lambda value: 0 < value <= 1, "above 0, at most 1"),
-    }
-
     tokens: str
     labels: Literal["corpus", "self"]
     out: str
@@ -185,21 +178,21 @@ class DraftTrainer:
     text: Any
     student: Any
     loss: Any
-    temperature: float
-    depths: int
-    share: float
-    steps: int
-    batch_tokens: int
-    learning_rate: float
+    temperature: Annotated[float, ABOVE_0]
+    depths: Annotated[int, FROM_1]
+    share: Annotated[float, SHARE_ABOVE_0]
+    steps: Annotated[int, FROM_1]
+    batch_tokens: Annotated[int, FROM_1]
+    learning_rate: Annotated[float, ABOVE_0]
     groups: dict[str, GroupBuilder]
-    report_every: int
-    heldout: int
+    report_every: Annotated[int, FROM_1]
+    heldout: Annotated[int, FROM_0]
     seed: int
     accelerator: str
     precision: str
-    checkpoint_every: int
+    checkpoint_every: Annotated[int, FROM_1]
     wandb: Mode = "disabled"
-    devices: int = 1
+    devices: Annotated[int, FROM_1] = 1
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)

@@ -7,12 +7,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
+from pcg.constraints import FROM_1
 from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Codec, Dataset, TokenLM
 from pcg.models.checkpoint import read_json
-from pcg.ranges import FROM_1, Ranges
 from pcg.training.sequences import join, read_tokens
 
 Prompts = Iterator[tuple[str, list[int]]]  # a name, which fixes the draws, and the ids before the first to say
@@ -48,11 +48,9 @@ class DatasetPrompts:
         apart: the first so many utterances are the held-out split.
     """
 
-    RANGES: ClassVar[Ranges] = {"apart": FROM_1}
-
     dataset: Dataset
     codec: Codec | None
-    apart: int
+    apart: Annotated[int, FROM_1]
 
     def of(self, target: TokenLM, split: str, seed: int) -> Prompts:
         """

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 
+from pcg.constraints import FROM_0, FROM_1
 from pcg.decoding.voice import spoken_tokens, voice_tokens
 from pcg.interfaces import Dataset
-from pcg.ranges import FROM_0, FROM_1, Ranges
 from pcg.training.shards import write_shard
 from pcg.types import Utterance
 
@@ -39,14 +39,12 @@ class Recorded:
         max_length: ids of a sequence, prompt and end included.
     """
 
-    RANGES: ClassVar[Ranges] = {**dict.fromkeys(("shard_size", "max_length"), FROM_1), "heldout": FROM_0}
-
     dataset: Dataset
     text: Any
     out: str
-    heldout: int
-    shard_size: int
-    max_length: int
+    heldout: Annotated[int, FROM_0]
+    shard_size: Annotated[int, FROM_1]
+    max_length: Annotated[int, FROM_1]
 
     def run(self) -> None:
         """Raises ValueError where shards are there, a code is beyond the vocabulary, or nothing is left to train on."""

@@ -11,15 +11,15 @@ import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pcg.constraints import ABOVE_0, FROM_0, FROM_1
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Prompt
-from pcg.ranges import ABOVE_0, FROM_0, FROM_1, Ranges
 from pcg.sampling import Randomness, Sampling, as_keys
 from pcg.training.shards import write_shard
 from pcg.types import Utterance
@@ -45,21 +45,15 @@ class Samples:
         seed: fixes the pairs and the draws.
     """
 
-    RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(("utterances", "shard_size", "batch_size", "max_tokens"), FROM_1),
-        "heldout": FROM_0,
-        "temperature": ABOVE_0,
-    }
-
     prompts: Any
     out: str
     target: Any
-    utterances: int
-    heldout: int
-    shard_size: int
-    batch_size: int
-    max_tokens: int
-    temperature: float
+    utterances: Annotated[int, FROM_1]
+    heldout: Annotated[int, FROM_0]
+    shard_size: Annotated[int, FROM_1]
+    batch_size: Annotated[int, FROM_1]
+    max_tokens: Annotated[int, FROM_1]
+    temperature: Annotated[float, ABOVE_0]
     seed: int
 
     def run(self) -> None:

@@ -279,7 +279,7 @@ def test_groups_over_another_vocabulary_are_refused(name: str) -> None:
         (lambda: Ensemble(1.5), "w=1.5"),
         (lambda: Vadusa(0), "draws=0"),
         (lambda: PCG(table(VOCAB, "windows"), "both"), "residual='both'"),
-        (lambda: PCG(table(VOCAB, "windows"), floor=0.0), "floor=0.0, want above 0"),
+        (lambda: PCG(table(VOCAB, "windows"), floor=0.0), "floor=0.0: above 0"),
         (lambda: PCGBlock(table(VOCAB, "windows"), 1.5), "floor=1.5"),
     ],
 )

@@ -43,8 +43,8 @@ def test_all_is_reported_at_once() -> None:
         "device='gpu': auto, cpu, cuda or cuda:N",
         "study='a/b': a folder name",
         "logger.mode='ofline': expected one of 'offline', 'online', 'disabled'",
-        "grouping.groups: cosine: theta=1.5",
-        "grouping: pcg: residual='both'",
+        "grouping.groups.theta=1.5: -1 or more, below 1",
+        "grouping.residual='both': one of target, draft",
     ):
         assert any(problem.startswith(start) for problem in found), (start, found)
     assert len(found) == 11

@@ -6,18 +6,17 @@ tokens are the same in any batch; costs are numbers of the config, never of the 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pcg.constraints import FROM_0, up_to
 from pcg.interfaces import Controller, LadderRule, Rule
-from pcg.ranges import FROM_0, Ranges, up_to
 from pcg.sampling import Randomness
 from pcg.types import Verdict
 
@@ -51,26 +50,13 @@ class Adaptive:
         horizon: tested positions of an utterance, about, over which the budget is spread.
     """
 
-    least: int = 1
-    draft_cost: float = 0.15
-    position_cost: float = 0.1
-    loop_cost: float = 0.1
-    budget: float | None = None
+    least: Annotated[int, up_to(1_000)] = 1
+    draft_cost: Annotated[float, FROM_0] = 0.15
+    position_cost: Annotated[float, FROM_0] = 0.1
+    loop_cost: Annotated[float, FROM_0] = 0.1
+    budget: Annotated[float, FROM_0] | None = None
     thetas: Sequence[float] = ()
-    horizon: int = 150
-
-    RANGES: ClassVar[Ranges] = {
-        "least": up_to(1_000),
-        "draft_cost": FROM_0,
-        "position_cost": FROM_0,
-        "loop_cost": FROM_0,
-        "budget": (lambda value: value is None or 0 <= value < math.inf, "0 or more, or null"),
-        "thetas": (
-            lambda value: all(-1 <= a < b < 1 for a, b in zip([-1, *value], [*value, 1 - 1e-9], strict=True)),
-            "numbers from -1 to below 1, each above the one before",
-        ),
-        "horizon": up_to(10_000_000),
-    }
+    horizon: Annotated[int, up_to(10_000_000)] = 150
 
     def __post_init__(self) -> None:
         if self.budget is not None and not self.thetas:

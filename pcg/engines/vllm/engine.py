@@ -18,13 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
 from pcg.config.build import TARGET, is_built
 from pcg.config.identity import name_of
 from pcg.config.validate import ConfigError
+from pcg.constraints import Constraint, up_to
 from pcg.decoding.rows import Prompt
 from pcg.decoding.statistics import COUNTS, plain_counts
 from pcg.engines.engine import INSTALL, Decoded, Pair, Started
@@ -32,11 +33,14 @@ from pcg.engines.lifeline import RUN, exit_when_told_to_end
 from pcg.engines.settings import rules
 from pcg.engines.vllm import allowed, plugin
 from pcg.models.checkpoint import resolve_folder
-from pcg.ranges import Ranges, up_to
 from pcg.types import Generation
 
 _MODEL = "pcg.models.llama.LlamaLM"  # whose folders vLLM reads; of others it would want another class, or cannot
 _OURS = ("model", "speculative_config", "additional_config", "max_num_seqs", "seed", "dtype", "disable_log_stats")
+_NOT_OURS = Constraint(
+    lambda arguments: not set(arguments) & set(_OURS),
+    f"arguments of vllm.LLM other than {', '.join(_OURS)}, which the run gives",
+)
 _RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # which of vLLM's two decodes, where it is not vLLM that chooses
 # Of vLLM's own that a run needs otherwise than it is; what the user's environment says goes before.
 _DEFAULTS = {
@@ -53,16 +57,13 @@ class Vllm:
     """
 
     name: ClassVar[str] = "vllm"
-    RANGES: ClassVar[Ranges] = {
-        "concurrency": up_to(100_000),
-        "window": up_to(10_000_000),
-        "arguments": (
-            lambda value: not set(value) & set(_OURS),
-            f"arguments of vllm.LLM other than {', '.join(_OURS)}, which the run gives",
-        ),
-    }
 
-    def __init__(self, concurrency: int = 8, window: int = 64, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        concurrency: Annotated[int, up_to(100_000)] = 8,
+        window: Annotated[int, up_to(10_000_000)] = 64,
+        arguments: Annotated[Mapping[str, Any], _NOT_OURS] | None = None,
+    ) -> None:
         self.concurrency, self.window, self.arguments = concurrency, window, dict(arguments or {})
 
     @staticmethod

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
 
-from pcg.ranges import FROM_0, Ranges
+from pcg.constraints import FROM_0
 from pcg.training.losses.alpha import acceptance, divergence
 
 
@@ -22,9 +22,7 @@ class LKHybrid:
         eta: 3 in the source.
     """
 
-    RANGES: ClassVar[Ranges] = {"eta": FROM_0}
-
-    eta: float = 3.0
+    eta: Annotated[float, FROM_0] = 3.0
 
     def __call__(
         self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]

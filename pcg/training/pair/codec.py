@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import lightning as L
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
-from pcg.ranges import ABOVE_0, FROM_1, Ranges
+from pcg.constraints import ABOVE_0, FROM_1
 from pcg.tracking.training import Mode
 from pcg.training.fit import fit, resumed_at
 from pcg.training.pair.audio import batched_mels
@@ -157,24 +157,20 @@ class CodecTrainer:
         checkpoint_every: steps between checkpoints; the codec folder is written with each.
     """
 
-    RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(("shards", "steps", "batch", "crop", "checkpoint_every"), FROM_1), "learning_rate": ABOVE_0
-    }  # fmt: skip
-
     corpus: str
     out: str
-    shards: int
+    shards: Annotated[int, FROM_1]
     mel: dict[str, int]
     net: dict[str, Any]
     critic: dict[str, Any]
-    steps: int
-    batch: int
-    crop: int
-    learning_rate: float
+    steps: Annotated[int, FROM_1]
+    batch: Annotated[int, FROM_1]
+    crop: Annotated[int, FROM_1]
+    learning_rate: Annotated[float, ABOVE_0]
     seed: int
     accelerator: str
     precision: str
-    checkpoint_every: int
+    checkpoint_every: Annotated[int, FROM_1]
     wandb: Mode = "disabled"
     devices: ClassVar[int] = 1  # its losses meet at the decoded mel, around what Lightning averages
 

@@ -13,14 +13,14 @@ import multiprocessing
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import soundfile
 import soxr
 
+from pcg.constraints import FROM_0, FROM_1
 from pcg.data.bundled import Bundled
-from pcg.ranges import FROM_0, FROM_1, Ranges
 from pcg.training.pair.texts import sentences, short_lines
 from pcg.training.shards import write_shard
 
@@ -95,21 +95,15 @@ class Corpus:
         workers: processes.
     """
 
-    RANGES: ClassVar[Ranges] = {"utterances": FROM_1, "heldout": FROM_0, "shard_size": FROM_1, "workers": FROM_1}
-
     folder: str
-    texts: str
-    utterances: int
-    heldout: int
+    texts: Literal["sentences", "lines"]
+    utterances: Annotated[int, FROM_1]
+    heldout: Annotated[int, FROM_0]
     scales: list[float]
     heldout_scale: float
     seed: int
-    shard_size: int
-    workers: int
-
-    def __post_init__(self) -> None:
-        if self.texts not in _TEXTS:
-            raise ValueError(f"texts={self.texts!r}: one of {', '.join(_TEXTS)}")
+    shard_size: Annotated[int, FROM_1]
+    workers: Annotated[int, FROM_1]
 
     def run(self) -> None:
         Path(self.folder).mkdir(parents=True, exist_ok=True)

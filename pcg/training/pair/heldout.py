@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
-from pcg.ranges import FROM_1, Ranges
+from pcg.constraints import FROM_1
 from pcg.training.pair.texts import clauses
 from pcg.training.shards import write_shard
 
@@ -38,12 +38,10 @@ class Heldout:
         seed: fixes the choice.
     """
 
-    RANGES: ClassVar[Ranges] = {"utterances": FROM_1, "voices": FROM_1}
-
     corpus: str
     folder: str
-    utterances: int
-    voices: int
+    utterances: Annotated[int, FROM_1]
+    voices: Annotated[int, FROM_1]
     seed: int
 
     def run(self) -> None:

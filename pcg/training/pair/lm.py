@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from pcg.ranges import ABOVE_0, FROM_1, Ranges
+from pcg.constraints import ABOVE_0, FROM_1, SHARE
 from pcg.tracking.training import Mode
 from pcg.training.fit import fit, resumed_at
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS, Batches, corpus, pad, read_tokens
@@ -36,28 +36,22 @@ class LMTrainer:
         devices: how many train together.
     """
 
-    RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(("steps", "batch_tokens", "checkpoint_every", "devices"), FROM_1),
-        "learning_rate": ABOVE_0,
-        "single": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    }
-
     tokens: str
     out: str
     start: str | None
     llama: dict[str, Any]
     levels: list[int]
     guide: dict[str, Any]
-    steps: int
-    batch_tokens: int
-    single: float
-    learning_rate: float
+    steps: Annotated[int, FROM_1]
+    batch_tokens: Annotated[int, FROM_1]
+    single: Annotated[float, SHARE]
+    learning_rate: Annotated[float, ABOVE_0]
     seed: int
     accelerator: str
     precision: str
-    checkpoint_every: int
+    checkpoint_every: Annotated[int, FROM_1]
     wandb: Mode = "disabled"
-    devices: int = 1
+    devices: Annotated[int, FROM_1] = 1
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)

@@ -1,0 +1,168 @@
+"""What the plain arguments of a constructor may be: its annotations say it.
+
+    beta: Annotated[float, FROM_0] = 0.4
+
+A config is held to them before anything is loaded (``pcg.config.validate``), and a ``checked`` class when it is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+
+T = TypeVar("T")
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a value of the right type must satisfy beyond its type, and the same in words: ``key=value: words``."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+FROM_1 = Constraint(lambda value: value >= 1, "1 or more")
+FROM_0 = Constraint(lambda value: value >= 0, "0 or more")
+ABOVE_0 = Constraint(lambda value: value > 0, "above 0")
+SHARE = Constraint(lambda value: 0 <= value <= 1, "from 0 to 1")
+SHARE_ABOVE_0 = Constraint(lambda value: 0 < value <= 1, "above 0, at most 1")
+BOUNDS = Constraint(lambda value: len(value) == 2 and 0 <= value[0] <= value[1], "the least and the most, two numbers")
+
+
+def up_to(most: int) -> Constraint:
+    """A count that takes memory or time: from 1 to ``most``, which nobody needs and a slip of the finger exceeds."""
+    return Constraint(lambda value: 1 <= value <= most, f"1 to {most:,}")
+
+
+def matching(pattern: str, words: str) -> Constraint:
+    return Constraint(lambda value: re.fullmatch(pattern, value) is not None, words)
+
+
+def one_of(*names: str) -> Constraint:
+    """For a constructor that is ``checked``; elsewhere a ``Literal`` says the same."""
+    return Constraint(names.__contains__, f"one of {', '.join(names)}")
+
+
+Limit = Annotated[int, FROM_1] | None  # the first N; null for all
+Device = Annotated[str, matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
+Language = Annotated[str, matching("[a-z]{2,3}", "a code such as en, zh, de")]
+
+
+def checked(made: type[T]) -> type[T]:
+    """A class whose constructor refuses what its annotations do not allow, with a ValueError that names all of it.
+
+    Only annotations with a ``Constraint`` are looked at; the rest is the type checker's.
+    """
+    hints = {name: hint for name, hint in hints_of(made).items() if _is_constrained(hint)}
+    names, init = tuple(inspect.signature(made).parameters), made.__init__
+
+    @functools.wraps(init)
+    def checked_init(self: Any, *values: Any, **named: Any) -> None:
+        if not torch.compiler.is_compiling():  # in a graph arguments are constants, which were checked before
+            wrong = problems(dict(zip(names, values, strict=False)) | named, hints)
+            if wrong:
+                raise ValueError(f"{made.__name__}: {'; '.join(wrong.values())}")
+        init(self, *values, **named)
+
+    made.__init__ = checked_init  # type: ignore[method-assign]
+    return made
+
+
+def problems(values: Mapping[str, Any], hints: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """By key, ``path.key=value: what is allowed`` for each value that is there and that its annotation refuses."""
+    lines = {key: _problem(path + key, values[key], hint) for key, hint in hints.items() if key in values}
+    return {key: line for key, line in lines.items() if line is not None}
+
+
+def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a constructor's arguments, without those that only a type checker can resolve."""
+    function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
+    hints: dict[str, Any] = {}
+    for name, annotation in function.__annotations__.items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints |= typing.get_type_hints(holder, function.__globals__, include_extras=True)
+        except NameError:
+            continue
+    return hints
+
+
+def _problem(key: str, value: Any, hint: Any) -> str | None:
+    of_its_type = [option for option in _options(hint) if _has_type(value, option)]
+    broken = [[limit.words for limit in _constraints(option) if not limit.holds(value)] for option in of_its_type]
+    if not all(broken):
+        return None
+    if broken:
+        or_null = ", or null" if type(None) in _options(hint) else ""
+        return f"{key}={value!r}: {'; '.join(words for each in broken for words in each)}{or_null}"
+    text = value if isinstance(value, int | float) and not isinstance(value, bool) else "..."
+    quoted = f"; text goes into quotes: \"{key}='{text}'\"" if _has_type("", hint) and value is not None else ""
+    return f"{key}={value!r}: expected {_words(hint)}{quoted}"
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; a hint that is none is the only one."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _constraints(hint: Any) -> list[Constraint]:
+    return [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Constraint)]
+
+
+def _is_constrained(hint: Any) -> bool:
+    return any(_constraints(option) for option in _options(hint))
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a plain value has the type of an annotation; annotations that plain values cannot decide let it pass."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _has_type(value, options[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_has_type(value, option) for option in options)
+    if origin is Literal:
+        return value in options
+    if hint in (bool, type(None)):
+        return isinstance(value, hint)
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    if hint in (str, Path):
+        return isinstance(value, (str, hint))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return isinstance(value, list | tuple) and (
+            not options or all(_problem("", item, options[0]) is None for item in value)
+        )
+    return not _is_part(hint)  # a part is told by a node with its _target_
+
+
+def _is_part(hint: Any) -> bool:
+    """Whether an annotation is of what is built: a protocol, a class of ours, something to call."""
+    return typing.get_origin(hint) is Callable or getattr(hint, "__module__", "").partition(".")[0] == "pcg"
+
+
+def _words(hint: Any) -> str:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _words(options[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(option) for option in options)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, options))
+    if hint is type(None):
+        return "null"
+    if _is_part(hint):
+        return "a part to build, with its _target_"
+    listed = isinstance(origin, type) and not issubclass(origin, Mapping)
+    return _PLAIN.get(hint, "a list" if listed else "keys and values")
