@@ -36,7 +36,9 @@ FROM_0 = Constraint(lambda value: value >= 0, "0 or more")
 ABOVE_0 = Constraint(lambda value: value > 0, "above 0")
 SHARE = Constraint(lambda value: 0 <= value <= 1, "from 0 to 1")
 SHARE_ABOVE_0 = Constraint(lambda value: 0 < value <= 1, "above 0, at most 1")
-BOUNDS = Constraint(lambda value: len(value) == 2 and 0 <= value[0] <= value[1], "two numbers, the least and then the most")
+BOUNDS = Constraint(
+    lambda value: len(value) == 2 and 0 <= value[0] <= value[1], "two numbers, the least and then the most"
+)
 
 
 def up_to(most: int) -> Constraint:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pcg.codecs.chunks import Chunks, at_rate, whole_hops
 from pcg.codecs.fbank import Fbank
+from pcg.constraints import ABOVE_0, FROM_0, FROM_1, one_of
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.hf import pretrained
-from pcg.constraints import ABOVE_0, FROM_0, FROM_1, one_of
 from pcg.types import Audio
 
 _READS = 16_000  # Hz
