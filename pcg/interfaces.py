@@ -196,63 +196,6 @@ class StateRule(Protocol):
 
 
 @runtime_checkable
-class LadderRule(Protocol):
-    """Several rules that test token by token, widest first, of which each place takes one: ``levels`` is exact's."""
-
-    levels: int
-
-    def at(self, levels: Int[Tensor, "batch gamma"]) -> Any:
-        """Something with a rule's ``verify`` for a block with these levels."""
-
-    def offer(
-        self, level: int, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """What a level is expected to keep beyond exact, and its law's total variation from the target."""
-
-    def law(
-        self,
-        draft_probs: Float[Tensor, "batch vocab"],
-        target_probs: Float[Tensor, "batch vocab"],
-        levels: Int[Tensor, "batch"],
-    ) -> Float[Tensor, "batch vocab"]: ...
-
-
-@runtime_checkable
-class Controller(Protocol):
-    """Chooses, for each row of a batch by what that row alone has seen, how long a block is and how it is tested.
-
-    Every choice must be made before the token that it concerns is drawn: docs/control.md says what may be looked at.
-    """
-
-    def goes_on(self, draft_probs: Float[Tensor, "batch vocab"]) -> bool:
-        """Asked after each drafted token: does any row want another one? There may be no room for it.
-
-        Args:
-            draft_probs: what the token just drafted was drawn from.
-        """
-
-    def verify(
-        self,
-        draft_tokens: Int[Tensor, "batch gamma"],
-        draft_probs: Float[Tensor, "batch gamma vocab"],
-        target_probs: Float[Tensor, "batch gamma+1 vocab"],
-        positions: Int[Tensor, "batch"],
-        randomness: Randomness,
-    ) -> Verdict:
-        """As a rule's, of each row's own block; ends the round."""
-
-    def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        """Drop every other row."""
-
-
-@runtime_checkable
-class Control(Protocol):
-    """How the rounds of a run are controlled: makes a controller for each batch."""
-
-    def over(self, rule: Any, rows: int) -> Controller: ...
-
-
-@runtime_checkable
 class Codec(Protocol):
     """Discrete tokens <-> audio, one codebook."""
 

@@ -20,15 +20,11 @@ class Verdict:
         token: the recovered token, or the bonus token where the whole block was kept.
         rival: where positions have several candidates, which of its position the last kept token is: 0 for the first.
             A rival (1 and above) ends its round, and ``token`` is then a bonus token. None with one candidate each.
-        drafted: how many of the draft tokens belong to each row's block, 1..gamma, where rows choose; None for all.
-        levels: by which rule of a ladder each place was tested; None without one.
     """
 
     accepted: Int[Tensor, "batch"]
     token: Int[Tensor, "batch"]
     rival: Int[Tensor, "batch"] | None = None
-    drafted: Int[Tensor, "batch"] | None = None
-    levels: Int[Tensor, "batch gamma"] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,6 @@ class Generation:
         finished: end-of-speech was sampled (otherwise the maximum length cut it).
         counts: this row's counts, as ``pcg.decoding.statistics`` names them.
         accepted_by_position: accepted draft tokens by place in the block, gamma numbers; empty without a draft.
-        rounds_by_gamma: how many rounds drafted 1, 2, ... tokens, where a controller chose; else empty.
-        tested_by_level: how many places each rule of a ladder tested, exact at last; empty without one.
         sums: ``alpha_exact``, and the distances of a rule with a law, summed over tested tokens.
         kinds: one of ``exact group candidate recovered bonus plain`` per token, for the token timeline.
         target_probs: the target's probability of each token, as the rule saw it; empty where no rule did.
@@ -134,8 +128,6 @@ class Generation:
     finished: bool
     counts: Mapping[str, int] = field(default_factory=dict)
     accepted_by_position: tuple[int, ...] = ()
-    rounds_by_gamma: tuple[int, ...] = ()
-    tested_by_level: tuple[int, ...] = ()
     sums: Mapping[str, float] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     target_probs: tuple[float, ...] = ()

@@ -71,7 +71,7 @@ def composed(group: str, choice: str) -> dict[str, Any]:
     return copy.deepcopy(_composed(group, choice))
 
 
-OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "decoding/control", "engine",
+OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "engine",
            "metrics", "logger", "experiment", "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
 LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the plugins' own, where they are installed
 
@@ -194,7 +194,7 @@ def test_every_point_of_every_study_is_valid(choice: str) -> None:
     [
         ("bundled_rules", 9), ("paper_table", 5), ("theta_sweep", 7), ("gamma_sweep", 15), ("grouping_ablation", 8),
         ("temperature", 10), ("batch_size", 8), ("draft_size", 10), ("frontier", 6), ("seedtts", 4), ("candidates", 8),
-        ("neutts", 4), ("control", 6),
+        ("neutts", 4),
     ],
 )  # fmt: skip
 def test_a_study_asks_for_so_many_runs(choice: str, runs: int) -> None:

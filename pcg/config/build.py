@@ -75,10 +75,6 @@ class Kept:
             self._objects[name] = make()
         return self._objects[name]
 
-    @property
-    def roles(self) -> list[str]:
-        return list(self._keys)
-
     def drop(self, *roles: str) -> None:
         for role in roles:
             self._keys.pop(role, None)

@@ -37,15 +37,13 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         run["draft"] = run["grouping"] = None
         del run["decoding"]["gamma"]
         run["decoding"].pop("baseline", None)
-        for key in ("mode", "candidates", "control"):
+        for key in ("mode", "candidates"):
             run["decoding"].pop(key, None)
     if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
         del run["decoding"]["gamma"]
     compiled = run["decoding"].get("compile", False)
     if compiled is False or (compiled == "auto" and device.type != "cuda"):
         run["decoding"].pop("compile", None)  # as ever
-    if "control" in run["decoding"]:
-        _reduce_control(run)
     run["fingerprints"] = fingerprints(run)
     return run
 
@@ -64,20 +62,6 @@ def _reduce_engine(run: dict[str, Any]) -> None:
         run["engine"] = {**node, "name": make.name, "version": make.version()}
         for key in ("baseline", "batch_size", "compile"):
             run["decoding"].pop(key, None)
-
-
-def _reduce_control(run: dict[str, Any]) -> None:
-    """Leave out what is not read: a control that is fixed; a ladder of groups without a budget, and
-    with one the run's own theta, which is then the ladder's widest."""
-    control = run["decoding"]["control"]
-    if not is_built(control):
-        del run["decoding"]["control"]
-    elif control.get("budget") is None:
-        run["decoding"]["control"] = {k: v for k, v in control.items() if k not in ("budget", "thetas", "horizon")}
-    elif control.get("thetas") and is_built((run["grouping"] or {}).get("groups")):
-        run["grouping"]["groups"]["theta"] = control["thetas"][0]
-        if "theta" in run["grouping"]:
-            run["grouping"]["theta"] = control["thetas"][0]
 
 
 def run_id(run: Mapping[str, Any]) -> str:
@@ -132,7 +116,4 @@ def label(run: Mapping[str, Any]) -> str:
         settings = {"theta": theta(run), **settings}
     if is_built(run.get("engine")):
         settings["engine"] = engine(run)
-    control = run["decoding"].get("control")
-    if control is not None:
-        settings |= {"control": name_of(control), **{k: control[k] for k in ("least", "budget") if k in control}}
     return " ".join([method(run), *(f"{key}={value}" for key, value in settings.items())])

@@ -33,7 +33,6 @@ class Decoding:
     mode: Literal["speculative", "law", "truncated"] = "speculative"
     candidates: Annotated[int, up_to(1_000)] = 1
     compile: bool | Literal["auto"] = "auto"
-    control: dict[str, Any] | None = None
 
     @property
     def sampling(self) -> Sampling:

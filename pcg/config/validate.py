@@ -57,7 +57,6 @@ def check(config: Mapping[str, Any]) -> Settings:
         elif not optional:
             problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
     problems += _problems_of_engine(config, problems)
-    problems += problems_of_control(config.get("decoding"), config.get("grouping"))
     problems += problems_of_metrics(config.get("metrics"))
     problems += problems_of_language(config.get("metrics"), config.get("dataset"))
     problems += _problems_of_devices(config.get("device"), config.get("devices", 1))
@@ -99,36 +98,6 @@ def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
         problems += problems_of_node(node, f"metrics.{name}")
     unnamed = [name for name in metrics or {} if name != "when" and name not in built]
     return problems + [f"metrics.{name}: names no metric; ~metrics.{name} leaves it out" for name in unnamed]
-
-
-def problems_of_control(decoding: Any, grouping: Any) -> list[str]:
-    """What is wrong with ``decoding.control``, and with what it is to control."""
-    decoding = decoding if isinstance(decoding, Mapping) else {}
-    node = decoding.get("control")
-    if not is_built(node):
-        return []
-    problems = problems_of_node(node, "decoding.control")
-    if decoding.get("candidates", 1) != 1:
-        problems.append("decoding.control: a tree of candidates knows none; decoding/control=fixed, or candidates=1")
-    if decoding.get("mode", "speculative") != "speculative":
-        problems.append(f"decoding.control: decoding.mode={decoding['mode']} has no rounds; decoding/control=fixed")
-    if node.get("budget") is not None:
-        if not node.get("thetas"):
-            problems.append("decoding.control.thetas: a budget needs some to choose from")
-        groups = grouping.get("groups") if isinstance(grouping, Mapping) else None
-        if not isinstance(groups, Mapping) or "theta" not in groups:
-            problems.append(
-                "decoding.control.budget: chooses the theta of groups; want grouping=pcg and groups with one"
-            )
-    return problems
-
-
-def problems_without_control(config: Mapping[str, Any]) -> list[str]:
-    """For a command that decodes with gamma as it stands, or not at all."""
-    decoding = config.get("decoding")
-    if isinstance(decoding, Mapping) and is_built(decoding.get("control")):
-        return ["decoding.control: chooses along an utterance, which only runs do; decoding/control=fixed"]
-    return []
 
 
 def problems_of_language(metrics: Mapping[str, Any] | None, dataset: Mapping[str, Any] | None) -> list[str]:

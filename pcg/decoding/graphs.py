@@ -28,7 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
 from pcg.decoding.speculative import chain
-from pcg.interfaces import CandidateRule, Drafted, LadderRule, Rule, StateRule, TokenLM
+from pcg.interfaces import CandidateRule, Drafted, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
@@ -97,8 +97,8 @@ class Graphs:
         return self._made[id(model)]
 
     def of_rule(self, rule: Any) -> GraphedRule:
-        """Raises ValueError for a rule that asks the model again, tests a tree or takes its groups place by place."""
-        if not isinstance(rule, Rule) or isinstance(rule, StateRule | CandidateRule | LadderRule):
+        """Raises ValueError for a rule that asks the model again or tests a tree."""
+        if not isinstance(rule, Rule) or isinstance(rule, StateRule | CandidateRule):
             raise ValueError(f"{type(rule).__name__} is no rule of one graph")
         return GraphedRule(rule, self)
 

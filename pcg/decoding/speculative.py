@@ -15,34 +15,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
-from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.rows import Prompt, Rows, mark
-from pcg.interfaces import Cache, Control, Controller, Drafted, LadderRule, Readable, Rule, StateRule, TokenLM
+from pcg.interfaces import Cache, Drafted, Readable, Rule, StateRule, TokenLM
 from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Generation, Round
-
-GoesOn = Callable[[Float[Tensor, "batch vocab"]], bool]  # a controller's
 
 
 @torch.inference_mode()
 def speculative_decode(
     target: TokenLM,
     draft: TokenLM,
-    rule: Rule | StateRule | LadderRule,
+    rule: Rule | StateRule,
     prompts: Sequence[Prompt],
     *,
     gamma: int,
     sampling: Sampling,
     max_tokens: int,
     randomness: Randomness,
-    control: Control = Fixed(),  # noqa: B008 - it holds nothing
     observer: Callable[[Round], None] | None = None,
     clock: Clock | None = None,
 ) -> list[Generation]:
     """Speech tokens of each prompt, until end-of-speech or ``max_tokens``.
 
     Args:
-        gamma: draft tokens a round, at most where ``control`` has rows stop before.
+        gamma: draft tokens a round.
         sampling: how the logits of both models become probabilities.
         randomness: one key a prompt.
         observer: sees every round; its time is not decoding time.
@@ -54,22 +50,18 @@ def speculative_decode(
     reads = draft.reads + last_state(target, rule)
     target_cache, draft_cache, last, recent = prefill(target, draft, prompts, gamma, max_tokens, gamma, reads, clock)
     rule = rule.over(target, target_cache, sampling) if isinstance(rule, StateRule) else rule
-    controller = control.over(rule, len(prompts))
-    goes_on = None if isinstance(control, Fixed) else controller.goes_on
     clock.enter("other")
     places, again = torch.arange(recent.shape[1], device=target.device), 1 if draft.reads else 2
 
     while len(rows.index):
-        draft_tokens, draft_probs, seen = propose(
-            draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock, goes_on
-        )
+        draft_tokens, draft_probs, seen = propose(draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock)
         block = torch.cat([last, target.token_ids(draft_tokens)], 1)
         clock.enter("target")
         logits = target.step(block, target_cache)
         clock.enter("other")
         target_probs = sampling.probabilities(logits, seen)
         clock.enter("rule")
-        verdict = controller.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
+        verdict = rule.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
         clock.enter("other")
 
         index, positions, count = rows.index, rows.positions, verdict.accepted + 1
@@ -82,14 +74,14 @@ def speculative_decode(
             observer(Round(index, positions, draft_tokens, draft_probs, target_probs, verdict, said, emitted, finished))
             clock.enter("other")
 
-        rejected = draft_tokens.shape[1] - commit.accepted
+        rejected = gamma - commit.accepted
         again = int(commit.accepted.max()) + 1 if draft.reads else 2
         target_cache.lengths = target_cache.lengths - rejected
         draft_cache.lengths = draft_cache.lengths - rejected - (again - 2)
         last, newest = target.token_ids(token), count.unsqueeze(1) + places
         recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
         if len(commit.active) < len(index):
-            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache, controller), last, recent)
+            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache), last, recent)
     clock.pause()
     return rows.generations()
 
@@ -128,9 +120,7 @@ def prefill(
     return target_cache, draft_cache, last, recent
 
 
-def keep_rows(
-    active: Sequence[int], parts: Sequence[Rows | Cache | Controller], *ids: Int[Tensor, "_ _"]
-) -> list[Tensor]:
+def keep_rows(active: Sequence[int], parts: Sequence[Rows | Cache], *ids: Int[Tensor, "_ _"]) -> list[Tensor]:
     """Let the other rows leave; the ``ids`` of those that stay."""
     kept = torch.tensor(active, dtype=torch.int64)
     for part in parts:
@@ -138,7 +128,7 @@ def keep_rows(
     return [each[kept.to(each.device)] for each in ids]
 
 
-def last_state(target: TokenLM, rule: Rule | StateRule | LadderRule) -> tuple[int, ...]:
+def last_state(target: TokenLM, rule: Rule | StateRule) -> tuple[int, ...]:
     """What the target must keep for the rule, after what the draft reads.
 
     Raises:
@@ -159,15 +149,14 @@ def propose(
     sampling: Sampling,
     rows: Rows,
     clock: Clock,
-    goes_on: GoesOn | None = None,
 ) -> Drafted:
-    """Draft ``gamma`` tokens, or fewer where no row wants more: as ``chain``, by the draft itself where it can.
+    """Draft ``gamma`` tokens: as ``chain``, by the draft itself where it can.
 
     Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
     draft that it did not keep, so a later round must not draw that position with the same number.
     """
     uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma)
-    if goes_on is None and hasattr(draft, "propose"):  # a ``ChainLM``; asking for the protocol takes 10 us a round
+    if hasattr(draft, "propose"):  # a ``ChainLM``; asking for the protocol takes 10 us a round
         clock.enter("draft", passes=gamma)
         found: Drafted = draft.propose(recent, cache, uniform, sampling, rows.seen)
         clock.enter("other")
@@ -179,7 +168,7 @@ def propose(
         clock.enter("other")
         return logits
 
-    return chain(step, draft.token_ids, recent, uniform, sampling, rows.seen, goes_on)
+    return chain(step, draft.token_ids, recent, uniform, sampling, rows.seen)
 
 
 def chain(
@@ -189,7 +178,6 @@ def chain(
     uniform: Float[Tensor, "batch gamma"],
     sampling: Sampling,
     seen: Bool[Tensor, "batch vocab"] | None,
-    goes_on: GoesOn | None = None,
 ) -> Drafted:
     """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
     drawn from, and what was seen before each."""
@@ -200,7 +188,5 @@ def chain(
         probs.append(sampling.probabilities(logits, marks[-1]))
         tokens.append(draw(probs[-1], number).unsqueeze(1))
         marks.append(None if marks[-1] is None else mark(marks[-1], tokens[-1]))
-        if goes_on is not None and not goes_on(probs[-1]):
-            break
     history = None if seen is None else torch.stack([each for each in marks if each is not None], 1)
     return torch.cat(tokens, 1), torch.stack(probs, 1), history

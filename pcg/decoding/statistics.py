@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule
+from pcg.interfaces import CandidateRule, Rule, StateRule
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Generation, Round
 
@@ -47,16 +47,13 @@ class Statistics:
         rule: distortion is measured where it has a ``law``.
     """
 
-    def __init__(self, gamma: int, rule: Rule | StateRule | CandidateRule | LadderRule, randomness: Randomness) -> None:
+    def __init__(self, gamma: int, rule: Rule | StateRule | CandidateRule, randomness: Randomness) -> None:
         self._law = getattr(rule, "law", None)
         self._randomness = randomness
         self._candidates = rule.count if isinstance(rule, CandidateRule) else 1
         rows = len(randomness.keys)
         self._counts = torch.zeros(rows, len(COUNTS), dtype=torch.int64)
         self._by_position = torch.zeros(rows, gamma, dtype=torch.int64)
-        self._by_gamma = torch.zeros(rows, gamma, dtype=torch.int64)
-        levels = rule.levels + 1 if isinstance(rule, LadderRule) else 0
-        self._by_level = torch.zeros(rows, levels, dtype=torch.int64)
         self._sums = torch.zeros(rows, 1 + len(DISTANCES), dtype=torch.float64)
         self._kinds: list[list[str]] = [[] for _ in range(rows)]
         self._target_probs: list[list[float]] = [[] for _ in range(rows)]
@@ -66,14 +63,13 @@ class Statistics:
     def __call__(self, seen: Round) -> None:
         gamma = seen.draft_tokens.shape[1]
         place, device = torch.arange(gamma), seen.draft_tokens.device
-        kept, rival, drafted = seen.verdict.accepted.cpu(), seen.verdict.rival, seen.verdict.drafted
-        gammas = torch.full_like(kept, gamma) if drafted is None else drafted.cpu()
+        kept, rival = seen.verdict.accepted.cpu(), seen.verdict.rival
         by_rival = torch.zeros_like(kept, dtype=torch.bool) if rival is None else rival.cpu() > 0
         counted = seen.emitted + seen.finished  # less than kept + 1 where the block was cut
         accepted = torch.minimum(kept, counted)
-        tested = torch.minimum(torch.minimum(kept + ~by_rival, counted), gammas)
+        tested = torch.minimum(kept + ~by_rival, counted).clamp(max=gamma)
         whole = counted == kept + 1  # the recovered or bonus token counts too
-        bonus = (kept == gammas) | by_rival
+        bonus = (kept == gamma) | by_rival
         is_tested, is_accepted = place < tested[:, None], place < accepted[:, None]
         is_rival = by_rival[:, None] & (place == kept[:, None] - 1)
 
@@ -89,8 +85,8 @@ class Statistics:
         columns = {
             "rounds": one,
             "target_passes": one,
-            "draft_passes": torch.full_like(counted, gamma),  # a row that has stopped waits for the others
-            "drafted": gammas * self._candidates,
+            "draft_passes": torch.full_like(counted, gamma),
+            "drafted": torch.full_like(counted, gamma * self._candidates),
             "tested": tested,
             "accepted": accepted,
             "group_only_accepted": group_only.sum(1),
@@ -100,8 +96,7 @@ class Statistics:
             "emitted": counted,
         }
         self._counts.index_add_(0, seen.rows, torch.stack([columns[name].long() for name in COUNTS], 1))
-        self._by_position.index_add_(0, seen.rows, F.pad(is_accepted.long(), (0, self._by_position.shape[1] - gamma)))
-        self._note_choices(seen, gammas, is_tested)
+        self._by_position.index_add_(0, seen.rows, is_accepted.long())
         sums = torch.cat([exact_acceptance.sum(1, keepdim=True), self._distortion(seen, is_tested)], 1)
         self._sums.index_add_(0, seen.rows, sums)
         kinds = torch.where(is_rival, KINDS.index("candidate"), group_only.long())
@@ -114,19 +109,10 @@ class Statistics:
         if self._law is None:
             return sums
         row, place = is_tested.nonzero(as_tuple=True)
-        draft, target, levels = seen.draft_probs[row, place], seen.target_probs[row, place], seen.verdict.levels
-        law = self._law(draft, target) if levels is None else self._law(draft, target, levels[row, place])
+        draft, target = seen.draft_probs[row, place], seen.target_probs[row, place]
+        law = self._law(draft, target)
         distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1)
         return sums.index_add_(0, row, distances.double().cpu())
-
-    def _note_choices(self, seen: Round, gammas: Int[Tensor, "batch"], is_tested: Bool[Tensor, "batch gamma"]) -> None:
-        """What a controller chose; nothing without one."""
-        if seen.verdict.drafted is not None:
-            self._by_gamma.index_put_((seen.rows, gammas - 1), torch.ones_like(gammas), accumulate=True)
-        if seen.verdict.levels is not None:
-            row, place = is_tested.nonzero(as_tuple=True)
-            chosen = seen.verdict.levels.cpu()[row, place]
-            self._by_level.index_put_((seen.rows[row], chosen), torch.ones_like(chosen), accumulate=True)
 
     def _note_kinds(self, seen: Round, kinds: Int[Tensor, "batch gamma"], last: Int[Tensor, "batch"]) -> None:
         """``last``: the kind of the token after those kept."""
@@ -153,8 +139,6 @@ class Statistics:
             generations,
             self._counts.tolist(),
             self._by_position.tolist(),
-            self._by_gamma.tolist(),
-            self._by_level.tolist(),
             self._sums.tolist(),
             self._kinds,
             self._target_probs,
@@ -166,14 +150,12 @@ class Statistics:
                 generation,
                 counts=dict(zip(COUNTS, counts, strict=True)),
                 accepted_by_position=tuple(by_position),
-                rounds_by_gamma=tuple(by_gamma) if any(by_gamma) else (),
-                tested_by_level=tuple(by_level),
                 sums=dict(zip(names, sums, strict=False)),
                 kinds=tuple(kinds),
                 target_probs=tuple(target),
                 draft_probs=tuple(draft),
             )
-            for generation, counts, by_position, by_gamma, by_level, sums, kinds, target, draft in rows
+            for generation, counts, by_position, sums, kinds, target, draft in rows
         ]
 
 

@@ -51,7 +51,7 @@ def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | N
         same &= _models(study["config"]) == _models(run)
     same &= all(study["config"]["decoding"][key] == run["decoding"][key] for key in _SAMPLING)
     same &= study["config"]["decoding"].get("candidates", 1) == run["decoding"].get("candidates", 1)
-    same &= "control" not in run["decoding"]  # predictions are of one gamma and one theta
+    same &= "control" not in run["decoding"]  # of an earlier version, which chose gamma and theta round by round
     return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)
 
 

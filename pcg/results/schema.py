@@ -92,14 +92,6 @@ KEYS: Mapping[str, str] = {
     "distortion.overshoot_unlikely": "of tv, what the law puts above the target at tokens that the target hardly ever "
     f"says: below {UNLIKELY:g} of its largest probability; null likewise, and in results before schema 3",
     "distortion.overshoot_likely": "the rest of tv: what it puts above the target at all other tokens",
-    "control.gamma": "draft tokens of a row's block, on average; it may have waited for other rows' "
-    "(counts.draft_passes). This and what follows: null with decoding/control=fixed, and in results before schema 5",
-    "control.rounds_by_gamma": "rounds that had 1, 2, ... draft tokens",
-    "control.tested_by_theta": "positions tested with the groups of each of decoding.control.thetas, exact at last; "
-    "null without a budget",
-    "control.budget_spent": "total variation of the law from the target, summed over an utterance's tested positions, "
-    "on average; null likewise",
-    "control.budget_spent_most": "of the utterance that spent most; never above decoding.control.budget",
     "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit); null without a "
     "codec, since there is no audio then",
     "quality.baseline_*": "the same of the target alone on the same prompts",
@@ -147,7 +139,6 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         "engine": _engine(run, records),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
         "distortion": _distortion(rows),
-        "control": _control(rows),
         "quality": quality(rows, ratios),
         "left_out": left_out(rows, ratios),
     }
@@ -208,26 +199,6 @@ def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:
     found = {key: _per(rows, "sums", key, "tested").value for key in DISTANCES}
     total, unlikely = found["tv"], found["overshoot_unlikely"]
     return {**found, "overshoot_likely": None if total is None or unlikely is None else max(total - unlikely, 0.0)}
-
-
-def _control(rows: Sequence[Row]) -> dict[str, Any]:
-    """What a controller chose."""
-    rounds, tested = (_summed(rows, key) for key in ("rounds_by_gamma", "tested_by_level"))
-    spent = [row["sums"]["tv"] for row in rows] if tested else []
-    drafted = sum((place + 1) * count for place, count in enumerate(rounds or ()))
-    return {
-        "gamma": drafted / sum(rounds) if rounds else None,
-        "rounds_by_gamma": rounds,
-        "tested_by_theta": tested,
-        "budget_spent": sum(spent) / len(spent) if spent else None,
-        "budget_spent_most": max(spent, default=None),
-    }
-
-
-def _summed(rows: Sequence[Row], key: str) -> list[int] | None:
-    """A row's list added up over rows; none where they have none, as in records of before."""
-    columns = list(zip(*(row.get(key) or () for row in rows), strict=True))
-    return [sum(column) for column in columns] or None
 
 
 def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:

@@ -35,11 +35,10 @@ def read(folder: Path) -> Result | None:
 
 
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What earlier schemas had not, as not measured; nothing else has changed since."""
+    """What earlier schemas had not, as not measured. Their ``control`` (lengths and budgets, gone) is left as it is."""
     overshoot = {"overshoot_unlikely": None, "overshoot_likely": None}
     return {
         "left_out": [],
-        "control": dict.fromkeys(("gamma", "rounds_by_gamma", "tested_by_theta", "budget_spent", "budget_spent_most")),
         "engine": dict(OWN_ENGINE),
         **values,
         "speed": {"tokens_per_second_whole": None, **values["speed"]},

@@ -207,8 +207,6 @@ def _row(
         "draft_probs": list(generation.draft_probs),
         "counts": dict(generation.counts),
         "accepted_by_position": list(generation.accepted_by_position),
-        "rounds_by_gamma": list(generation.rounds_by_gamma),
-        "tested_by_level": list(generation.tested_by_level),
         "sums": dict(generation.sums),
         **_spoken(utterance, audio),
         "scores": scores,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +54,7 @@ def decode_speculative(
     assert parts.rule is not None
     clock, randomness = Clock(parts.device), _randomness(parts, prompts, seed)
     statistics = Statistics(decoding.gamma, parts.rule, randomness)
-    chain = functools.partial(speculative_decode, control=parts.control)
-    decode: Any = chain if decoding.candidates == 1 else tree_decode  # a tree knows no control
+    decode: Any = speculative_decode if decoding.candidates == 1 else tree_decode
     generations = decode(
         parts.target,
         parts.draft,

@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcg.groups.table import GroupTable
-from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule
+from pcg.interfaces import CandidateRule, Rule, StateRule
 
 
-def _table(rule: Rule | StateRule | CandidateRule | LadderRule | None) -> GroupTable | None:
+def _table(rule: Rule | StateRule | CandidateRule | None) -> GroupTable | None:
     return getattr(rule, "groups", None)
 
 
-def size_report(rule: Rule | StateRule | CandidateRule | LadderRule | None) -> dict[str, Any] | None:
+def size_report(rule: Rule | StateRule | CandidateRule | None) -> dict[str, Any] | None:
     """``GroupTable.report`` with a histogram: groups of 1, 2 to 3, 4 to 7, ... tokens. None without groups."""
     table = _table(rule)
     if table is None:
@@ -26,7 +26,7 @@ def size_report(rule: Rule | StateRule | CandidateRule | LadderRule | None) -> d
     return {**table.report(), "histogram": {"edges": edges, "counts": counts.tolist()}}
 
 
-def mean_sizes(rule: Rule | StateRule | CandidateRule | LadderRule | None) -> Float[Tensor, "vocab"] | None:
+def mean_sizes(rule: Rule | StateRule | CandidateRule | None) -> Float[Tensor, "vocab"] | None:
     """For each token ``sum_k w[k,t] |G_k|``: the mean size of the groups that hold it, one of which a test draws."""
     table = _table(rule)
     return None if table is None else table.spread(table.sizes.double()).cpu()

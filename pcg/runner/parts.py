@@ -20,7 +20,6 @@ from pcg.config.build import TARGET, Kept, build, constructor, is_built
 from pcg.config.identity import canonical, name_of
 from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
-from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.pair import Placed, check_compatible
 from pcg.engines.engine import Decoder, Pair, Spoken
 from pcg.files import cache_folder
@@ -30,9 +29,7 @@ from pcg.interfaces import (
     BranchingLM,
     CandidateRule,
     Codec,
-    Control,
     Dataset,
-    LadderRule,
     Metric,
     OutcomeRule,
     Rule,
@@ -52,7 +49,7 @@ class Composed(Protocol):
     @property
     def audio_tokens(self) -> int: ...
     @property
-    def rule(self) -> Rule | StateRule | CandidateRule | LadderRule | None: ...
+    def rule(self) -> Rule | StateRule | CandidateRule | None: ...
     @property
     def codec(self) -> Codec | None: ...
     @property
@@ -69,12 +66,11 @@ class Parts:
 
     target: TokenLM
     draft: TokenLM | None
-    rule: Rule | StateRule | CandidateRule | LadderRule | None
+    rule: Rule | StateRule | CandidateRule | None
     codec: Codec | None
     dataset: Dataset
     metrics: Mapping[str, Metric]
     device: torch.device
-    control: Control
 
     @property
     def audio_tokens(self) -> int:
@@ -86,7 +82,7 @@ class ServedParts:
     """A run that an engine decodes; see ``Composed``."""
 
     audio_tokens: int
-    rule: Rule | StateRule | LadderRule | None
+    rule: Rule | StateRule | None
     codec: Codec | None
     dataset: Dataset
     metrics: Mapping[str, Metric]
@@ -108,14 +104,11 @@ def load(run: Mapping[str, Any]) -> Parts:
     draft = _draft(run, target, device)
     _same_vocabulary(target, draft, codec)
     rule = None
-    control = _control(run)
     if draft is not None:
         rule = _with_candidates(_rule(run, target, draft, codec), run["decoding"].get("candidates", 1), target)
     if rule is not None:
         _check_mode(run["decoding"].get("mode"), rule)
-    target, draft, rule = _graphed(run, target, draft, rule, control)
-    if isinstance(rule, StateRule) and not isinstance(control, Fixed):
-        raise ConfigError([f"decoding.control: {type(rule).__name__} reads states of whole blocks; want fixed"])
+    target, draft, rule = _graphed(run, target, draft, rule)
     return Parts(
         target=target,
         draft=draft,
@@ -124,7 +117,6 @@ def load(run: Mapping[str, Any]) -> Parts:
         dataset=load_dataset(run["dataset"]),
         metrics=metrics_of(run),
         device=device,
-        control=control,
     )
 
 
@@ -214,8 +206,7 @@ def load_metrics(nodes: Mapping[str, Any], heard: bool = True) -> dict[str, Metr
 
 def release_models() -> None:
     """Let go of the models, so that what is loaded next has their memory."""
-    groups = (role for role in _kept.roles if role.startswith("groups"))
-    _kept.drop("target", "draft", "codec", "engine", "graphs", *groups)
+    _kept.drop("target", "draft", "codec", "engine", "graphs", "groups")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -234,7 +225,7 @@ def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> Tok
     return _kept.get("draft", key, lambda: build(run["draft"], **supplied), holders=("graphs",))
 
 
-def _graphed(run: Mapping[str, Any], target: Any, draft: Any, rule: Any, control: Control) -> tuple[Any, Any, Any]:
+def _graphed(run: Mapping[str, Any], target: Any, draft: Any, rule: Any) -> tuple[Any, Any, Any]:
     """Target, draft and rule with graphs for what they do, where ``decoding.compile`` asks for them.
 
     Raises:
@@ -248,8 +239,6 @@ def _graphed(run: Mapping[str, Any], target: Any, draft: Any, rule: Any, control
     key, device = [run["target"], run["draft"], run["device"], asked], torch.device(run["device"])
     graphs = _kept.get("graphs", key, lambda: Graphs(device, folder=cache_folder() / "kernels", strict=asked is True))
     try:
-        if not isinstance(control, Fixed):
-            raise ValueError(f"{type(control).__name__} control chooses in every round what is done")
         graphed = graphs.of_model(target), draft and graphs.of_model(draft), rule and graphs.of_rule(rule)
     except ValueError as error:
         if asked is True:
@@ -272,47 +261,18 @@ def _same_vocabulary(target: Placed, draft: Placed | None, codec: Codec | None) 
         raise ConfigError(problems)
 
 
-def _control(run: Mapping[str, Any]) -> Control:
-    node = run["decoding"].get("control")
-    return build(node) if is_built(node) else Fixed()
-
-
-def _rule(
-    run: Mapping[str, Any], target: Embedded, draft: Embedded, codec: Codec | None
-) -> Rule | StateRule | LadderRule:
-    """The run's rule; with a budget of distortion a ladder of it, one rule a theta."""
+def _rule(run: Mapping[str, Any], target: Embedded, draft: Embedded, codec: Codec | None) -> Rule | StateRule:
+    """The run's rule, with its groups if it has any."""
     node = {key: value for key, value in run["grouping"].items() if key != "groups"}
-    control = run["decoding"].get("control") or {}
-    if control.get("budget") is None:
-        return _with_groups(node, run, target, draft, codec) if "groups" in run["grouping"] else build(node)
-    rules = []
-    for place, theta in enumerate(control["thetas"]):
-        grouping = {**run["grouping"], "groups": {**run["grouping"]["groups"], "theta": theta}}
-        rules.append(_with_groups(node, {**run, "grouping": grouping}, target, draft, codec, f".{place}"))
-    try:
-        return build({TARGET: "pcg.acceptance.ladder.Ladder"}, rules=rules)
-    except ValueError as error:
-        raise ConfigError([f"decoding.control.budget: {error}"]) from error
-
-
-def _with_groups(
-    node: Mapping[str, Any],
-    run: Mapping[str, Any],
-    target: Embedded,
-    draft: Embedded,
-    codec: Codec | None,
-    which: str = "",
-) -> Rule:
-    """``which`` of several rules it is, as they are kept side by side."""
+    if "groups" not in run["grouping"]:
+        return build(node)
     groups = dict(run["grouping"]["groups"])
     key = [groups, run["target"], run["draft"], run["codec"], run["device"]]
-    table = _kept.get(f"groups{which}", key, lambda: group_table(groups, target, draft, codec, run))
+    table = _kept.get("groups", key, lambda: group_table(groups, target, draft, codec, run))
     return build(node, groups=table)
 
 
-def _with_candidates(
-    rule: Rule | StateRule | LadderRule, count: int, target: TokenLM
-) -> Rule | StateRule | CandidateRule | LadderRule:
+def _with_candidates(rule: Rule | StateRule, count: int, target: TokenLM) -> Rule | StateRule | CandidateRule:
     """The rule for ``count`` candidates a position.
 
     Raises:

@@ -51,7 +51,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = [*constraints.problems(config, _KEYS).values(), *validate.problems_without_control(config)]
+    problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["draft"]):
         problems.append("draft: there must be one to speculate with")
     run = {key: value for key, value in config.items() if key not in _KEYS}

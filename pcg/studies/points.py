@@ -17,7 +17,7 @@ from pcg.config import validate
 from pcg.config.identity import canonical
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, nearest
-from pcg.interfaces import CandidateRule, LadderRule, Rule, StateRule
+from pcg.interfaces import CandidateRule, Rule, StateRule
 from pcg.runner import parts
 
 _OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")
@@ -52,7 +52,7 @@ def settings_and_points(
     """
     rules, grids, only = config["rules"], config["grids"], config["only"]
     only = [only] if isinstance(only, str) else only
-    problems = [*found, *validate.problems_without_control(config)]
+    problems = [*found]
     problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
     settings: Settings | None = None
     points = []
@@ -89,7 +89,6 @@ def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
         assert rule is not None
         if isinstance(rule, StateRule):
             raise ConfigError([f"rules.{points[index].curve}: reads the target's states, so only runs can measure it"])
-        assert not isinstance(rule, LadderRule)  # a control is refused
         built[index] = rule
     return [built[index] for index in range(len(points))]
 

@@ -18,8 +18,6 @@ from pcg.acceptance.pcg import PCG
 from pcg.config.validate import ConfigError
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock, compiling
-from pcg.decoding.control.adaptive import Adaptive
-from pcg.decoding.control.fixed import Fixed
 from pcg.decoding.graphs import Graphs
 from pcg.decoding.rows import Prompt
 from pcg.decoding.speculative import speculative_decode
@@ -195,14 +193,12 @@ def test_what_has_no_graph_is_named(plain: dict[str, Any], graphed: dict[str, An
 def test_a_run_says_what_cannot_be_compiled(plain: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     run = {"target": "a", "draft": "b", "device": "cpu", "decoding": {"compile": True}}
     with pytest.raises(ConfigError, match=r"compile=true: DropMatch is no rule of one graph; auto goes without"):
-        parts._graphed(run, plain["target"], plain["draft"], DropMatch(), Fixed())
-    with pytest.raises(ConfigError, match="Adaptive control chooses in every round"):
-        parts._graphed(run, plain["target"], plain["draft"], Exact(), Adaptive())
+        parts._graphed(run, plain["target"], plain["draft"], DropMatch())
     run["decoding"]["compile"] = "auto"
     with caplog.at_level("INFO"):
-        found = parts._graphed(run, plain["target"], plain["draft"], DropMatch(), Fixed())
+        found = parts._graphed(run, plain["target"], plain["draft"], DropMatch())
     assert found[:2] == (plain["target"], plain["draft"])
     assert "compile=auto: nothing is compiled" in caplog.text
-    target, draft, rule = parts._graphed(run, plain["target"], plain["draft"], Exact(), Fixed())
+    target, draft, rule = parts._graphed(run, plain["target"], plain["draft"], Exact())
     assert (target.model, draft.model, rule.rule) == (plain["target"], plain["draft"], Exact())
-    assert parts._graphed(run, plain["target"], plain["draft"], Exact(), Fixed())[0] is target
+    assert parts._graphed(run, plain["target"], plain["draft"], Exact())[0] is target

@@ -297,7 +297,6 @@ def test_without_vllm_one_line_installs_it(config, monkeypatch) -> None:
         (["grouping=dropmatch"], "grouping=dropmatch: asks for what vLLM does not give; it can do block, bucket"),
         (["decoding.candidates=2"], "decoding.candidates=2: vLLM verifies chains; want 1"),
         (["decoding.mode=law"], "decoding.mode=law: vLLM verifies chains; want speculative"),
-        (["decoding/control=adaptive"], "decoding.control: vLLM drafts the same number"),
         (["draft=eagle"], "draft: engine=vllm runs models that are folders"),
         (["draft=ngram"], "draft: engine=vllm runs models that are folders"),
         (["target=transformers", "target.path=x"], "target: engine=vllm runs models that are folders"),

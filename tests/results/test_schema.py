@@ -97,19 +97,6 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
     assert "baseline_wer" not in values["quality"]
 
 
-def test_what_a_controller_chose() -> None:
-    """Two utterances: 10 rounds of 1 token and 10 of 2; 45 places with groups, 15 exact; 3 and 1 spent."""
-    rows = [
-        row(rounds_by_gamma=[10, 0], tested_by_level=[25, 5]),
-        row(rounds_by_gamma=[0, 10], tested_by_level=[20, 10], sums={"alpha_exact": 15.0, "tv": 1.0}),
-    ]
-    assert summarise(RUN, [record(rows)], RATIOS)["control"] == {
-        "gamma": 1.5, "rounds_by_gamma": [10, 10], "tested_by_theta": [45, 15],
-        "budget_spent": 2.0, "budget_spent_most": 3.0,
-    }  # fmt: skip
-    assert set(summarise(RUN, [record([row()])], RATIOS)["control"].values()) == {None}
-
-
 def test_empty_generations_are_counted() -> None:
     values = summarise(RUN, [record([row(), row(tokens=[])]), record([row(tokens=[])])], RATIOS)
     assert (values["counts"]["utterances"], values["counts"]["empty"]) == (3, 2)
@@ -148,7 +135,7 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
     values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     del values["counts"]["empty"], values["counts"]["rival_accepted"]
     del values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
-    del values["control"], values["engine"], values["speed"]["tokens_per_second_whole"]
+    del values["engine"], values["speed"]["tokens_per_second_whole"]
     for schema in (0, 1, 2, 3, 4, 5, 7):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
         if schema in (1, 2, 3, 4, 5):
@@ -157,7 +144,6 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
             assert found.values["counts"]["empty"] is None  # not counted then
             assert found.values["counts"]["rival_accepted"] is None
             assert found.values["distortion"]["overshoot_unlikely"] is None
-            assert found.values["control"]["gamma"] is None
             assert found.values["engine"]["name"] == "own"
             assert found.values["speed"]["tokens_per_second_whole"] is None
             continue

@@ -257,5 +257,3 @@ def test_the_command_line_is_checked() -> None:
     )
     with pytest.raises(ConfigError, match=r"(?s)rules\.pcg\.groups: .*theta=2\.5.*rules\.ssd: ssd: beta=-1\.5"):
         cli.check_command_line("offline", ["thetas=[2.5]", "grids.ssd.beta=[-1.5]"], offline.check)
-    with pytest.raises(ConfigError, match=r"decoding\.control: chooses along an utterance, which only runs do"):
-        cli.check_command_line("offline", ["decoding/control=adaptive"], offline.check)

@@ -103,8 +103,6 @@ def _problems_of_drafts(decoding: Mapping[str, Any], grouping: Any) -> list[str]
         if decoding.get(key, only) != only:
             why = "vLLM's draft knows the temperature alone" if key.startswith("top") else "vLLM verifies chains"
             found.append(f"decoding.{key}={decoding[key]}: {why}; want {'null' if only is None else only}")
-    if is_built(decoding.get("control")):
-        found.append("decoding.control: vLLM drafts the same number of tokens every round; decoding/control=fixed")
     if is_built(grouping):
         name = name_of(grouping)
         if name not in rules():
