@@ -134,16 +134,15 @@ class DraftModule(L.LightningModule):
         """Expected acceptance on speech that was not trained on: ``exact_1`` is exact at depth 1, and so on."""
         sums: dict[str, float] = {}
         positions = 0
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            for ids in self._heldout:
-                drafts, target = self._asked(ids.to(self.device), 1.0)
-                positions += len(target)
-                for depth, draft in enumerate(drafts, 1):
-                    found = {"exact": acceptance(draft, target)}
-                    for name, table in self._groups.items():
-                        found[name] = coarse_acceptance(draft, target, table)
-                    for name, alpha in found.items():
-                        sums[f"{name}_{depth}"] = sums.get(f"{name}_{depth}", 0.0) + float(alpha.sum())
+        for ids in self._heldout:
+            drafts, target = self._asked(ids.to(self.device), 1.0)
+            positions += len(target)
+            for depth, draft in enumerate(drafts, 1):
+                found = {"exact": acceptance(draft, target)}
+                for name, table in self._groups.items():
+                    found[name] = coarse_acceptance(draft, target, table)
+                for name, alpha in found.items():
+                    sums[f"{name}_{depth}"] = sums.get(f"{name}_{depth}", 0.0) + float(alpha.sum())
         return {f"heldout_{name}": total / positions for name, total in sums.items()}
 
 
