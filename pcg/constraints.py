@@ -90,7 +90,7 @@ def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a constructor's arguments, without those that only a type checker can resolve."""
     function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
     hints: dict[str, Any] = {}
-    for name, annotation in function.__annotations__.items():
+    for name, annotation in getattr(function, "__annotations__", {}).items():  # a class without __init__ has none
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             hints |= typing.get_type_hints(holder, function.__globals__, include_extras=True)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.sampling import Randomness, Sampling
-from pcg.types import Audio, Result, Tree, Utterance, Verdict
+from pcg.types import Audio, Figure, Result, Tree, Utterance, Verdict
 
 
 @runtime_checkable
@@ -233,12 +233,12 @@ class Dataset(Protocol):
 class Metric(Protocol):
     """Scores audio, one row of columns an utterance.
 
-    ``ratios`` says how columns become figures of a run: name -> (numerator, denominator), a mean over
-    utterances where the denominator is None. Corpus WER is ``word_errors / words``. A numerator is None where an
-    utterance has not got what the metric needs; the figure is of the others.
+    ``figures`` declares what a run's ``quality`` gets from it: by key, the figure's name, unit, format, direction and
+    the columns that it is a ratio of. Corpus WER is ``word_errors / words``. A numerator is None where an utterance
+    has not got what the metric needs; the figure is of the others.
     """
 
-    ratios: Mapping[str, tuple[str, str | None]]
+    figures: Mapping[str, Figure]
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -64,6 +64,55 @@ class Round:
     said: Int[Tensor, "batch gamma+1"]
     emitted: Int[Tensor, "batch"]
     finished: Bool[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure of a run is, so that tables, plots, W&B and pages show it without knowing its metric.
+
+    Attributes:
+        name: what it is called where it is shown: ``WER``.
+        unit: written behind the name. ``%`` shows a share times 100.
+        format: of the number in that unit, as ``format`` takes it.
+        better: which direction is better; None where neither is, so that no run is marked as the best.
+        ratio: columns of ``utterances.parquet``: the sum of the first over the sum of the second, or the mean of the
+            first where the second is None. None for figures that are no metric's.
+    """
+
+    name: str
+    unit: str = ""
+    format: str = ".3f"
+    better: Literal["higher", "lower"] | None = None
+    ratio: tuple[str, str | None] | None = None
+
+    @property
+    def heading(self) -> str:
+        """Name and unit."""
+        return f"{self.name} {self.unit}".strip()
+
+    @property
+    def columns(self) -> tuple[str, str | None]:
+        """``ratio``, which every figure of a metric has.
+
+        Raises:
+            ValueError: it was declared without.
+        """
+        if self.ratio is None:
+            raise ValueError(f"figure {self.name!r} is declared without the columns that it is a ratio of")
+        return self.ratio
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied by to be in ``unit``."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    def number(self, value: float, sign: str = "") -> str:
+        """The value in ``unit``, which is not written; ``sign="+"`` writes the sign of positive values too."""
+        return format(self.scale * value, sign + self.format)
+
+    def text(self, value: float) -> str:
+        """Name, value and unit: ``WER 10.9 %``."""
+        return f"{self.name} {self.number(value)} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_every_group_builder_is_built(choice: str) -> None:
 def test_every_metric_is_built(choice: str) -> None:
     config = composed("metrics", choice)
     for node in identity.canonical(config)["metrics"].values():
-        assert build(node).ratios
+        assert build(node).figures
 
 
 @pytest.mark.parametrize("group", ["dataset", "logger"])

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pcg.types import Figure
+
 RESAMPLES = 2000
 _BLOCK = 250  # resamples held at once, so that memory stays small for thousands of utterances
 
@@ -88,16 +90,16 @@ def paired_ratio(a: Ratio, b: Ratio, seed: int = 0) -> Estimate:
 
 
 def figures(
-    rows: Sequence[Mapping[str, float | str | None]], ratios: Mapping[str, tuple[str, str | None]], seed: int = 0
+    rows: Sequence[Mapping[str, float | str | None]], declared: Mapping[str, Figure], seed: int = 0
 ) -> dict[str, Estimate]:
-    """Each of a metric's ``ratios`` over rows of columns, one an utterance; rows whose numerator is None are left out.
+    """Each of a metric's figures over rows of columns, one an utterance; rows whose numerator is None are left out.
 
     Raises:
         KeyError: a row lacks a column.
     """
     return {
-        name: _figure([row for row in rows if row[top] is not None], top, bottom, seed)
-        for name, (top, bottom) in ratios.items()
+        name: _figure([row for row in rows if row[figure.columns[0]] is not None], *figure.columns, seed)
+        for name, figure in declared.items()
     }
 
 

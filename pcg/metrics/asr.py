@@ -13,7 +13,7 @@ from pcg.constraints import Language
 from pcg.metrics.languages import UNSPACED, other_than_english
 from pcg.metrics.parts import require, samples_of
 from pcg.text import plain
-from pcg.types import Audio, Utterance
+from pcg.types import Audio, Figure, Utterance
 
 
 @functools.cache
@@ -44,6 +44,15 @@ def normalise(text: str) -> str:
     text = re.sub(r"(?<=\d) and a half\b", ".5", re.sub(r"[()<>[\]{}…]", " ", text))
     words = " ".join(word for word in _whisper_normaliser()(text).split() if re.search(r"\w", word))
     return re.sub(r"(?<=\d)[ .](?=\d)", "", re.sub(r"\bone\b|\ba(?= (?:half|quarter)\b)", "1", words))
+
+
+def figures_of(suffix: str) -> dict[str, Figure]:
+    """Word and character error rate of the recogniser with this suffix."""
+    of = suffix.replace("_", " ")
+    return {
+        f"wer{suffix}": Figure(f"WER{of}", "%", ".1f", "lower", (f"word_errors{suffix}", f"words{suffix}")),
+        f"cer{suffix}": Figure(f"CER{of}", "%", ".1f", "lower", (f"char_errors{suffix}", f"chars{suffix}")),
+    }
 
 
 class WordErrors:
@@ -79,10 +88,7 @@ class WordErrors:
         self._normalise = normalise if language == "en" else other_than_english(language)
         self._spaced = language not in UNSPACED
         self._suffix = suffix
-        self.ratios: Mapping[str, tuple[str, str | None]] = {
-            f"wer{suffix}": (f"word_errors{suffix}", f"words{suffix}"),
-            f"cer{suffix}": (f"char_errors{suffix}", f"chars{suffix}"),
-        }
+        self.figures: Mapping[str, Figure] = figures_of(suffix)
 
     def prepare(self) -> None:
         getattr(self._recogniser, "prepare", lambda: None)()

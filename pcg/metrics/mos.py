@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pcg.metrics.parts import one_torch_thread, require, samples_of
-from pcg.types import Audio, Utterance
+from pcg.types import Audio, Figure, Utterance
 
 
 @functools.cache
@@ -39,7 +39,7 @@ class Mos:
         MissingPart: distillmos or xls-r-sqa is not installed.
     """
 
-    ratios: Mapping[str, tuple[str, str | None]] = {"mos": ("mos", None)}
+    figures: Mapping[str, Figure] = {"mos": Figure("MOS", format=".2f", better="higher", ratio=("mos", None))}
 
     def __init__(self) -> None:
         for package in ("distillmos", "xls_r_sqa"):

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pcg.metrics.parts import SAMPLE_RATE, one_torch_thread, require, samples_of
-from pcg.types import Audio, Utterance
+from pcg.types import Audio, Figure, Utterance
 
 _WINDOW, _HOP, _MELS = 400, 160, 40  # 25 ms, 10 ms, bands
 _PARTIAL = 160  # frames of the windows that the encoder was trained on
 _STEP = round(SAMPLE_RATE / 1.3 / _HOP)  # frames between them: 1.3 a second
 _COVERAGE = 0.75  # a last window with less audio than this is dropped
+SIMILARITY = Figure("similarity", better="higher", ratio=("speaker_similarity", None))
 _LOUDNESS = 10 ** (-30 / 20)  # quieter audio is raised to this root mean square
 
 
@@ -88,7 +89,7 @@ class SpeakerSimilarity:
         MissingPart: Resemblyzer's weights or transformers are not installed.
     """
 
-    ratios: Mapping[str, tuple[str, str | None]] = {"speaker_similarity": ("speaker_similarity", None)}
+    figures: Mapping[str, Figure] = {"speaker_similarity": SIMILARITY}
 
     def __init__(self) -> None:
         for package in ("resemblyzer", "transformers"):

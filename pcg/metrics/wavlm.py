@@ -12,10 +12,10 @@ import torch
 
 from pcg.constraints import Device
 from pcg.metrics.parts import SAMPLE_RATE, device_of, require, samples_of
-from pcg.metrics.speaker import voice_of
+from pcg.metrics.speaker import SIMILARITY, voice_of
 from pcg.models import hub
 from pcg.models.checkpoint import read_json, resolve_folder
-from pcg.types import Audio, Utterance
+from pcg.types import Audio, Figure, Utterance
 
 PUBLISHED = "microsoft/wavlm-base-plus-sv"  # has no safetensors
 _SHORTEST = SAMPLE_RATE // 2  # what its time-delay layers need to see
@@ -54,7 +54,7 @@ class WavLMSimilarity:
         MissingPart: transformers is not installed.
     """
 
-    ratios: Mapping[str, tuple[str, str | None]] = {"speaker_similarity": ("speaker_similarity", None)}
+    figures: Mapping[str, Figure] = {"speaker_similarity": SIMILARITY}
 
     def __init__(self, path: str, device: Device = "auto") -> None:
         require("transformers", "speaker similarity")

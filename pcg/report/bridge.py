@@ -15,6 +15,7 @@ from typing import Any
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference, ratio
 from pcg.report.tables import figure
 from pcg.results import predictions, store
+from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
 _PARTS = ("target", "draft", "codec")
@@ -120,7 +121,7 @@ def seconds_by_batch(folder: Path) -> dict[int, tuple[_Timed, _Timed]]:
 
 
 def _timed(record: Mapping[str, Any], side: str) -> _Timed:
-    return sum(spent for part, spent in record[f"{side}seconds"].items() if part != "prefill"), record[f"{side}tokens"]
+    return decode_seconds(record[f"{side}seconds"]), record[f"{side}tokens"]
 
 
 def _text(value: float | None) -> str:

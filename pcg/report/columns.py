@@ -7,20 +7,16 @@ from typing import Any
 
 from pcg.report import compare
 from pcg.report.names import labels, run_names
-from pcg.report.tables import figure
-from pcg.types import Result
+from pcg.report.tables import cell
+from pcg.results.figures import FIGURES, measured
+from pcg.types import Figure, Result
 
 Paired = Sequence[tuple[compare.Estimates, compare.Estimates]]  # of each run: against exact, against the target alone
-# Column -> (where in result.json, format, whether its interval is shown). Quality comes after, as far as measured.
-_COLUMNS: Mapping[str, tuple[str, str, bool]] = {
-    "alpha": ("acceptance.alpha", "{:.3f}", True),
-    "tau": ("acceptance.tau", "{:.2f}", True),
-    "tokens/s": ("speed.tokens_per_second", "{:.0f}", False),
-    "speed-up": ("speed.speedup", "{:.2f}", True),
-    "ideal": ("speed.ideal_speedup", "{:.2f}", False),
-    "RTF": ("speed.rtf", "{:.3f}", False),
-}
-_NAMES = {"wer": "WER %", "cer": "CER %", "speaker_similarity": "similarity", "mos": "MOS"}
+# Shown of every study; quality comes after, as far as measured.
+_ALWAYS = (
+    "acceptance.alpha", "acceptance.tau", "speed.tokens_per_second", "speed.speedup", "speed.ideal_speedup",
+    "speed.rtf",
+)  # fmt: skip
 
 
 def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -29,47 +25,36 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     columns = _columns(results)
     several = len({result.values["study"] for result in results}) > 1
     rows = [
-        [name, *([result.values["study"]] * several), *(_cell(result.values, *column) for column in columns.values())]
+        [name, *([result.values["study"]] * several), *(_cell(result.values, *column) for column in columns.items())]
         for name, result in zip(run_names(results), results, strict=True)
     ]
-    return ["method", *(["study"] * several), *columns], rows
+    return ["method", *(["study"] * several), *(figure.heading for figure in columns.values())], rows
 
 
-def _cell(values: Mapping[str, Any], path: str, form: str, with_interval: bool) -> str:
+def _cell(values: Mapping[str, Any], path: str, figure: Figure) -> str:
     group, key = path.split(".")
-    return figure(form, values[group].get(key), values[group].get(f"{key}_ci95") if with_interval else None)
+    return cell(figure, values[group].get(key), values[group].get(f"{key}_ci95"))
 
 
-def _columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:
-    """Empty generations only where there are some; what engines are compared by where there is another than ours."""
-    columns = dict(_COLUMNS)
+def _columns(results: Sequence[Result]) -> dict[str, Figure]:
+    """By path in result.json. Empty generations only where there are some; what engines are compared by where there is
+    another than ours."""
+    paths = list(_ALWAYS)
     if any(result.values["engine"]["name"] != "own" for result in results):
-        columns["tokens/s with prefill"] = ("speed.tokens_per_second_whole", "{:.0f}", False)
-    some = any(result.values["counts"]["empty"] for result in results)
-    return {**columns, **({"empty": ("counts.empty", "{}", False)} if some else {}), **_quality_columns(results)}
-
-
-def _quality_columns(results: Sequence[Result]) -> dict[str, tuple[str, str, bool]]:
-    keys = dict.fromkeys(
-        key
-        for result in results
-        for key, value in result.values["quality"].items()
-        if value is not None and not key.endswith("_ci95") and not key.startswith("baseline_")
-    )
-    return {_NAMES.get(key, key): (f"quality.{key}", "{:.1%}" if _is_rate(key) else "{:.3f}", True) for key in keys}
-
-
-def _is_rate(key: str) -> bool:
-    return key.startswith(("wer", "cer"))
+        paths.append("speed.tokens_per_second_whole")
+    if any(result.values["counts"]["empty"] for result in results):
+        paths.append("counts.empty")
+    quality = measured([result.values for result in results])
+    return {path: FIGURES[path] for path in paths} | {f"quality.{key}": figure for key, figure in quality.items()}
 
 
 def ranks(results: Sequence[Result]) -> list[list[int]]:
-    """By column, of each run: 1 best, 2 second best. Only figures with intervals are ranked."""
+    """By column, of each run: 1 best, 2 second best. Only figures with intervals and a direction are ranked."""
     return [
-        compare.ranks([_span(result.values, path) for result in results], not _is_rate(path.split(".")[1]))
-        if with_interval
+        compare.ranks([_span(result.values, path) for result in results], figure.better == "higher")
+        if figure.better
         else [0] * len(results)
-        for path, _, with_interval in _columns(results).values()
+        for path, figure in _columns(results).items()
     ]
 
 
@@ -82,27 +67,26 @@ def _span(values: Mapping[str, Any], path: str) -> tuple[float, float, float] | 
     return None if value is None or interval is None else (interval[0], value, interval[1])
 
 
-def paired_table(names: Sequence[str], paired: Paired) -> tuple[list[str], list[list[str]]]:
+def paired_table(results: Sequence[Result], paired: Paired) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the differences to exact and to the target alone; runs without either are left out."""
+    figures = {path.partition(".")[2]: figure for path, figure in _columns(results).items()}
     columns = list(dict.fromkeys((which, key) for both in paired for which, found in enumerate(both) for key in found))
     columns.sort(key=lambda column: column[0])
-    header = ["method", *(_difference_name(which, key) for which, key in columns)]
+    header = ["method", *(_difference_name(which, key, figures[key]) for which, key in columns)]
     rows = [
-        [name, *(_difference(both[which].get(key), key) for which, key in columns)]
-        for name, both in zip(names, paired, strict=True)
+        [name, *(_difference(both[which].get(key), key, figures[key]) for which, key in columns)]
+        for name, both in zip(labels(results), paired, strict=True)
         if any(both)
     ]
     return header, rows
 
 
-def _difference_name(which: int, key: str) -> str:
-    sign = "/" if key == "speedup" else "−"
-    return f"{'speed-up' if key == 'speedup' else _NAMES.get(key, key)} {sign} {('exact', 'target')[which]}"
+def _difference_name(which: int, key: str, figure: Figure) -> str:
+    return f"{figure.heading} {'/' if key == 'speedup' else '−'} {('exact', 'target')[which]}"
 
 
-def _difference(found: compare.Estimate | None, key: str) -> str:
-    form = "{:.3f}" if key == "speedup" else "{:+.1%}" if _is_rate(key) else "{:+.3f}"
-    return "-" if found is None else figure(form, found.value, found.ci95)
+def _difference(found: compare.Estimate | None, key: str, figure: Figure) -> str:
+    return "-" if found is None else cell(figure, found.value, found.ci95, "" if key == "speedup" else "+")
 
 
 def flat_rows(results: Sequence[Result], paired: Paired) -> list[dict[str, Any]]:

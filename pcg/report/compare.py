@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcg.config.build import build
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference
 from pcg.report import bridge
 from pcg.results import store
+from pcg.results.figures import measured
 from pcg.types import Result
 
 Estimates = Mapping[str, Estimate]
@@ -80,9 +80,7 @@ def _speed_ratio(ours: Path, theirs: Path) -> Estimate | None:
 
 def _ratios(result: Result) -> dict[str, tuple[str, str | None]]:
     """Of the quality figures that the run has: which columns they are ratios of."""
-    metrics = [build(node) for node in result.values["config"]["metrics"].values()]
-    have = result.values["quality"]
-    return {name: pair for metric in metrics for name, pair in metric.ratios.items() if have.get(name) is not None}
+    return {key: figure.ratio for key, figure in measured([result.values]).items() if figure.ratio is not None}
 
 
 def _good(result: Result) -> list[Row]:

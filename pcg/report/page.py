@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from pcg.results import store
+from pcg.results.figures import declared, measured, texts
 from pcg.results.records import write_atomically
 from pcg.runner.batch import baseline_of, read_wav
-from pcg.types import Audio, Result
+from pcg.types import Audio, Figure, Result
 
 SHOWN = 50  # utterances on the page, the first of the study; it says of how many
 _CLIPS = 800  # clips on the page: of many methods, fewer utterances
@@ -47,7 +48,7 @@ def _part(name: str) -> str:
 class _Reading:
     """One method's reading of all utterances: its name and main figures, its rows, the run that they are from."""
 
-    figures: dict[str, Any]
+    method: dict[str, Any]
     rows: list[dict[str, Any]]
     run: Path
 
@@ -58,11 +59,12 @@ def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> d
     Where no run is the target alone, but it was decoded beside the first run, it comes first.
     """
     readings = [
-        _Reading(_figures(result.values, label), store.read_utterances(Path(result.folder)), Path(result.folder))
+        _Reading(_method(result.values, label), store.read_utterances(Path(result.folder)), Path(result.folder))
         for result, label in zip(results, labels, strict=True)
     ]
     if all(result.values["method"] != "target alone" for result in results):
         readings = [*_target_alone(results[0], readings[0]), *readings]
+    figures = {key: figure for key, figure in measured([run.values for run in results]).items() if figure.ratio}
     known = {row["utterance"]: row for reading in readings for row in reading.rows}
     shown: dict[str, dict[str, Any]] = {
         name: {"id": name, "text": known[name]["text"], "speaker": known[name]["speaker"], "clips": []}
@@ -71,39 +73,33 @@ def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> d
     for method, reading in enumerate(readings):
         for row in reading.rows:
             if row["utterance"] in shown:
-                shown[row["utterance"]]["clips"].append(_clip(method, row, reading.run, folder))
+                shown[row["utterance"]]["clips"].append(_clip(method, row, reading.run, folder, figures))
     return {
         "study": ", ".join(dict.fromkeys(result.values["study"] for result in results)),
-        "methods": [reading.figures for reading in readings],
+        "methods": [reading.method for reading in readings],
+        "figures": [{"key": key, "name": figure.name} for key, figure in figures.items()],
         "total": len(known),
         "utterances": list(shown.values()),
     }
 
 
-def _figures(values: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """A run's name and main figures; None where not measured."""
-    quality = values["quality"]
-    return {
-        "name": label,
-        "alpha": values["acceptance"]["alpha"],
-        "speedup": values["speed"]["speedup"],
-        "wer": quality.get("wer"),
-        "mos": quality.get("mos"),
-    }
+def _method(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A run's name and main figures as text, as far as measured."""
+    speedup, alpha = values["speed"]["speedup"], values["acceptance"]["alpha"]
+    speed = [] if speedup is None else [f"{speedup:.2f}×"]
+    return {"name": label, "facts": speed + ([] if alpha is None else [f"α {alpha:.2f}"]) + _quality(values, "")}
+
+
+def _quality(values: Mapping[str, Any], prefix: str) -> list[str]:
+    """The figures of the run's audio, or with ``baseline_`` of the target alone beside it, as text."""
+    return texts(declared(values), {key: values["quality"].get(prefix + key) for key in values["figures"]})
 
 
 def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
     """The target alone as it was decoded beside a run, whose tokens are not kept; nothing where it was not decoded."""
     if not (beside.run / "baseline_audio").exists():
         return []
-    quality = result.values["quality"]
-    figures = dict.fromkeys(beside.figures) | {
-        "name": "target alone",
-        "beside": beside.figures["name"],
-        "speedup": 1.0,
-        "wer": quality.get("baseline_wer"),
-        "mos": quality.get("baseline_mos"),
-    }
+    facts = ["1.00×", *_quality(result.values, "baseline_"), f"beside {beside.method['name']}"]
     own = ("utterance", "text", "speaker", "error")
     rows = [
         {key: row[key] for key in own}
@@ -111,14 +107,15 @@ def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
         | {"audio": row["audio"] and baseline_of(row["audio"]), "tokens": [], "kinds": []}
         for row in beside.rows
     ]
-    return [_Reading(figures, rows, beside.run)]
+    return [_Reading({"name": "target alone", "facts": facts}, rows, beside.run)]
 
 
-def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str, Any]:
+def _clip(method: int, row: dict[str, Any], run: Path, folder: Path, figures: Mapping[str, Figure]) -> dict[str, Any]:
     """One method's reading of an utterance; of one that failed, the reason."""
     if row["error"] is not None:
         return {"method": method, "error": row["error"]}
     transcript, audio = row.get("transcript"), read_wav(run / row["audio"])
+    known = {key: _value(row, *figure.columns) for key, figure in figures.items()}
     return {
         "method": method,
         "src": Path(os.path.relpath(run / row["audio"], folder)).as_posix(),
@@ -130,9 +127,16 @@ def _clip(method: int, row: dict[str, Any], run: Path, folder: Path) -> dict[str
         "target": [_short(probability) for probability in row.get("target_probs") or []],
         "draft": [_short(probability) for probability in row.get("draft_probs") or []],
         "sizes": row.get("group_sizes") or [],
-        "wer": row["word_errors"] / row["words"] if row.get("words") and "word_errors" in row else None,
+        "figures": {key: value for key, value in known.items() if value is not None},
+        "facts": texts(figures, known),
         "words": None if transcript is None else aligned(row["text"], transcript),
     }
+
+
+def _value(row: Mapping[str, Any], top: str, bottom: str | None) -> float | None:
+    """A metric's figure of one utterance; None where it has none."""
+    over = 1.0 if bottom is None else row.get(bottom)
+    return None if row.get(top) is None or not over else row[top] / over
 
 
 def _short(probability: float | None) -> float | None:

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pcg.config.identity import theta
+from pcg.results.figures import measured
+from pcg.types import Figure as Shown  # matplotlib has figures too
 from pcg.types import Result
 
 Run = tuple[str, Result]  # what it is called, and its figures
@@ -29,12 +31,6 @@ _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _MARKERS = "osD^vPX*<>"
 _WIDTH = 4.8  # inches
 _ALPHA = "alpha (share of tested tokens kept)"
-# Figure of result.json's quality -> (axis, factor, whether higher is better).
-_QUALITY = {
-    "wer": ("WER, %", 100, False),
-    "speaker_similarity": ("similarity", 1, True),
-    "mos": ("MOS", 1, True),
-}
 
 
 def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
@@ -94,8 +90,8 @@ def _quality_against(runs: Sequence[Run], group: str, figure_of: str, axis: str)
     """A panel a figure of quality; what no run beats in both is joined (the Pareto front)."""
     told = [(name, run) for name, run in runs if run.values[group][figure_of]]
     panels = [
-        (key, points)
-        for key in _QUALITY
+        (key, shown, points)
+        for key, shown in measured([run.values for _, run in told]).items()
         if len(points := [(name, run) for name, run in told if run.values["quality"].get(key) is not None]) > 1
     ]
     if not panels:
@@ -104,20 +100,21 @@ def _quality_against(runs: Sequence[Run], group: str, figure_of: str, axis: str)
         len(panels), 1, sharex=True, squeeze=False, layout="constrained", figsize=(_WIDTH, 0.5 + 2.1 * len(panels))
     )
     styles = _styles([name for name, _ in told])
-    for axes, (key, points) in zip(grid[:, 0], panels, strict=True):
+    for axes, (key, shown, points) in zip(grid[:, 0], panels, strict=True):
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
-        _quality_panel(axes, key, points, (group, figure_of), styles)
+        _quality_panel(axes, (key, shown), points, (group, figure_of), styles)
     grid[-1, 0].set_xlabel(axis, fontsize=9)
     _legend(figure)
     return figure
 
 
 def _quality_panel(
-    axes: Axes, key: str, points: Sequence[Run], against: tuple[str, str], styles: Mapping[str, Style]
+    axes: Axes, shown: tuple[str, Shown], points: Sequence[Run], against: tuple[str, str], styles: Mapping[str, Style]
 ) -> None:
-    axis, scale, higher_is_better = _QUALITY[key]
-    axes.set_ylabel(f"{axis} ({'higher' if higher_is_better else 'lower'} is better)", fontsize=9)
+    key, of = shown
+    scale, direction = of.scale, f" ({of.better} is better)" if of.better else ""
+    axes.set_ylabel(f"{of.heading}{direction}", fontsize=9)
     places, (group, figure_of) = [], against
     for name, run in points:
         bought, quality = run.values[group], run.values["quality"]
@@ -127,7 +124,9 @@ def _quality_panel(
             elinewidth=0.6, linestyle="none", label=name, **styles[name],
         )  # fmt: skip
         places.append((x, y))
-    front = pareto_front(places, higher_is_better)
+    if of.better is None:
+        return
+    front = pareto_front(places, of.better == "higher")
     axes.plot(*zip(*front, strict=True), color="black", linewidth=0.8, linestyle=":", label="Pareto front", zorder=1)
 
 

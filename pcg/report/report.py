@@ -138,7 +138,7 @@ def _write_tables(
     ranked = list(zip(*columns.ranks(results), strict=True))
     marked = [[0] * (len(header) - len(line)) + list(line) for line in ranked]  # names are not ranked
     text, tex = tables.markdown(header, rows, marked) + _LEGEND, latex.tabular(header, rows, marked)
-    below, differences = columns.paired_table(labels(results), paired)
+    below, differences = columns.paired_table(results, paired)
     if differences:
         text += _PAIRED + tables.markdown(below, differences)
         tex += "\n" + latex.tabular(below, differences, [[0] * len(below)] * len(differences))

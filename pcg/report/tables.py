@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pcg.types import Figure
+
 _MARKS = ("{}", "**{}**", "*{}*")  # in Markdown: neither, best, second best
 _MARKUP = re.compile(r"[\\`*|<>~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|\](?=[(\[:])")
 
@@ -24,6 +26,14 @@ def figure(form: str, value: float | None, ci95: Sequence[float] | None = None) 
     if value is None:
         return "-"
     shown, *ends = (form.format(number).rstrip("%") for number in (value, *(ci95 or ())))
+    return f"{shown} [{', '.join(ends)}]" if ends else shown
+
+
+def cell(of: Figure, value: float | None, ci95: Sequence[float] | None = None, sign: str = "") -> str:
+    """A figure in its unit, which the column's heading shows: ``12.0 [10.1, 14.2]``; ``-`` where not measured."""
+    if value is None:
+        return "-"
+    shown, *ends = (of.number(number, sign) for number in (value, *(ci95 or ())))
     return f"{shown} [{', '.join(ends)}]" if ends else shown
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS, DISTANCES, UNLIKELY
-from pcg.metrics.aggregate import Estimate, figures, paired_ratio, ratio
+from pcg.metrics.aggregate import Estimate, figures, ratio
+from pcg.results.figures import as_values
+from pcg.results.timing import decode_seconds, measured_ideal, speedup
+from pcg.types import Figure
 
-SCHEMA = 6
+SCHEMA = 7
 
 # Of a run that our own loop has decoded.
 OWN_ENGINE: Mapping[str, Any] = {
@@ -95,6 +98,9 @@ KEYS: Mapping[str, str] = {
     "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit); null without a "
     "codec, since there is no audio then",
     "quality.baseline_*": "the same of the target alone on the same prompts",
+    "figures.*": "what each figure of `quality` is, as its metric declares it: name, unit (`%` shows a share times "
+    "100), format, which direction is `better` (null: neither), and the columns of utterances.parquet that it is a "
+    "`ratio` of; tables, plots, W&B and pages read it here",
     "left_out": "figures that some utterances could not have (`figure`, `utterances`, `reason`), and that are of the "
     "others: speaker similarity where there is neither a voice nor a recording to compare with, all quality without a "
     "codec",
@@ -114,16 +120,16 @@ machines, one process a device."""
 
 Row = Mapping[str, Any]
 Record = Mapping[str, Any]
-Ratios = Mapping[str, tuple[str, str | None]]
+Declared = Mapping[str, Figure]
 
 
-def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios) -> dict[str, Any]:
+def summarise(run: Mapping[str, Any], records: Sequence[Record], declared: Declared) -> dict[str, Any]:
     """Counts, acceptance, speed, distortion and quality of finished batches.
 
     Args:
         run: the canonical config.
         records: one a batch, as ``pcg.runner.batch`` makes them.
-        ratios: figure -> (numerator column, denominator column or None), of all metrics together.
+        declared: the figures of all metrics together.
     """
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     gamma, by_token = run["decoding"].get("gamma", 0), run["decoding"].get("mode", "speculative") != "speculative"
@@ -139,8 +145,9 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], ratios: Ratios)
         "engine": _engine(run, records),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
         "distortion": _distortion(rows),
-        "quality": quality(rows, ratios),
-        "left_out": left_out(rows, ratios),
+        "quality": quality(rows, declared),
+        "figures": as_values(declared),
+        "left_out": left_out(rows, declared),
     }
 
 
@@ -207,10 +214,11 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token:
     seconds = {part: sum(record["seconds"][part] for record in records) if apart else None for part in PARTS}
     whole = sum(sum(record["seconds"].values()) for record in records)
     speech = sum(row["audio_seconds"] or 0.0 for row in rows)
-    own = [_decode_seconds(record["seconds"]) for record in records], [record["tokens"] for record in records]
+    own = [(decode_seconds(record["seconds"]), record["tokens"]) for record in records]
+    decoding, tokens = (sum(column) for column in zip(*own, strict=True)) if own else (0.0, 0)
     speed: dict[str, Any] = {
-        "tokens_per_second": _over(sum(own[1]), sum(own[0])) if apart else None,
-        "tokens_per_second_whole": _over(sum(own[1]), whole),
+        "tokens_per_second": _over(tokens, decoding) if apart else None,
+        "tokens_per_second_whole": _over(tokens, whole),
         "rtf": _over(whole, speech),
         "baseline_tokens_per_second": None,
         "speedup": None,
@@ -225,42 +233,35 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token:
     if gamma == 0:  # the target alone is its own baseline
         return {**speed, "baseline_tokens_per_second": speed["tokens_per_second"], "speedup": 1.0}
     if records and all(record["baseline_seconds"] for record in records):
-        alone = (
-            [_decode_seconds(record["baseline_seconds"]) for record in records],
-            [record["baseline_tokens"] for record in records],
+        alone = [(decode_seconds(record["baseline_seconds"]), record["baseline_tokens"]) for record in records]
+        speed["baseline_tokens_per_second"] = _over(
+            sum(emitted for _, emitted in alone), sum(spent for spent, _ in alone)
         )
-        speed["baseline_tokens_per_second"] = _over(sum(alone[1]), sum(alone[0]))
-        speed |= _with_interval("speedup", paired_ratio(alone, own))
-        speed["ideal_speedup"] = _ideal_speedup(records, rows)
+        speed |= _with_interval("speedup", speedup(alone, own))
+        tau = _per(rows, "counts", "emitted", "target_passes").value
+        speed["ideal_speedup"] = measured_ideal(tau, _passes(records, "baseline_"), _passes(records, ""))
     return speed
 
 
-def _ideal_speedup(records: Sequence[Record], rows: Sequence[Row]) -> float | None:
-    """What the measured tau and pass times allow with a free rule and a free loop."""
-
-    def per_round(of: str, part: str) -> float | None:
-        return _over(sum(r[f"{of}seconds"][part] for r in records), sum(r[f"{of}calls"]["target"] for r in records))
-
-    tau = _per(rows, "counts", "emitted", "target_passes").value
-    alone, draft, target = per_round("baseline_", "target"), per_round("", "draft"), per_round("", "target")
-    if tau is None or alone is None or draft is None or target is None:
-        return None
-    return tau * alone / (draft + target)
+def _passes(records: Sequence[Record], of: str) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and passes of the draft and of the target, summed over batches."""
+    seconds = {part: sum(record[f"{of}seconds"][part] for record in records) for part in ("draft", "target")}
+    return seconds, {"target": sum(record[f"{of}calls"]["target"] for record in records)}
 
 
-def quality(rows: Sequence[Row], ratios: Ratios) -> dict[str, Any]:
+def quality(rows: Sequence[Row], declared: Declared) -> dict[str, Any]:
     """Figures of the run's audio and of the target's alone, over the utterances that were scored."""
     quality: dict[str, Any] = {}
     for prefix, scores in (("", "scores"), ("baseline_", "baseline_scores")):
         scored = [row[scores] for row in rows if row[scores]]
         if prefix and not scored:
             continue  # the target was not decoded alone
-        for name, found in figures(scored, ratios).items():
+        for name, found in figures(scored, declared).items():
             quality |= _with_interval(prefix + name, found)
     return quality
 
 
-def left_out(rows: Sequence[Row], ratios: Ratios) -> list[dict[str, Any]]:
+def left_out(rows: Sequence[Row], declared: Declared) -> list[dict[str, Any]]:
     """Figures that some utterances could not have, how many, and why."""
     silent = any(row["audio_seconds"] is None for row in rows)
     reason = (
@@ -268,7 +269,9 @@ def left_out(rows: Sequence[Row], ratios: Ratios) -> list[dict[str, Any]]:
         if silent
         else "there is neither a voice nor a recording to compare with"
     )
-    counted = {name: sum(row["scores"].get(top, 0) is None for row in rows) for name, (top, _) in ratios.items()}
+    counted = {
+        key: sum(row["scores"].get(figure.columns[0], 0) is None for row in rows) for key, figure in declared.items()
+    }
     return [{"figure": name, "utterances": count, "reason": reason} for name, count in counted.items() if count]
 
 
@@ -281,10 +284,6 @@ def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:
 
 def _with_interval(name: str, found: Estimate) -> dict[str, Any]:
     return {name: found.value, f"{name}_ci95": None if found.ci95 is None else list(found.ci95)}
-
-
-def _decode_seconds(seconds: Mapping[str, float]) -> float:
-    return sum(spent for part, spent in seconds.items() if part != "prefill")
 
 
 def _over(top: float, bottom: float) -> float | None:

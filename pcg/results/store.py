@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from pcg.results.figures import measured, of_earlier, texts
 from pcg.results.records import sync_folder, write_atomically
 from pcg.results.schema import OWN_ENGINE, SCHEMA
+from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
 NAME = "result.json"
@@ -40,6 +42,7 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "left_out": [],
         "engine": dict(OWN_ENGINE),
+        "figures": {} if "figures" in values else of_earlier(values["quality"]),
         **values,
         "speed": {"tokens_per_second_whole": None, **values["speed"]},
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
@@ -83,7 +86,7 @@ def utterance_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 def _flat(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     nested = ("counts", "sums", "scores", "baseline_scores")
-    seconds = record["seconds"] and sum(spent for part, spent in record["seconds"].items() if part != "prefill")
+    seconds = record["seconds"] and decode_seconds(record["seconds"])
     return {
         **{key: value for key, value in row.items() if key not in nested},
         "batch": record["batch"],
@@ -104,8 +107,7 @@ def one_line(result: Result) -> str:
         ("tau {:.2f}", acceptance["tau"]),
         ("{:.0f} tokens/s", speed["tokens_per_second"] or speed["tokens_per_second_whole"]),
         ("{:.2f}x", speed["speedup"]),
-        ("WER {:.1%}", quality.get("wer")),
-        ("MOS {:.2f}", quality.get("mos")),
+        ("{}", "  ".join(texts(measured([values]), quality)) or None),
         ("{} empty", values["counts"]["empty"] or None),
         ("{} failed", len(values["failures"]) or None),
     ]

@@ -111,7 +111,7 @@ class BatchRunner:
     ) -> tuple[list[Audio | None], list[Scores]]:
         """Without a codec neither audio nor scores, of which each column is then there and None."""
         if self.parts.codec is None:
-            columns = {top for metric in self.metrics.values() for top, _ in metric.ratios.values()}
+            columns = {figure.columns[0] for metric in self.metrics.values() for figure in metric.figures.values()}
             return [None] * len(prompts), [dict.fromkeys(columns) for _ in prompts]
         audio = [
             self._speak(item, generation, self.parts.codec)

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pcg.results.timing import decode_seconds
+
 
 class LiveView:
     """A progress bar over utterances with alpha, tau and tokens/s so far; it goes when the run ends."""
@@ -51,7 +53,7 @@ class LiveView:
                 self._sums[key] += row["counts"][key] if row["error"] is None else 0
         if record["seconds"]:
             self._tokens += record["tokens"]
-            self._seconds += sum(spent for part, spent in record["seconds"].items() if part != "prefill")
+            self._seconds += decode_seconds(record["seconds"])
 
     def _figures(self) -> str:
         sums = self._sums

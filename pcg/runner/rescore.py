@@ -20,11 +20,11 @@ from pcg.constraints import hints_of
 from pcg.interfaces import Metric
 from pcg.results import environment, store
 from pcg.results.records import Records, latest, write_atomically
-from pcg.results.schema import Ratios, quality
+from pcg.results.schema import quality
 from pcg.runner import parts
 from pcg.runner.batch import baseline_of, read_wav
 from pcg.runner.scores import ScoreMemo, Scores
-from pcg.types import Utterance
+from pcg.types import Figure, Utterance
 
 TOGETHER = 32  # utterances scored between two writes
 Line = dict[str, Any]  # of the file of scores: utterance, scores, baseline_scores
@@ -146,8 +146,9 @@ def _with_scores(row: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) 
     return {**row, **{key: found[key] for key in ("scores", "baseline_scores")}} if found else dict(row)
 
 
-def ratios_of(metrics: Mapping[str, Metric]) -> Ratios:
-    return {name: columns for metric in metrics.values() for name, columns in metric.ratios.items()}
+def figures_of(metrics: Mapping[str, Metric]) -> dict[str, Figure]:
+    """What all metrics of a run declare."""
+    return {key: figure for metric in metrics.values() for key, figure in metric.figures.items()}
 
 
 def rescore(config: Mapping[str, Any]) -> Path:
@@ -169,7 +170,7 @@ def rescore(config: Mapping[str, Any]) -> Path:
     run, decoded = {**result.values["config"], "metrics": nodes}, latest(Records(folder / "batches.jsonl"))
     records = scored(run, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
-    figures = quality(rows, ratios_of(parts.load_metrics(nodes)))
+    figures = quality(rows, figures_of(parts.load_metrics(nodes)))
     path = folder / f"scores-{_id(nodes)}.json"
     document = {
         "run_id": result.values["run_id"], "metrics": nodes, "versions": environment.versions(), "quality": figures,

@@ -123,7 +123,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         "started": records.lines[0]["at"],
         "groups": groups,
         "wall_seconds": sum(line["wall"] for line in records.lines),
-        **summarise(run, lines, rescore.ratios_of(executor.metrics)),
+        **summarise(run, lines, rescore.figures_of(executor.metrics)),
     }
     values["speed"]["peak_memory_bytes"] = peak_memory
     result = store.write(folder, values, lines)

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,18 +25,15 @@ from pcg.config.identity import method
 from pcg.config.settings import Decoding, Settings
 from pcg.config.validate import ConfigError
 from pcg.constraints import FROM_1
-from pcg.decoding import autoregressive
-from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Prompt
-from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Rule
-from pcg.metrics.aggregate import Estimate, paired_ratio
 from pcg.results import environment
 from pcg.results.records import write_atomically
+from pcg.results.timing import speedup
 from pcg.runner import parts
 from pcg.runner.parts import Parts
-from pcg.sampling import Randomness, key_of
+from pcg.studies.timing import Method, Timed, against, as_values, in_turns, own_method, total
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 log = logging.getLogger(__name__)
@@ -53,7 +49,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     """
     problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["draft"]):
-        problems.append("draft: there must be one to speculate with")
+        problems.append("draft is required: pcg bench draft=NAME")
     run = {key: value for key, value in config.items() if key not in _KEYS}
     try:
         settings = validate.check(run | {"metrics": {}, "logger": None, "max_failures": 0})
@@ -62,24 +58,6 @@ def check(config: Mapping[str, Any]) -> Settings:
     if problems:
         raise ConfigError(problems)
     return settings
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One prompt decoded once: tokens, end-of-speech included, and seconds; of ours also seconds and calls by part."""
-
-    tokens: int
-    seconds: float
-    by_part: Mapping[str, float] | None = None
-    calls: Mapping[str, int] | None = None
-
-    @property
-    def decode_seconds(self) -> float:
-        assert self.by_part is not None
-        return sum(seconds for part, seconds in self.by_part.items() if part != "prefill")
-
-
-Contestant = Callable[[Prompt, int], Timed]  # of a prompt and a seed
 
 
 def compare(config: Mapping[str, Any]) -> Path:
@@ -92,10 +70,10 @@ def compare(config: Mapping[str, Any]) -> Path:
     now = CLOCKS[config["clock"]]
     exact, graphs = build({TARGET: "pcg.acceptance.exact.Exact"}), getattr(composed.rule, "graphs", None)
     rules: dict[str, Any] = {"exact": exact if graphs is None else graphs.of_rule(exact), method(run): composed.rule}
-    contestants: dict[str, Contestant] = {"target alone": alone(composed, decoding, now)}
-    contestants |= {name: ours(composed, rule, decoding, now) for name, rule in rules.items()}
-    contestants |= {_THEIRS + name: contestant for name, contestant in transformers(composed, decoding, now).items()}
-    times = measure(contestants, prompts(composed), config["repeats"], settings.seed)
+    methods: dict[str, Method] = {"target alone": own(composed, None, decoding, now)}
+    methods |= {name: own(composed, rule, decoding, now) for name, rule in rules.items()}
+    methods |= {_THEIRS + name: method for name, method in transformers(composed, decoding, now).items()}
+    times = in_turns(methods, prompts(composed), config["repeats"], settings.seed)
     values = {
         "schema": 1,
         "config": run,
@@ -103,7 +81,7 @@ def compare(config: Mapping[str, Any]) -> Path:
         "git": environment.git(),
         "versions": environment.versions(),
         "device": environment.device_name(composed.device),
-        "contestants": {name: summary(name, times, decoding.gamma) for name in contestants},
+        "contestants": {name: summary(name, times) for name in methods},
     }
     settings.study_folder.mkdir(parents=True, exist_ok=True)
     path = settings.study_folder / "bench.json"
@@ -114,64 +92,21 @@ def compare(config: Mapping[str, Any]) -> Path:
     return path
 
 
-def prompts(composed: Parts) -> Iterator[Prompt]:
+def prompts(composed: Parts) -> Iterator[list[Prompt]]:
+    """Each prompt as a batch of its own."""
     for utterance in composed.dataset:
-        yield Prompt(utterance, voice_tokens(utterance, composed.codec, composed.target.end))
+        yield [Prompt(utterance, voice_tokens(utterance, composed.codec, composed.target.end))]
 
 
-def measure(
-    contestants: Mapping[str, Contestant], said: Iterator[Prompt], repeats: int, seed: int
-) -> dict[str, list[Timed]]:
-    """Every contestant on every prompt in turns, each turn with another seed. The first warms up and is dropped."""
-    times: dict[str, list[Timed]] = {name: [] for name in contestants}
-    for prompt in said:
-        for repeat in range(repeats + 1):
-            for name, decode in contestants.items():
-                timed = decode(prompt, seed + repeat)
-                if repeat:
-                    times[name].append(timed)
-    return times
+def own(composed: Parts, rule: Rule | None, decoding: Decoding, now: Callable[[], float]) -> Method:
+    """Our loop with this rule; without one, the target alone."""
+    return own_method(
+        composed.target, composed.draft, rule, gamma=decoding.gamma, sampling=decoding.sampling,
+        max_tokens=decoding.max_tokens, device=composed.device, now=now,
+    )  # fmt: skip
 
 
-def alone(composed: Parts, decoding: Decoding, now: Callable[[], float]) -> Contestant:
-    def decode(prompt: Prompt, seed: int) -> Timed:
-        clock = Clock(composed.device, now)
-        [said] = autoregressive.decode(
-            composed.target,
-            [prompt],
-            sampling=decoding.sampling,
-            max_tokens=decoding.max_tokens,
-            randomness=_randomness(composed, prompt, seed),
-            clock=clock,
-        )
-        return _timed(len(said.tokens) + said.finished, clock)
-
-    return decode
-
-
-def ours(composed: Parts, rule: Rule, decoding: Decoding, now: Callable[[], float]) -> Contestant:
-    assert composed.draft is not None
-    draft = composed.draft
-
-    def decode(prompt: Prompt, seed: int) -> Timed:
-        clock = Clock(composed.device, now)
-        [said] = speculative_decode(
-            composed.target,
-            draft,
-            rule,
-            [prompt],
-            gamma=decoding.gamma,
-            sampling=decoding.sampling,
-            max_tokens=decoding.max_tokens,
-            randomness=_randomness(composed, prompt, seed),
-            clock=clock,
-        )
-        return _timed(len(said.tokens) + said.finished, clock)
-
-    return decode
-
-
-def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) -> dict[str, Contestant]:
+def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) -> dict[str, Method]:
     """``generate`` with the target alone, and assisted by the draft with gamma tokens in every round.
 
     A draft that is no model of transformers' (one that reads the target, n-grams) assists ours only.
@@ -194,101 +129,53 @@ def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) 
         pad_token_id=0,
     )
 
-    def contestant(assistant: Any) -> Contestant:
-        def decode(prompt: Prompt, seed: int) -> Timed:
+    def method(assistant: Any) -> Method:
+        def decode(batch: Sequence[Prompt], seed: int) -> Timed:
+            [prompt] = batch
             ids = composed.target.prompt(prompt.utterance, prompt.speech).unsqueeze(0)
             torch.manual_seed(seed)
             began = now()
             said: Tensor = target.generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=generation, assistant_model=assistant
             )
-            return Timed(said.shape[1] - ids.shape[1], now() - began)
+            return Timed(said.shape[1] - ids.shape[1], {"whole": now() - began})
 
         return decode
 
-    found = {"target alone": contestant(None)}
+    methods = {"target alone": method(None)}
     if not hasattr(composed.draft, "folder"):
         log.info("%s assists ours only: transformers has no such model", type(composed.draft).__name__)
-        return found
+        return methods
     draft = load(composed.draft)
     draft.generation_config.num_assistant_tokens = decoding.gamma
     draft.generation_config.num_assistant_tokens_schedule = "constant"
     draft.generation_config.assistant_confidence_threshold = 0.0
-    return found | {"assisted": contestant(draft)}
+    return methods | {"assisted": method(draft)}
 
 
-def _randomness(composed: Parts, prompt: Prompt, seed: int) -> Randomness:
-    return Randomness(seed, torch.tensor([key_of(prompt.utterance.id)], device=composed.device))
-
-
-def _timed(tokens: int, clock: Clock) -> Timed:
-    return Timed(tokens, sum(clock.seconds.values()), clock.seconds, dict(clock.passes))
-
-
-def summary(name: str, times: Mapping[str, Sequence[Timed]], gamma: int) -> dict[str, Any]:
-    """Figures of one contestant; those of decoding alone for ours only."""
-    timed = times[name]
-    figures: dict[str, Any] = {"tokens_per_second": _total(timed, "tokens") / _total(timed, "seconds")}
-    peer = _THEIRS + ("target alone" if name == "target alone" else "assisted")
+def summary(name: str, times: Mapping[str, Sequence[Timed]]) -> dict[str, Any]:
+    """Figures of one method; those of decoding alone for ours only."""
+    summed = total(times[name])
+    figures: dict[str, Any] = {"tokens_per_second": summed.tokens / summed.whole}
     if name.startswith(_THEIRS):
         return figures
+    peer = _THEIRS + ("target alone" if name == "target alone" else "assisted")
     if peer in times:
-        figures |= _interval("over_transformers", _faster(times[peer], timed, "seconds"))
+        theirs, ours = ([(one.whole, one.tokens) for one in times[which]] for which in (peer, name))
+        figures |= as_values("over_transformers", speedup(theirs, ours))
     if name == "target alone":
         return figures
-    seconds = {part: sum(each.by_part[part] for each in timed if each.by_part) for part in timed[0].by_part or {}}
-    rounds = sum(each.calls["target"] for each in timed if each.calls)
-    decode = sum(seconds.values()) - seconds["prefill"]
-    target_1 = _per_pass(times["target alone"], "target")
-    tau = _total(timed, "tokens") / rounds
-    ideal = ideal_speedup(tau, target_1, gamma * _per_pass(timed, "draft") + _per_pass(timed, "target"))
-    speedup = _faster(times["target alone"], timed, "decode_seconds")
+    compared = against(times[name], times["target alone"])
+    of_round, exact = compared.pop("seconds_of_round"), total(times["exact"])
     return {
         **figures,
-        "tau": tau,
-        **_interval("speedup", speedup),
-        "ideal_speedup": ideal,
-        "of_ideal": speedup.value and speedup.value / ideal,
-        "milliseconds": {part: 1000 * spent / rounds for part, spent in seconds.items() if part != "prefill"},
-        "shares": {part: spent / decode for part, spent in seconds.items() if part != "prefill"},
-        "rule_over_exact": seconds["rule"] / rounds / (_per_pass(times["exact"], "rule")),
+        **compared,
+        "milliseconds": {part: 1000 * spent for part, spent in of_round.items()},
+        "rule_over_exact": of_round["rule"] / (exact.seconds["rule"] / exact.passes["target"]),
     }
 
 
-def ideal_speedup(tau: float, alone: float, passes: float) -> float:
-    """Of a round whose rule, draws and loop cost nothing.
-
-    Args:
-        tau: tokens a round.
-        alone: seconds of a pass of the target alone, which gives one.
-        passes: seconds of the round's passes, of the draft and of the target.
-    """
-    return tau * alone / passes
-
-
-def _total(timed: Sequence[Timed], what: str) -> float:
-    return sum(getattr(each, what) for each in timed)
-
-
-def _per_pass(timed: Sequence[Timed], part: str) -> float:
-    return sum(each.by_part[part] for each in timed if each.by_part) / sum(
-        each.calls[part] for each in timed if each.calls
-    )
-
-
-def _faster(slow: Sequence[Timed], fast: Sequence[Timed], seconds: str) -> Estimate:
-    """Seconds a token of the one over those of the other, prompt by prompt."""
-    one, other = (
-        ([getattr(each, seconds) for each in timed], [each.tokens for each in timed]) for timed in (slow, fast)
-    )
-    return paired_ratio(one, other)
-
-
-def _interval(name: str, found: Estimate) -> dict[str, Any]:
-    return {name: found.value, f"{name}_ci95": None if found.ci95 is None else list(found.ci95)}
-
-
-def table(contestants: Mapping[str, Mapping[str, Any]], gamma: int, clock: str) -> Table:
+def table(methods: Mapping[str, Mapping[str, Any]], gamma: int, clock: str) -> Table:
     shown = Table(title=f"gamma {gamma}, one utterance at a time, {clock} time")
     columns = {
         "tokens/s": "tokens_per_second",
@@ -301,7 +188,7 @@ def table(contestants: Mapping[str, Mapping[str, Any]], gamma: int, clock: str) 
     shown.add_column("", no_wrap=True)
     for column in (*columns, "of a round: draft", "target", "rule", "loop"):
         shown.add_column(column, justify="right")
-    for name, figures in contestants.items():
+    for name, figures in methods.items():
         cells = [_cell(figures, key) for key in columns.values()]
         shares = figures.get("shares", {})
         cells += [f"{shares[part]:.1%}" if part in shares else "" for part in ("draft", "target", "rule", "other")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,16 @@ from pcg.config.build import TARGET, build
 from pcg.config.validate import ConfigError
 from pcg.config.values import study_folder
 from pcg.constraints import Constraint, Device, up_to
-from pcg.decoding import autoregressive
-from pcg.decoding.clock import Clock, compiling
+from pcg.decoding.clock import compiling
 from pcg.decoding.rows import Prompt
-from pcg.decoding.speculative import speculative_decode
 from pcg.groups.table import GroupTable
 from pcg.models.footprint import PUBLISHED, footprint
 from pcg.report.tables import console, markdown, rich_table
 from pcg.results import environment
 from pcg.results.records import write_atomically
-from pcg.sampling import Randomness, Sampling
-from pcg.studies.bench import ideal_speedup
+from pcg.results.timing import pass_seconds
+from pcg.sampling import Sampling
+from pcg.studies.timing import Method, against, in_turns, own_method, total
 from pcg.types import Utterance
 
 _TINY = {
@@ -140,11 +139,8 @@ def groups_of(codes: int, size: int) -> GroupTable:
     return GroupTable.from_csr(sizes, torch.cat([ring.flatten(), torch.tensor([codes])]), codes + 1, size % 2 == 1)
 
 
-Contestant = Callable[[int, Clock], int]  # of a batch, timed: tokens that were said
-
-
 @contextmanager
-def contestants(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Contestant], int]]:
+def methods(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Method], int]]:
     """What is timed, by name, and the bytes that a pass of the target reads. The weights lie on the disk meanwhile."""
     shape, device = SHAPES[config["shape"]], torch.device(config["device"])
     with tempfile.TemporaryDirectory(prefix="pcg-gpu-") as place:
@@ -168,31 +164,18 @@ def contestants(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Contestan
             models = {name: graphs.of_model(model) for name, model in models.items()}
             rules = {name: graphs.of_rule(rule) for name, rule in rules.items()}
 
-        def common(batch: int, clock: Clock) -> dict[str, Any]:
-            keys = torch.arange(batch, device=device)
-            return {"sampling": Sampling(0.8), "max_tokens": config["tokens"], "clock": clock,
-                    "randomness": Randomness(0, keys)}  # fmt: skip
+        def pair(draft: str = "", rule: str = "") -> Method:
+            return own_method(
+                models["target"], models.get(draft), rules.get(rule), gamma=config["gamma"],
+                sampling=Sampling(0.8), max_tokens=config["tokens"], device=device, now=time.perf_counter,
+            )  # fmt: skip
 
-        def alone(batch: int, clock: Clock) -> int:
-            return _said(autoregressive.decode(models["target"], _prompts(batch), **common(batch, clock)))
-
-        def pair(draft: str, rule: str) -> Contestant:
-            def decode(batch: int, clock: Clock) -> int:
-                given = (models["target"], models[draft], rules[rule], _prompts(batch))
-                return _said(speculative_decode(*given, gamma=config["gamma"], **common(batch, clock)))
-
-            return decode
-
-        yield {"target alone": alone, "exact": pair("draft", "exact"), "pcg": pair("draft", "pcg"),
+        yield {"target alone": pair(), "exact": pair("draft", "exact"), "pcg": pair("draft", "pcg"),
                "eagle, exact": pair("eagle", "exact"), "eagle, pcg": pair("eagle", "pcg")}, read  # fmt: skip
 
 
 def _prompts(batch: int) -> list[Prompt]:
     return [Prompt(Utterance(str(row), "")) for row in range(batch)]
-
-
-def _said(generations: Any) -> int:
-    return sum(len(each.tokens) + each.finished for each in generations)
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -220,7 +203,7 @@ def measure(config: Mapping[str, Any]) -> Path:
     device = torch.device(config["device"])
     environment.start_memory(device)
     bandwidth, rows = copy_bandwidth(device), []
-    with contestants(config) as (timed, read):
+    with methods(config) as (timed, read):
         for batch in config["batches"]:
             rows += _at(batch, timed, config, read / bandwidth)
     values = {
@@ -251,34 +234,29 @@ def measure(config: Mapping[str, Any]) -> Path:
     return folder / "gpu.json"
 
 
-def _at(batch: int, timed: Mapping[str, Contestant], config: Mapping[str, Any], least: float) -> list[dict[str, Any]]:
-    """Figures of each contestant, decoded in turns after one turn to warm up and compile.
+def _at(batch: int, timed: Mapping[str, Method], config: Mapping[str, Any], least: float) -> list[dict[str, Any]]:
+    """Figures of each method, decoded in turns after one turn to warm up and compile.
 
     Args:
         least: seconds in which a copy would have read what a pass of the target reads.
     """
-    device = torch.device(config["device"])
-    clocks = {name: Clock(device) for name in timed}
-    tokens = dict.fromkeys(timed, 0)
-    for turn in range(config["repeats"] + 1):
-        for name, decode in timed.items():
-            said = decode(batch, clocks[name] if turn else Clock(device))
-            tokens[name] += said if turn else 0
+    times = in_turns(timed, [_prompts(batch)], config["repeats"], seed=0)
     rows: list[dict[str, Any]] = []
-    for name, clock in clocks.items():
-        seconds, passes = clock.seconds, clock.passes
-        decoding = sum(spent for part, spent in seconds.items() if part != "prefill")
-        row: dict[str, Any] = {"batch": batch, "contestant": name, "tokens_per_second": tokens[name] / decoding,
-                               "target_pass": seconds["target"] / passes["target"]}  # fmt: skip
-        row["of_bandwidth"] = least / row["target_pass"]
-        if passes["draft"]:
-            first, rounds = rows[0], passes["target"]
-            row |= {"draft_pass": seconds["draft"] / passes["draft"], "rule": seconds["rule"] / rounds,
-                    "rest": seconds["other"] / rounds}  # fmt: skip
-            row["speedup"] = row["tokens_per_second"] / first["tokens_per_second"]
-            tau = tokens[name] / rounds / batch
-            of_round = config["gamma"] * row["draft_pass"] + row["target_pass"]
-            row["of_ideal"] = row["speedup"] / ideal_speedup(tau, first["target_pass"], of_round)
+    for name in timed:
+        summed = total(times[name])
+        one = pass_seconds(summed.seconds, summed.passes, "target")
+        row: dict[str, Any] = {"batch": batch, "contestant": name, "tokens_per_second": summed.tokens / summed.decoding,
+                               "target_pass": one, "of_bandwidth": one and least / one}  # fmt: skip
+        if name != "target alone":
+            compared = against(times[name], times["target alone"])
+            of_round = compared["seconds_of_round"]
+            row |= {
+                "draft_pass": pass_seconds(summed.seconds, summed.passes, "draft"),
+                "rule": of_round["rule"],
+                "rest": of_round["other"],
+                "speedup": compared["speedup"],
+                "of_ideal": compared["of_ideal"],
+            }
         rows.append(row)
     return rows
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from pcg.config.build import TARGET, constructor, is_built
 from pcg.config.settings import GPUS, Decoding, Plan
 from pcg.config.validate import ConfigError, check
+from pcg.results.timing import ideal_speedup
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def needs(config: Mapping[str, Any]) -> Needs:
         working=rows * (gamma * (2 + rivals) + 1 if draft else 1),
         available=GPUS[plan.gpu].memory,
         tau=tau,
-        speedup=None if draft is None else tau * target.pass_one / (gamma * draft.pass_one + target.pass_block),
+        speedup=None
+        if draft is None
+        else ideal_speedup(tau, target.pass_one, gamma * draft.pass_one + target.pass_block),
         gain=more / (gamma * rivals) if draft and rivals else None,
     )
 

@@ -79,7 +79,7 @@ def study(config: Mapping[str, Any]) -> Path:
         disable=not console.is_terminal,
     )  # fmt: skip
     rows = [row for utterance in dataset for row in work.run(utterance)]
-    ratios = {name: columns for metric in composed.metrics.values() for name, columns in metric.ratios.items()}
+    ratios = {key: figure.columns for metric in composed.metrics.values() for key, figure in metric.figures.items()}
     values = {
         "schema": SCHEMA,
         "study": settings.study,

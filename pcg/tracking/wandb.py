@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import wandb  # half a second, which a command that logs nothing need not spend
 
 # What belongs in W&B's config, beside the resolved config, rather than in its summary.
-_ABOUT = ("versions", "git", "overrides", "schema", "device", "started", "failures")
+_ABOUT = ("versions", "git", "overrides", "schema", "device", "started", "failures", "figures")
 
 _PROJECT = matching(r"[^/\\#?%:\r\n]{1,128}", "1 to 128 characters without / \\ # ? % and :")
 _TAGS = Constraint(lambda tags: all(0 < len(tag) <= 64 for tag in tags), "of 1 to 64 characters each")

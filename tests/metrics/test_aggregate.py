@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pcg.metrics.aggregate import estimate, figures, paired_difference, paired_ratio, ratio
+from pcg.types import Figure
 
 
 def test_ratio_of_sums_not_mean_of_ratios():
@@ -64,11 +65,14 @@ def test_what_is_undefined_is_none_and_nothing_warns():
 
 def test_figures_follow_the_metrics_own_ratios():
     rows = [{"word_errors": 1, "words": 4, "mos": 3.0}, {"word_errors": 0, "words": 6, "mos": 4.0}]
-    got = figures(rows, {"wer": ("word_errors", "words"), "mos": ("mos", None)})
+    wer, mos = Figure("WER", ratio=("word_errors", "words")), Figure("MOS", ratio=("mos", None))
+    got = figures(rows, {"wer": wer, "mos": mos})
     assert got["wer"].value == pytest.approx(0.1)
     assert got["mos"].value == pytest.approx(3.5)
     with pytest.raises(KeyError, match="chars"):
-        figures(rows, {"cer": ("word_errors", "chars")})
+        figures(rows, {"cer": Figure("CER", ratio=("word_errors", "chars"))})
+    with pytest.raises(ValueError, match="'CER' is declared without the columns"):
+        figures(rows, {"cer": Figure("CER")})
 
 
 def test_columns_must_match():

@@ -74,7 +74,10 @@ def test_counts_by_hand(noise, text, heard, word_errors, words, char_errors, cha
         "char_errors_x": char_errors,
         "chars_x": chars,
     }
-    assert metric.ratios == {"wer_x": ("word_errors_x", "words_x"), "cer_x": ("char_errors_x", "chars_x")}
+    assert {key: figure.ratio for key, figure in metric.figures.items()} == {
+        "wer_x": ("word_errors_x", "words_x"), "cer_x": ("char_errors_x", "chars_x")
+    }  # fmt: skip
+    assert [figure.heading for figure in metric.figures.values()] == ["WER x %", "CER x %"]
 
 
 def test_empty_audio_deletes_every_word(nothing):
@@ -86,9 +89,9 @@ def test_empty_audio_deletes_every_word(nothing):
 def test_speech_is_understood_and_noise_is_not(recogniser, clean, spoken, noise):
     utterances, audio = zip(*spoken[:4], strict=True)
     metric = WordErrors(recogniser())
-    wer = figures(metric.score(audio, utterances), metric.ratios)["wer"].value
+    wer = figures(metric.score(audio, utterances), metric.figures)["wer"].value
     assert wer < clean
-    assert figures(metric.score([noise], utterances[:1]), metric.ratios)["wer"].value > 0.8
+    assert figures(metric.score([noise], utterances[:1]), metric.figures)["wer"].value > 0.8
 
 
 @pytest.mark.parametrize("recogniser", [Moonshine, PocketSphinx])

@@ -77,9 +77,9 @@ def test_without_a_voice_to_compare_with_there_is_no_similarity(spoken, nothing)
     metric, silent = SpeakerSimilarity(), Utterance("a", "text")
     rows = metric.score([audio, nothing, audio], [silent, silent, utterance])
     assert [row["speaker_similarity"] for row in rows[:2]] == [None, None]
-    found = figures(rows, metric.ratios)["speaker_similarity"]
+    found = figures(rows, metric.figures)["speaker_similarity"]
     assert (found.value, found.ci95) == (rows[2]["speaker_similarity"], None)
-    assert figures(rows[:2], metric.ratios)["speaker_similarity"].value is None
+    assert figures(rows[:2], metric.figures)["speaker_similarity"].value is None
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def choose(browser: Browser, field: str, value: str) -> list[str]:
 
 def test_filters_and_order(study: Path, browser: Browser) -> None:
     path, data = written(study)
-    rates = {said["id"]: [clip.get("wer") for clip in said["clips"]] for said in data["utterances"]}
+    rates = {said["id"]: [clip.get("figures", {}).get("wer") for clip in said["clips"]] for said in data["utterances"]}
     known = {name: [rate for rate in row if rate is not None] for name, row in rates.items()}
     everyone = list(rates)
     browser.open(path)
@@ -118,9 +118,9 @@ def test_filters_and_order(study: Path, browser: Browser) -> None:
         return sum(known[name]) / len(known[name])
 
     last = ["u/5"]  # it failed, so it has no WER
-    assert choose(browser, "sort", "worst") == [*sorted(everyone[:5], key=lambda name: -by_mean(name)), *last]
+    assert choose(browser, "sort", "high:wer") == [*sorted(everyone[:5], key=lambda name: -by_mean(name)), *last]
     assert choose(browser, "by", "1") == [*sorted(everyone[:5], key=lambda name: -rates[name][1]), *last]
-    assert choose(browser, "sort", "best") == [*sorted(everyone[:5], key=lambda name: rates[name][1]), *last]
+    assert choose(browser, "sort", "low:wer") == [*sorted(everyone[:5], key=lambda name: rates[name][1]), *last]
     choose(browser, "sort", "")
 
     browser.key("/")

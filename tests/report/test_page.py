@@ -79,8 +79,9 @@ def test_the_page_holds_every_clip(written) -> None:
 def test_the_target_alone_is_heard_though_no_run_is_of_it(written) -> None:
     path, data = written
     result = read_study(path.parent.parent)[0]
-    assert data["methods"][0]["beside"] == "run a"
-    assert data["methods"][0]["wer"] == result.values["quality"]["baseline_wer"]
+    wer = result.values["quality"]["baseline_wer"]
+    assert data["methods"][0]["facts"][1] == f"WER {100 * wer:.1f} %"
+    assert data["methods"][0]["facts"][-1] == "beside run a"
     clip = data["utterances"][0]["clips"][0]
     assert (clip["tokens"], clip["kinds"]) == ([], "")
     [alone] = Path(result.folder).glob("baseline_audio/u_0-*.wav")

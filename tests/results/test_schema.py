@@ -11,10 +11,10 @@ from pcg.decoding.statistics import COUNTS
 from pcg.results.schema import KEYS, documentation, summarise
 from pcg.results.store import one_line, read
 from pcg.runner.run import run_once
-from pcg.types import Result
+from pcg.types import Figure, Result
 
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
-FREE = ("config.", "versions.", "failures", "overrides")
+FREE = ("config.", "versions.", "failures", "overrides", "figures.")
 
 
 def keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -64,11 +64,11 @@ def record(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
 
 
 RUN = {"decoding": {"gamma": 2}}
-RATIOS = {"wer": ("errors", "words")}
+FIGURES = {"wer": Figure("WER", "%", ".1f", "lower", ("errors", "words"))}
 
 
 def test_rates_by_hand() -> None:
-    values = summarise(RUN, [record([row()]), record([row()])], RATIOS)
+    values = summarise(RUN, [record([row()]), record([row()])], FIGURES)
     assert values["acceptance"]["alpha"] == pytest.approx(2 / 3)
     assert values["acceptance"]["tau"] == 3.0
     assert values["acceptance"]["alpha_exact"] == 0.5
@@ -89,7 +89,7 @@ def test_rates_by_hand() -> None:
 def test_what_was_not_measured_is_null_not_missing() -> None:
     silent = row(sums={"alpha_exact": 15.0}, baseline_scores={})
     alone = {"baseline_tokens": None, "baseline_seconds": None, "baseline_calls": None}
-    values = summarise(RUN, [record([silent], **alone)], RATIOS)
+    values = summarise(RUN, [record([silent], **alone)], FIGURES)
     assert values["distortion"] == dict.fromkeys(("tv", "kl", "overshoot_unlikely", "overshoot_likely"))
     assert values["speed"]["speedup"] is None
     assert values["speed"]["ideal_speedup"] is None
@@ -98,26 +98,26 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
 
 
 def test_empty_generations_are_counted() -> None:
-    values = summarise(RUN, [record([row(), row(tokens=[])]), record([row(tokens=[])])], RATIOS)
+    values = summarise(RUN, [record([row(), row(tokens=[])]), record([row(tokens=[])])], FIGURES)
     assert (values["counts"]["utterances"], values["counts"]["empty"]) == (3, 2)
 
 
 def test_a_figure_that_some_could_not_have_is_of_the_others() -> None:
-    ratios = {**RATIOS, "alike": ("alike", None)}
+    declared = {**FIGURES, "alike": Figure("alike", ratio=("alike", None))}
     without = row(scores={"errors": 1, "words": 10, "alike": None}, baseline_scores={})
     voiced = row(scores={"errors": 1, "words": 10, "alike": 0.5}, baseline_scores={})
-    mixed = summarise(RUN, [record([without, voiced, without])], ratios)
+    mixed = summarise(RUN, [record([without, voiced, without])], declared)
     assert (mixed["quality"]["alike"], mixed["quality"]["wer"]) == (0.5, pytest.approx(0.1))
     reason = "there is neither a voice nor a recording to compare with"
     assert mixed["left_out"] == [{"figure": "alike", "utterances": 2, "reason": reason}]
-    none = summarise(RUN, [record([without])], ratios)
+    none = summarise(RUN, [record([without])], declared)
     assert (none["quality"]["alike"], none["quality"]["alike_ci95"]) == (None, None)
-    assert summarise(RUN, [record([voiced])], ratios)["left_out"] == []
+    assert summarise(RUN, [record([voiced])], declared)["left_out"] == []
 
 
 def test_failed_utterances_count_nowhere() -> None:
     failed = {"utterance": "bad", "error": "OSError: gone"}
-    values = summarise(RUN, [record([row()]), record([failed], seconds=None, baseline_seconds=None)], RATIOS)
+    values = summarise(RUN, [record([row()]), record([failed], seconds=None, baseline_seconds=None)], FIGURES)
     assert values["failures"] == [{"utterance": "bad", "reason": "OSError: gone"}]
     assert values["counts"]["utterances"] == 1
     assert values["speed"]["speedup"] == pytest.approx(1.5)
@@ -136,9 +136,10 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
     del values["counts"]["empty"], values["counts"]["rival_accepted"]
     del values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
     del values["engine"], values["speed"]["tokens_per_second_whole"]
-    for schema in (0, 1, 2, 3, 4, 5, 7):
+    del values["figures"]
+    for schema in (0, 1, 2, 3, 4, 5, 6, 8):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
-        if schema in (1, 2, 3, 4, 5):
+        if 1 <= schema <= 6:
             found = read(folder)
             assert found is not None
             assert found.values["counts"]["empty"] is None  # not counted then
@@ -146,6 +147,7 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
             assert found.values["distortion"]["overshoot_unlikely"] is None
             assert found.values["engine"]["name"] == "own"
             assert found.values["speed"]["tokens_per_second_whole"] is None
+            assert found.values["figures"]["wer"]["better"] == "lower"
             continue
-        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 6: move it"):
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 7: move it"):
             read(folder)

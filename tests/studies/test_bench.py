@@ -16,8 +16,8 @@ from pcg.groups.table import GroupTable
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
 from pcg.runner.parts import Parts
-from pcg.studies import bench
-from pcg.studies.bench import Timed
+from pcg.studies import bench, timing
+from pcg.studies.timing import Timed
 from pcg.types import Utterance
 from tests.fakes import make_bundled_folder
 
@@ -63,15 +63,14 @@ def test_every_contestant_is_timed(
 
 
 def test_figures_by_hand() -> None:
-    alone = Timed(10, 11.0, {"prefill": 1.0, "draft": 0.0, "target": 9.0, "rule": 0.0, "other": 1.0}, {"target": 10})
+    alone = Timed(10, {"prefill": 1.0, "draft": 0.0, "target": 9.0, "rule": 0.0, "other": 1.0}, {"target": 10})
     ours = Timed(
         10,
-        6.0,
         {"prefill": 1.0, "draft": 1.0, "target": 3.0, "rule": 0.5, "other": 0.5},
         {"target": 4, "draft": 8, "rule": 4},
     )
-    times = {"target alone": [alone], "exact": [ours], "transformers, assisted": [Timed(10, 12.0)]}
-    figures = bench.summary("exact", times, gamma=2)
+    times = {"target alone": [alone], "exact": [ours], "transformers, assisted": [Timed(10, {"whole": 12.0})]}
+    figures = bench.summary("exact", times)
     assert figures["tokens_per_second"] == pytest.approx(10 / 6)
     assert figures["over_transformers"] == pytest.approx(2)
     assert figures["tau"] == 2.5
@@ -80,6 +79,12 @@ def test_figures_by_hand() -> None:
     assert figures["of_ideal"] == pytest.approx(2 / 2.25)
     assert figures["shares"] == pytest.approx({"draft": 0.2, "target": 0.6, "rule": 0.1, "other": 0.1})
     assert figures["milliseconds"]["target"] == pytest.approx(750)
+
+
+def test_of_a_batch_tau_is_a_rows() -> None:
+    spent = {"prefill": 0.0, "draft": 1.0, "target": 3.0, "rule": 0.0, "other": 0.0}
+    alone = Timed(40, {**spent, "target": 8.0}, {"target": 10}, rows=4)
+    assert timing.against([Timed(40, spent, {"target": 4, "draft": 8}, rows=4)], [alone])["tau"] == 2.5
 
 
 def test_all_that_is_wrong_is_named() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcg.types import Audio, Tree, Utterance
+from pcg.types import Audio, Figure, Tree, Utterance
 
 AUDIO_TOKENS = 12
 calls: dict[str, int] = {}
@@ -141,7 +141,10 @@ def _tones(tokens: Sequence[int]) -> Audio:
 class Loudness:
     """Stands in for a metric with a corpus ratio (wer) and a mean (mos)."""
 
-    ratios: Mapping[str, tuple[str, str | None]] = {"wer": ("errors", "words"), "mos": ("mos", None)}
+    figures: Mapping[str, Figure] = {
+        "wer": Figure("WER", "%", ".1f", "lower", ("errors", "words")),
+        "mos": Figure("MOS", better="higher", ratio=("mos", None)),
+    }
 
     def __init__(self, offset: float = 0.0) -> None:
         self._offset = offset
@@ -158,7 +161,7 @@ class Loudness:
 class Dictation:
     """Stands in for speech recognition: mishears the last word of a clip of an odd number of tokens."""
 
-    ratios: Mapping[str, tuple[str, str | None]] = {"wer": ("word_errors", "words")}
+    figures: Mapping[str, Figure] = {"wer": Figure("WER", "%", ".1f", "lower", ("word_errors", "words"))}
 
     def __init__(self, hop: int) -> None:
         self._hop = hop
@@ -170,6 +173,15 @@ class Dictation:
         wrong = len(clip.samples) // self._hop % 2
         heard = [*words[:-1], "mumble"] if wrong else words
         return {"word_errors": wrong, "words": len(words), "transcript": " ".join(heard)}
+
+
+class Roughness:
+    """Stands in for somebody's own metric: in decibels, lower is better, and nothing in its name says so."""
+
+    figures: Mapping[str, Figure] = {"roughness": Figure("roughness", "dB", ".2f", "lower", ("roughness", None))}
+
+    def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
+        return [{"roughness": float(len(clip.samples) % 7)} for clip, _ in zip(audio, utterances, strict=True)]
 
 
 class Recorder:

@@ -33,7 +33,7 @@ def test_every_figure_of_the_offline_run_is_that_of_result_json(config) -> None:
     logged = items(run.config.update)
     assert {key: logged[key] for key in values["config"]} == values.pop("config")
     assert logged["device_name"] == values.pop("device")
-    for key in ("versions", "git", "overrides", "schema", "started", "failures"):
+    for key in ("versions", "git", "overrides", "schema", "started", "failures", "figures"):
         assert logged[key] == values.pop(key)
     flat = flatten(values)
     assert {key: summary.get(key) for key in flat} == flat

@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "started": "2026-01-01T00:00:00+00:00",
     "wall_seconds": 12.5,
     "failures": [],
+    "figures": {},
     "counts": {"accepted": 10, "accepted_by_position": [6, 4]},
     "acceptance": {"alpha": 0.625, "alpha_ci95": [0.5, 0.75], "alpha_exact": None},
     "quality": {"wer": 0.0417},

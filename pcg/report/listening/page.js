@@ -6,6 +6,7 @@ const ICONS = { play: "M4 2l10 6-10 6z", pause: "M3 2h4v12H3zM9 2h4v12H9z" };
 const byId = id => document.getElementById(id);
 const main = document.querySelector("main"), tip = byId("tip");
 const percent = value => `${(100 * value).toFixed(value < .0995 ? 1 : 0)} %`;
+const value = (clip, key) => clip.figures?.[key] ?? null; // a metric's figure of a clip
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -13,8 +14,8 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-// What a method's card and a clip say of it; figures that were not measured are left out.
-const facts = parts => parts.filter(([value]) => value !== null && value !== undefined).map(([value, say]) => say(value).replaceAll(" ", "\u00a0")).join(" · ");
+// What a method's card and a clip say of it.
+const facts = parts => parts.map(part => part.replaceAll(" ", "\u00a0")).join(" · ");
 
 function transcript(words) {
   const line = element("p", { className: "words" }), hidden = text => element("span", { className: "unseen" }, text);
@@ -168,8 +169,7 @@ function row(said, clip) {
   const who = element("div", { className: "who" }, element("b", {}, name), clip.method < 9 ? element("kbd", {}, String(clip.method + 1)) : null);
   if (clip.error) { box.append(element("span"), who, element("span", { className: "failed" }, `failed: ${clip.error}`)); return box; }
   const drafted = [...clip.kinds].filter(kind => "egc".includes(kind)).length / (clip.kinds.length || 1);
-  who.append(element("small", {}, facts([[clip.wer, wer => `WER ${percent(wer)}`], [drafted || null, share => `${percent(share)} drafted`],
-    [clip.seconds, seconds => `${seconds.toFixed(1)} s`]])));
+  who.append(element("small", {}, facts([...clip.facts, ...(drafted ? [`${percent(drafted)} drafted`] : []), `${clip.seconds.toFixed(1)} s`])));
   clip.button = element("button", { type: "button", className: "play", onclick: () => { pick(said, clip.method); toggle(clip); } });
   clip.button.setAttribute("aria-label", `Play ${name}`);
   clip.button.setAttribute("aria-pressed", false);
@@ -238,21 +238,23 @@ document.addEventListener("keydown", event => {
 
 // Filters and order.
 function update() {
-  const methods = shownMethods(), by = byId("by").value, sort = byId("sort").value;
+  const methods = shownMethods(), by = byId("by").value, [sort, key] = byId("sort").value.split(":");
   const [speaker, errors, sought] = ["speaker", "errors", "find"].map(id => byId(id).value);
-  byId("by").parentElement.hidden = sort !== "worst" && sort !== "best";
+  byId("by").parentElement.hidden = sort !== "high" && sort !== "low";
   const order = data.utterances.map(said => {
     said.clips.forEach(clip => { clip.box.hidden = !methods.has(clip.method); });
-    const known = said.clips.filter(clip => (clip.wer ?? null) !== null && methods.has(clip.method));
-    const rates = known.map(clip => clip.wer), chosen = by === "" ? known : said.clips.filter(clip => clip.method === Number(by) && (clip.wer ?? null) !== null);
-    const mean = chosen.length ? chosen.reduce((sum, clip) => sum + clip.wer, 0) / chosen.length : null;
-    const wrong = rates.some(rate => rate > 0);
+    const known = said.clips.filter(clip => value(clip, key) !== null);
+    const rates = known.filter(clip => methods.has(clip.method)).map(clip => value(clip, key));
+    const chosen = by === "" ? rates : known.filter(clip => clip.method === Number(by)).map(clip => value(clip, key));
+    const mean = chosen.length ? chosen.reduce((sum, rate) => sum + rate, 0) / chosen.length : null;
+    const heard = said.clips.filter(clip => clip.words && methods.has(clip.method));
+    const wrong = heard.some(clip => clip.words.some(([operation]) => operation !== "equal"));
     said.section.hidden = (speaker !== "" && said.speaker !== speaker) || !said.sought.includes(sought.trim().toLowerCase()) ||
-      (errors === "some" && !wrong) || (errors === "none" && (wrong || !rates.length));
+      (errors === "some" && !wrong) || (errors === "none" && (wrong || !heard.length));
     return { said, value: sort === "spread" && rates.length ? Math.max(...rates) - Math.min(...rates) : mean };
   });
   if (sort === "speaker") order.sort((a, b) => a.said.speaker.localeCompare(b.said.speaker) || a.said.index - b.said.index);
-  else if (sort) order.sort((a, b) => (a.value === null) - (b.value === null) || (sort === "best" ? 1 : -1) * (a.value - b.value) || a.said.index - b.said.index);
+  else if (sort) order.sort((a, b) => (a.value === null) - (b.value === null) || (sort === "low" ? 1 : -1) * (a.value - b.value) || a.said.index - b.said.index);
   if (order.some(({ said }, place) => main.children[place] !== said.section)) main.append(...order.map(({ said }) => said.section));
   const shown = order.filter(({ said }) => !said.section.hidden).length;
   byId("nothing").hidden = shown > 0;
@@ -267,16 +269,17 @@ function start() {
     `${data.total} utterances, ${data.methods.length} method${data.methods.length === 1 ? "" : "s"}`;
   data.methods.forEach((each, index) => {
     const box = element("input", { type: "checkbox", value: index, checked: true });
-    const told = facts([[each.speedup, x => `${x.toFixed(2)}×`], [each.alpha, x => `α ${x.toFixed(2)}`], [each.wer, x => `WER ${percent(x)}`], [each.mos, x => `MOS ${x.toFixed(2)}`], [each.beside, x => `beside ${x}`]]);
     byId("methods").append(element("label", { className: "method" }, box, element("b", {}, each.name),
-      index < 9 ? element("kbd", {}, String(index + 1)) : element("span"), element("small", {}, told)));
+      index < 9 ? element("kbd", {}, String(index + 1)) : element("span"), element("small", {}, facts(each.facts))));
     byId("by").append(element("option", { value: index }, each.name));
   });
   [...new Set(data.utterances.map(said => said.speaker).filter(Boolean))].sort().forEach(
     speaker => byId("speaker").append(element("option", { value: speaker }, speaker)));
-  const known = data.utterances.some(said => said.clips.some(clip => (clip.wer ?? null) !== null));
-  if (!known) [...byId("sort").options, ...byId("errors").options].forEach(option => {
-    option.disabled = !["", "speaker"].includes(option.value);
+  data.figures.forEach(({ key, name }) => [["high", `highest ${name} first`], ["low", `lowest ${name} first`],
+    ["spread", `${name} differs most between methods`]].forEach(
+    ([way, label]) => byId("sort").append(element("option", { value: `${way}:${key}` }, label))));
+  if (!data.utterances.some(said => said.clips.some(clip => clip.words))) [...byId("errors").options].forEach(option => {
+    option.disabled = option.value !== "";
   });
   const form = document.querySelector("form");
   [form, byId("methods")].forEach(part => ["input", "change"].forEach(name => part.addEventListener(name, update)));
