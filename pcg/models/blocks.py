@@ -7,19 +7,27 @@ that rows that accept less are simply shorter and rolling back is setting length
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.models.checkpoint import Checkpoint
 from pcg.models.decoder import LlamaConfig
-from pcg.models.linear import Linear, linear
+from pcg.models.linear import Layout, Linear, linear
+from pcg.models.native import Passes
 from pcg.models.rope import rope_table
 from pcg.types import Tree
+
+
+@runtime_checkable
+class Tensors(Protocol):
+    """What a model is read from: a checkpoint."""
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None) -> Tensor: ...
 
 
 class LlamaCache:
@@ -49,6 +57,17 @@ class LlamaCache:
         self.hidden: Float[Tensor, "batch reads capacity width"] = torch.zeros(
             batch, len(reads), capacity if reads else 0, config.width, dtype=dtype, device=device
         )
+
+    def room(self, new: int) -> tuple[int, int]:
+        """The first position that a pass of ``new`` tokens writes, and the end of what it reads.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        lengths = self.lengths.tolist()
+        if max(lengths) + new > self.states.shape[3]:
+            raise ValueError(f"cache of {self.states.shape[3]} positions is full: {max(lengths) + new} asked for")
+        return min(lengths), max(lengths) + new
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         on_device = rows.to(self.states.device)
@@ -116,8 +135,9 @@ def interleaved(weight: Float[Tensor, "outputs width"], head_dim: int) -> Float[
 class Blocks:
     """What every pass of one model shares: sizes, rotary angles, norms, attention."""
 
-    def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> None:
-        self.config, self.dtype, self.device = config, dtype, device
+    def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device, layout: Layout) -> None:
+        """``layout``: of the weights (``pcg.models.layout`` chooses one)."""
+        self.config, self.dtype, self.device, self.layout = config, dtype, device, layout
         self.rope = rope_table(config.rope, device)
         # ||x|| / sqrt(width) is the root mean square; the norm weights carry the sqrt(width)
         self._fused_norm = norm_is_fused(device)
@@ -138,11 +158,18 @@ class Blocks:
                 f"{capacity} positions asked for, the model knows {self.config.positions}: lower max_tokens"
             )
 
-    def read_norm(self, checkpoint: Checkpoint, name: str) -> Float[Tensor, "width"]:
+    def linear(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None = None) -> Linear:
+        return linear(weight, self.dtype, self.device, bias, self.layout)
+
+    def passes(self, layers: Sequence[Layer]) -> Passes | None:
+        """Whole passes of these layers in one call, where the machine has them."""
+        return Passes(self.config, layers, self.rope) if self.layout == "native" else None
+
+    def read_norm(self, checkpoint: Tensors, name: str) -> Float[Tensor, "width"]:
         weight = checkpoint.tensor(name, (self.config.width,)).to(self.device, self.dtype)
         return weight if self._fused_norm else weight.float() * math.sqrt(self.config.width)
 
-    def read_layer(self, checkpoint: Checkpoint, prefix: str, inputs: int | None = None) -> Layer:
+    def read_layer(self, checkpoint: Tensors, prefix: str, inputs: int | None = None) -> Layer:
         """``inputs``: width of what attention reads, where it is not the model's."""
         c = self.config
         inputs = inputs or c.width
@@ -158,15 +185,15 @@ class Blocks:
         gate_up = torch.cat([read("mlp.gate_proj", c.hidden, c.width), read("mlp.up_proj", c.hidden, c.width)])
         return Layer(
             attention_norm=self.read_norm(checkpoint, f"{prefix}input_layernorm.weight"),
-            qkv=linear(torch.cat([queries, keys, values]), self.dtype, self.device, bias),
-            out=linear(read("self_attn.o_proj", c.width, q_size), self.dtype, self.device),
+            qkv=self.linear(torch.cat([queries, keys, values]), bias),
+            out=self.linear(read("self_attn.o_proj", c.width, q_size)),
             mlp_norm=self.read_norm(checkpoint, f"{prefix}post_attention_layernorm.weight"),
-            gate_up=linear(gate_up, self.dtype, self.device),
-            down=linear(read("mlp.down_proj", c.width, c.hidden), self.dtype, self.device),
+            gate_up=self.linear(gate_up),
+            down=self.linear(read("mlp.down_proj", c.width, c.hidden)),
             head_norms=self._read_head_norms(checkpoint, f"{prefix}self_attn.") if c.head_norms else None,
         )
 
-    def _read_bias(self, checkpoint: Checkpoint, prefix: str) -> Float[Tensor, "outputs"]:
+    def _read_bias(self, checkpoint: Tensors, prefix: str) -> Float[Tensor, "outputs"]:
         c, sizes = self.config, {"q": self.config.heads, "k": self.config.kv_heads, "v": self.config.kv_heads}
         parts = {
             name: checkpoint.tensor(f"{prefix}{name}_proj.bias", (count * c.head_dim,)).unsqueeze(1)
@@ -175,7 +202,7 @@ class Blocks:
         turned = [interleaved(parts[name], c.head_dim) for name in "qk"]
         return torch.cat([*turned, parts["v"]]).squeeze(1)
 
-    def _read_head_norms(self, checkpoint: Checkpoint, prefix: str) -> Float[Tensor, "heads half 2"]:
+    def _read_head_norms(self, checkpoint: Tensors, prefix: str) -> Float[Tensor, "heads half 2"]:
         c = self.config
         queries, keys = (
             interleaved(checkpoint.tensor(f"{prefix}{name}_norm.weight", (c.head_dim,)).unsqueeze(1), c.head_dim)
@@ -219,8 +246,17 @@ class Blocks:
         gate, up = layer.gate_up(self.rms(x, layer.mlp_norm)).split(self.config.hidden, -1)
         return layer.down(F.silu(gate) * up)
 
+    def through(
+        self, layers: Sequence[Layer], x: Float[Tensor, "batch new width"], span: Span, memories: Iterable[Memory]
+    ) -> Iterator[Float[Tensor, "batch new width"]]:
+        """The states after each layer of a pass, each with its memory."""
+        for layer, memory in zip(layers, memories, strict=True):
+            x = x + self.attend(layer, self.rms(x, layer.attention_norm), memory, span)
+            x = x + self.feed(layer, x)
+            yield x
+
     def span(self, cache: LlamaCache, new: int) -> Span:
-        start, end = _room(cache, new)
+        start, end = cache.room(new)
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
             return Span(start, end, None, self.rope[start:end, None], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
@@ -235,7 +271,7 @@ class Blocks:
     def tree_span(self, cache: LlamaCache, tree: Tree) -> Span:
         """Tokens are written one after another, and turned by their depths; the mask says who sees whom."""
         new = len(tree.depths)
-        start, end = _room(cache, new)
+        start, end = cache.room(new)
         lengths = cache.lengths.to(self.device).unsqueeze(1)
         place = torch.arange(end, device=self.device) - lengths  # in the pass; below 0 for what was there before
         among = tree.sees[:, place.clamp(0, new - 1)] & (place < new)
@@ -251,14 +287,6 @@ class Blocks:
     def _mask(self, hidden: Bool[Tensor, "rows 1 new end"]) -> Float[Tensor, "rows 1 new end"]:
         """What is added to the scores of attention."""
         return torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
-
-
-def _room(cache: LlamaCache, new: int) -> tuple[int, int]:
-    """The first position that a pass writes, and the end of what it reads."""
-    lengths = cache.lengths.tolist()
-    if max(lengths) + new > cache.states.shape[3]:
-        raise ValueError(f"cache of {cache.states.shape[3]} positions is full: {max(lengths) + new} asked for")
-    return min(lengths), max(lengths) + new
 
 
 def norm_is_fused(device: torch.device) -> bool:

@@ -25,7 +25,8 @@ from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
-from pcg.models.linear import is_plain, linear
+from pcg.models.layout import choose
+from pcg.models.linear import is_plain
 from pcg.types import Utterance
 
 LAYER = "midlayer."
@@ -81,23 +82,29 @@ class EagleLM:
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
         _check_target(checkpoint, c, target, path)
         self.reads = states_read(checkpoint.config, target.layers, path)
-        self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device)
         width = c.width
-        self._fuse = linear(
-            checkpoint.tensor("fc.weight", (width, len(self.reads) * width)), self.blocks.dtype, self.device
-        )
+        fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
+        layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
+        self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout)
+        self._fuse = self.blocks.linear(fuse)
         self._layer = self.blocks.read_layer(checkpoint, LAYER, inputs=2 * width)
         self._state_norm = self.blocks.read_norm(checkpoint, f"{LAYER}hidden_norm.weight")
         self._norm = self.blocks.read_norm(checkpoint, "norm.weight")
         self._normed_residual = bool(checkpoint.config.get("norm_before_residual"))
         self._table = _own_table(checkpoint, c, self.blocks)
         self._head, self._places = _own_head(checkpoint, c, target, self.blocks)
+        self._passes = self.blocks.passes([self._layer])
         checkpoint.refuse_unread()
 
     @property
     def is_plain(self) -> bool:
         """Whether its products are torch's own, which a compiler sees through."""
         return is_plain(self._layer.qkv) and bool(getattr(self._target, "is_plain", False))
+
+    @property
+    def layout(self) -> str:
+        """How its weights lie in memory, and so what multiplies by them (``pcg.models.layout``)."""
+        return self.blocks.layout
 
     @staticmethod
     def footprint(path: str, dtype: str, speech_rows: int) -> Footprint:
@@ -163,20 +170,25 @@ class EagleLM:
     ) -> Float[Tensor, "batch new width"]:
         """The layer: its states, which stand in for the target's where that has not been."""
         blocks, layer = self.blocks, self._layer
-        embedded = self._target.embed(ids).to(blocks.dtype) if self._table is None else F.embedding(ids, self._table)
+        embedded = self._embed(ids)
         normed = blocks.rms(x, self._state_norm)
         read = torch.cat([blocks.rms(embedded, layer.attention_norm), normed], -1)
         x = (normed if self._normed_residual else x) + blocks.attend(layer, read, memory, span)
         return x + blocks.feed(layer, x)
 
     def logits(self, x: Float[Tensor, "batch new width"]) -> Float[Tensor, "batch new vocab"]:
-        hidden = self.blocks.rms(x, self._norm)
+        hidden = self.blocks.rms(x, self._norm) if self._passes is None else self._passes.rms(x, self._norm)
         if self._head is None:
             return self._target.head(hidden)
         logits = self._head(hidden).float()
         if self._places is None:
             return logits
         return logits.new_full((*logits.shape[:-1], self.vocab_size), -torch.inf).index_copy_(-1, self._places, logits)
+
+    def _embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
+        if self._table is not None:
+            return F.embedding(ids, self._table)
+        return self._target.embed(ids).to(self.blocks.dtype)
 
     def _known(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
         before = (cache.lengths.unsqueeze(1) + torch.arange(new) - 1).to(self.device)
@@ -185,9 +197,13 @@ class EagleLM:
     def _forward(
         self, ids: Int[Tensor, "batch new"], x: Float[Tensor, "batch new width"], cache: EagleCache
     ) -> Float[Tensor, "batch new width"]:
-        span = self.blocks.span(cache.memory, ids.shape[1])
-        [memory] = span.memories(cache.memory.states, self.config.kv_heads)
-        x = self.through(ids, x, span, memory)
+        if self._passes is not None:
+            cache.memory.room(ids.shape[1])
+            x = self._passes.reading(x, self._embed(ids), self._state_norm, self._normed_residual, cache.memory)
+        else:
+            span = self.blocks.span(cache.memory, ids.shape[1])
+            [memory] = span.memories(cache.memory.states, self.config.kv_heads)
+            x = self.through(ids, x, span, memory)
         cache.lengths = cache.lengths + ids.shape[1]
         cache.own = x[:, -1:]
         return x
@@ -267,7 +283,7 @@ def _own_head(
     if not [place for place in places if place != target.end]:
         raise ValueError(f"{checkpoint.folder}: none of the {len(ids)} ids of its draft vocabulary is a speech token")
     rows = torch.tensor([row_of[speech[place]] for place in places])
-    head = linear(checkpoint.tensor("lm_head.weight", (len(ids), config.width))[rows], blocks.dtype, blocks.device)
+    head = blocks.linear(checkpoint.tensor("lm_head.weight", (len(ids), config.width))[rows])
     return head, None if len(places) == len(speech) else torch.tensor(places, device=blocks.device)
 
 

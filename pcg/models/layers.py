@@ -42,6 +42,7 @@ class LayersLM:
         shallow.config = replace(target.llama.config, layers=count)
         shallow.blocks = copy.copy(target.llama.blocks)
         shallow.blocks.config = shallow.config
+        shallow.passes = shallow.blocks.passes(shallow.layers)
         self.vocab_size, self.end, self.device, self.text = target.vocab_size, target.end, target.device, target.text
 
     @staticmethod

@@ -1,17 +1,24 @@
-"""x @ weight.T, by the quickest kernel that gives the same numbers."""
+"""x @ weight.T, by the quickest kernel that gives the same numbers.
+
+Which one that is depends on the machine: ``pcg.models.layout`` measures.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.models import native
+
 Linear = Callable[[Float[Tensor, "... inputs"]], Float[Tensor, "... outputs"]]
+Layout = Literal["native", "packed", "reordered", "plain"]
 
 
 def linear(
@@ -19,14 +26,35 @@ def linear(
     dtype: torch.dtype,
     device: torch.device,
     bias: Float[Tensor, "outputs"] | None = None,
+    layout: Layout = "plain",
 ) -> Linear:
-    """The map with ``weight`` and ``bias`` as stored in a checkpoint, computed in ``dtype`` on ``device``."""
+    """The map with ``weight`` and ``bias`` as stored in a checkpoint, computed in ``dtype`` on ``device``.
+
+    Args:
+        layout: how the weight lies in memory, and so who multiplies; one of ``layouts``.
+    """
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
-    if weight.dtype == torch.float16 and dtype == torch.float32 and device.type == "cpu" and can_pack():
+    if layout == "native":
+        return native.Product(weight, bias)
+    if layout == "packed":
         return _packed(weight, bias)
-    if dtype == torch.bfloat16 and device.type == "cpu" and can_reorder():
+    if layout == "reordered":
         return _reordered(weight, bias)
     return partial(F.linear, weight=weight.to(device=device, dtype=dtype), bias=bias)
+
+
+def layouts(head_dim: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device, threads: int) -> list[Layout]:
+    """Those that compute in ``dtype`` with weights that are ``stored`` so, on this machine."""
+    found: list[Layout] = ["plain"]
+    if device.type != "cpu":
+        return found
+    if dtype == torch.float32 and stored == torch.float16 and can_pack():
+        found.append("packed")
+    if dtype == torch.float32 and threads == 1 and native.can_pass(head_dim):
+        found.append("native")
+    if dtype == torch.bfloat16 and can_reorder():
+        found.append("reordered")
+    return found
 
 
 def is_plain(multiply: Linear) -> bool:
@@ -45,7 +73,7 @@ def _packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "output
     Widening a float16 weight loses nothing, so this is the float32 product to within rounding. It reads half
     the memory, and its kernels are made for few rows: 3 to 5 times as fast as MKL's at 1 to 8 rows (AMD Zen 4).
     """
-    with warnings.catch_warnings():  # torch announces that these functions will go; ``linear`` then takes F.linear
+    with warnings.catch_warnings():  # torch announces that these functions will go; ``can_pack`` then says no
         warnings.filterwarnings("ignore", message="fbgemm_")
         packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.float())
         multiply = partial(torch.fbgemm_linear_fp16_weight_fp32_activation, packed_weight=packed, bias=bias)

@@ -20,7 +20,8 @@ from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
-from pcg.models.linear import is_plain, linear
+from pcg.models.layout import choose
+from pcg.models.linear import is_plain
 from pcg.types import Tree, Utterance
 
 
@@ -44,12 +45,13 @@ class Llama:
         Raises ValueError for tensors that are missing, of the wrong shape, or that no part of it reads.
         """
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
-        self.blocks = Blocks(c, dtype, device)
         table = checkpoint.tensor("model.embed_tokens.weight", (c.vocab, c.width))
+        self.blocks = Blocks(c, dtype, device, choose(c, table.dtype, dtype, device))
         self.table = table.to(device, dtype)
-        self.head = linear(self._output_rows(checkpoint, table, head_rows), dtype, device)
+        self.head = self.blocks.linear(self._output_rows(checkpoint, table, head_rows))
         self.layers = [self.blocks.read_layer(checkpoint, f"model.layers.{i}.") for i in range(c.layers)]
         self.norm = self.blocks.read_norm(checkpoint, "model.norm.weight")
+        self.passes = self.blocks.passes(self.layers)
         checkpoint.refuse_unread()
 
     def _output_rows(self, checkpoint: Checkpoint, table: Tensor, rows: Tensor | None) -> Float[Tensor, "rows width"]:
@@ -63,8 +65,12 @@ class Llama:
         self, ids: Int[Tensor, "batch new"], cache: LlamaCache, tree: Tree | None = None
     ) -> Float[Tensor, "batch new width"]:
         """Append ``ids``, in sequence or as a tree, to each row at its own length; the states after each, headless."""
-        span = self.blocks.span(cache, ids.shape[1]) if tree is None else self.blocks.tree_span(cache, tree)
-        x = self.through(ids, span, span.memories(cache.states, self.config.kv_heads), cache.reads, cache.hidden)
+        if self.passes is not None:
+            cache.room(ids.shape[1])
+            x = self.passes.through(F.embedding(ids, self.table), self.norm, cache, tree)
+        else:
+            span = self.blocks.span(cache, ids.shape[1]) if tree is None else self.blocks.tree_span(cache, tree)
+            x = self.through(ids, span, span.memories(cache.states, self.config.kv_heads), cache.reads, cache.hidden)
         cache.lengths = cache.lengths + ids.shape[1]
         return x
 
@@ -80,11 +86,10 @@ class Llama:
         blocks = self.blocks
         x = F.embedding(ids, self.table)
         seen = {0: x} if reads else {}
-        for depth, (layer, memory) in enumerate(zip(self.layers, memories, strict=True), 1):
-            x = x + blocks.attend(layer, blocks.rms(x, layer.attention_norm), memory, span)
-            x = x + blocks.feed(layer, x)
+        for depth, state in enumerate(blocks.through(self.layers, x, span, memories), 1):
+            x = state
             if depth in reads:
-                seen[depth] = x
+                seen[depth] = state
         x = blocks.rms(x, self.norm)
         if reads:
             seen[len(self.layers)] = x
@@ -138,6 +143,11 @@ class LlamaLM:
     def is_plain(self) -> bool:
         """Whether its products are torch's own, which a compiler sees through."""
         return is_plain(self.llama.head) and is_plain(self.llama.layers[0].qkv)
+
+    @property
+    def layout(self) -> str:
+        """How its weights lie in memory, and so what multiplies by them (``pcg.models.layout``)."""
+        return self.llama.blocks.layout
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens).to(self.device)

@@ -1,0 +1,211 @@
+"""Passes of ``passes.c``: products, attention and all between them, for float32 on one thread of a CPU.
+
+The C file is built once a machine, by the compiler at hand (``cc``, or ``$CC``), and kept under ``$PCG_CACHE``. It is
+float32 arithmetic like torch's, summed in another order, and in the same order whatever the number of tokens in a pass:
+a pass of five gives what five passes of one give, to the last bit, which no product of torch promises. A pass makes one
+call instead of some twenty operations a layer, and reads weights, keys and values once.
+
+Where there is no compiler, or several threads are wanted, torch's products are used (``pcg.models.linear``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from pcg.files import cache_folder
+from pcg.models.decoder import LlamaConfig
+from pcg.types import Tree
+
+SOURCE = Path(__file__).with_name("passes.c")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
+log = logging.getLogger(__name__)
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32), ("kind", ctypes.c_int32),
+    )  # fmt: skip
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "head_norms")),
+        *((name, _Matrix) for name in ("qkv", "out", "gate_up", "down")),
+    )
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "hidden", "heads", "kv_heads", "dim")),
+        ("eps", ctypes.c_float),
+    )
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("rows", "fresh")),
+        *((name, ctypes.c_void_p) for name in ("lengths", "depths", "sees", "rope", "states")),
+        *((name, ctypes.c_int64) for name in ("layer_step", "row_step", "head_step")),
+        ("reads", ctypes.c_void_p), ("read_count", ctypes.c_int64), ("hidden", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("hidden_row_step", "hidden_read_step")),
+    )  # fmt: skip
+
+
+@cache
+def library() -> Any:
+    """The built C file; None, and the reason in the log, where it cannot be built here."""
+    try:
+        found = ctypes.CDLL(str(_built()))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", "") or error
+        log.info("no C compiler that builds %s (%s): torch's products are used", SOURCE.name, str(said).strip()[:200])
+        return None
+    return found
+
+
+def can_pass(head_dim: int) -> bool:
+    """Whether the library is there, and takes heads of this size."""
+    return library() is not None and head_dim % library().lanes() == 0
+
+
+def _built() -> Path:
+    """The library for this source, compiler and processor; built where it is not there yet."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    # what -march=native means here tells the processor, and the macros the compiler
+    macros = subprocess.run(
+        [*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, text=True, check=True
+    ).stdout
+    digest = hashlib.blake2b("\0".join((SOURCE.read_text(), macros, *_FLAGS)).encode(), digest_size=8).hexdigest()
+    folder = cache_folder() / "kernels"
+    built = folder / f"passes-{digest}.so"
+    if not built.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # two processes may build at once
+            new = Path(scratch) / built.name
+            subprocess.run([*compiler, *_FLAGS, "-o", new, SOURCE, "-lm"], capture_output=True, text=True, check=True)
+            new.replace(built)
+    return built
+
+
+class Product:
+    """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``."""
+
+    def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None) -> None:
+        outputs, inputs = weight.shape
+        group = library().group()
+        padded = torch.cat([weight, weight.new_zeros(-outputs % group, inputs)])
+        self._weight = padded.view(-1, group, inputs).transpose(1, 2).contiguous()
+        self._bias = None if bias is None else bias.float().contiguous()
+        self.matrix = _Matrix(_address(self._weight), _address(self._bias), inputs, outputs, _KINDS[weight.dtype])
+
+    def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        x = x.contiguous()
+        made = x.new_empty(*x.shape[:-1], self.matrix.outputs)
+        rows = x.numel() // self.matrix.inputs
+        _done(library().product(ctypes.byref(self.matrix), _at(x), rows, _at(made), 0))
+        return made
+
+
+class Passes:
+    """The layers of one model as ``passes.c`` reads them.
+
+    Args:
+        layers: of ``pcg.models.blocks``, with products of this file; as ``cache`` is, in what follows.
+        rope: cos and sin of every position.
+    """
+
+    def __init__(self, config: LlamaConfig, layers: Sequence[Any], rope: Float[Tensor, "positions half 2"]) -> None:
+        c = config
+        self._rope = rope.contiguous()
+        self._sizes = _Sizes(c.width, c.hidden, c.heads, c.kv_heads, c.head_dim, c.eps)
+        self._layers = (_Layer * len(layers))(*map(_layer, layers))
+        self._held = list(layers)  # whose weights the addresses are of
+
+    def through(
+        self, x: Float[Tensor, "batch new width"], norm: Float[Tensor, "width"], cache: Any, tree: Tree | None
+    ) -> Float[Tensor, "batch new width"]:
+        """Through all layers and the last norm, in place; keys, values and states that are read go into ``cache``."""
+        given, _held = self._pass(x, cache, tree)
+        pointers = ctypes.byref(self._sizes), self._layers, len(self._layers), _at(norm)
+        _done(library().layers(*pointers, ctypes.byref(given), _at(x)))
+        return x
+
+    def reading(
+        self,
+        x: Float[Tensor, "batch new width"],
+        embedded: Float[Tensor, "batch new width"],
+        state_norm: Float[Tensor, "width"],
+        normed_residual: bool,
+        cache: Any,
+    ) -> Float[Tensor, "batch new width"]:
+        """Through the one layer of a draft that reads states (``pcg.models.eagle``); ``x`` stays as it was.
+
+        ``normed_residual``: what attention makes is added to the normed states.
+        """
+        x = x.clone(memory_format=torch.contiguous_format)
+        given, _held = self._pass(x, cache, None)
+        pointers = ctypes.byref(self._sizes), self._layers, _at(state_norm), normed_residual, ctypes.byref(given)
+        _done(library().reading_layer(*pointers, _at(embedded.contiguous()), _at(x)))
+        return x
+
+    def rms(
+        self, x: Float[Tensor, "batch new width"], weight: Float[Tensor, "width"]
+    ) -> Float[Tensor, "batch new width"]:
+        x, width = x.contiguous(), self._sizes.width
+        made = torch.empty_like(x)
+        library().rms(
+            ctypes.byref(self._sizes), _at(x), x.numel() // width, _at(weight), _at(made), ctypes.c_int64(width)
+        )
+        return made
+
+    def _pass(self, x: Float[Tensor, "batch new width"], cache: Any, tree: Tree | None) -> tuple[_Pass, Any]:
+        """Where it writes and what it sees, and the tensors that it points to."""
+        rows, fresh = x.shape[:2]
+        lengths, states, hidden = cache.lengths.contiguous(), cache.states, cache.hidden
+        depths, sees = _chain(fresh) if tree is None else (tree.depths.int(), tree.sees.to(torch.uint8).contiguous())
+        reads = torch.tensor(cache.reads, dtype=torch.int32)
+        given = _Pass(
+            rows, fresh, _address(lengths), _address(depths), _address(sees), _address(self._rope), _address(states),
+            *states.stride()[:3], _address(reads), len(cache.reads), _address(hidden), *hidden.stride()[:2],
+        )  # fmt: skip
+        return given, (lengths, depths, sees, reads)
+
+
+@lru_cache(maxsize=64)
+def _chain(fresh: int) -> tuple[Int[Tensor, "new"], UInt8[Tensor, "new new"]]:
+    """Depths and sights of tokens in sequence."""
+    return torch.arange(fresh, dtype=torch.int32), torch.ones(fresh, fresh, dtype=torch.uint8).tril()
+
+
+def _layer(layer: Any) -> _Layer:
+    products = [each.matrix for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    return _Layer(*map(_address, (layer.attention_norm, layer.mlp_norm, layer.head_norms)), *products)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _done(had_memory: int) -> None:
+    if not had_memory:
+        raise MemoryError("no memory for a pass")

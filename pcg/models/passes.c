@@ -1,0 +1,404 @@
+/* Passes of a decoder of Llama's line over few rows, on one thread of a CPU.
+ *
+ * Activations, keys and values are float32. Weights are read as they are stored (float16, bfloat16 or float32) and
+ * widened, which loses nothing, so this is float32 arithmetic. Every number is summed in one order, whatever stands
+ * beside it in a pass: a pass of five tokens gives, bit for bit, what five passes of one give.
+ *
+ * Built by native.py for the machine at hand: -march=native, no -ffast-math.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+#define LANES 16
+#define MOST_SUMS 24 /* vectors that stay in registers beside what they are made of */
+#else
+#define LANES 8
+#define MOST_SUMS 12
+#endif
+#define GROUP (4 * LANES) /* outputs whose weights lie side by side */
+#define MOST_ROWS 6       /* at once; more are taken in even parts */
+#define ALWAYS static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
+
+enum kind { FLOAT16, BFLOAT16, FLOAT32 };
+
+typedef struct {
+    const void *weight; /* [outputs / GROUP][inputs][GROUP], zeros beyond the last output */
+    const float *bias;  /* or null */
+    int32_t inputs, outputs, kind;
+} Matrix;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm, *head_norms; /* the last [heads + kv_heads][dim], or null */
+    Matrix qkv, out, gate_up, down;
+} Layer;
+
+typedef struct {
+    int32_t width, hidden, heads, kv_heads, dim;
+    float eps;
+} Sizes;
+
+/* Where a pass writes and what it sees. Token i of a row is written at the row's length + i, turned as position
+ * length + depths[i], and sees what was there before the pass and the tokens j of it with sees[i][j]. */
+typedef struct {
+    int32_t rows, fresh;
+    const int64_t *lengths;
+    const int32_t *depths;
+    const uint8_t *sees; /* [fresh][fresh] */
+    const float *rope;   /* [positions][dim / 2][2]: cos and sin */
+    float *states;       /* [layers][rows][2 * kv_heads][capacity][dim] */
+    int64_t layer_step, row_step, head_step;
+    const int32_t *reads; /* states that are kept; state i comes after i layers, the last is normed */
+    int64_t read_count;
+    float *hidden; /* [rows][reads][capacity][width] */
+    int64_t hidden_row_step, hidden_read_step;
+} Pass;
+
+ALWAYS vec splat(float x) { return x - (vec){0}; }
+
+ALWAYS vec widened(const char *from, int kind, long at) {
+    if (kind == FLOAT32)
+        return *(const vec *)(from + 4 * at);
+    halves bits = *(const halves *)(from + 2 * at);
+    if (kind == BFLOAT16)
+        return (vec)(__builtin_convertvector(bits, ints) << 16);
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps((__m256i)bits);
+#elif defined(__F16C__)
+    return (vec)_mm256_cvtph_ps((__m128i)bits);
+#else
+    vec out;
+    for (int i = 0; i < LANES; i++) {
+        _Float16 x;
+        memcpy(&x, (const uint16_t *)(from + 2 * at) + i, 2);
+        out[i] = x;
+    }
+    return out;
+#endif
+}
+
+ALWAYS vec chosen(ints which, vec yes, vec no) { return (vec)(((ints)yes & which) | ((ints)no & ~which)); }
+
+ALWAYS float total(vec x) { /* by halves */
+    typedef float eight __attribute__((vector_size(32))), four __attribute__((vector_size(16)));
+    eight wide[LANES / 8];
+    memcpy(wide, &x, sizeof x);
+    eight all = LANES == 16 ? wide[0] + wide[LANES / 8 - 1] : wide[0];
+    four low, high;
+    memcpy(&low, &all, sizeof low);
+    memcpy(&high, (char *)&all + sizeof low, sizeof high);
+    low += high;
+    return (low[0] + low[2]) + (low[1] + low[3]);
+}
+
+/* y[r][0 .. vectors * LANES) = sum over k of x[k][r] * w[k][..]: rows * vectors sums that stay in registers. */
+ALWAYS void tile(int rows, int vectors, int kind, const float *x, const char *w, long w_step, long count, float *y,
+                 long y_step) {
+    vec sums[MOST_ROWS][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 6
+        for (int j = 0; j < vectors; j++)
+            sums[r][j] = (vec){0};
+    for (long k = 0; k < count; k++) {
+        vec weights[4];
+#pragma GCC unroll 6
+        for (int j = 0; j < vectors; j++)
+            weights[j] = widened(w, kind, k * w_step + j * LANES);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            vec each = splat(x[k * rows + r]);
+#pragma GCC unroll 6
+            for (int j = 0; j < vectors; j++)
+                sums[r][j] += each * weights[j];
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 6
+        for (int j = 0; j < vectors; j++)
+            *(vec *)(y + r * y_step + j * LANES) = sums[r][j];
+}
+
+/* As many columns at once as registers hold sums of. */
+ALWAYS void tiles(int rows, int kind, const float *x, const char *w, long w_step, long count, float *y, long y_step,
+                  int columns) {
+    const int size = kind == FLOAT32 ? 4 : 2, once = MOST_SUMS / rows < 4 ? MOST_SUMS / rows : 4;
+    const int vectors = once >= 4 ? 4 : once >= 2 ? 2 : 1;
+    int at = 0;
+    for (; at + vectors * LANES <= columns; at += vectors * LANES)
+        tile(rows, vectors, kind, x, w + (long)size * at, w_step, count, y + at, y_step);
+    for (; at < columns; at += LANES)
+        tile(rows, 1, kind, x, w + (long)size * at, w_step, count, y + at, y_step);
+}
+
+#define CASES(rows, kind)                                                                                              \
+    case rows:                                                                                                         \
+        tiles(rows, kind, x, w, w_step, count, y, y_step, columns);                                            \
+        break;
+#define SUMS(name, kind)                                                                                               \
+    static void name(int rows, const float *x, const char *w, long w_step, long count, float *y, long y_step,          \
+                     int columns) {                                                                                    \
+        switch (rows) {                                                                                                \
+            CASES(1, kind) CASES(2, kind) CASES(3, kind) CASES(4, kind) CASES(5, kind) CASES(6, kind)                  \
+        }                                                                                                              \
+    }
+SUMS(sums_float16, FLOAT16)
+SUMS(sums_bfloat16, BFLOAT16)
+SUMS(sums_float32, FLOAT32)
+
+/* How many of these rows are taken at once. */
+static int part(int rows) {
+    const int parts = (rows + MOST_ROWS - 1) / MOST_ROWS;
+    return (rows + parts - 1) / parts;
+}
+
+/* y (+)= x W^T + bias. Each group of weights is read once, whatever the rows. Returns whether there was memory. */
+int product(const Matrix *m, const float *x, int rows, float *y, int add) {
+    const long size = m->kind == FLOAT32 ? 4 : 2, step = size * GROUP * m->inputs, inputs = m->inputs;
+    float made[MOST_ROWS * GROUP], *turned = malloc(sizeof(float) * inputs * rows); /* [inputs][rows], by MOST_ROWS */
+    if (!turned)
+        return 0;
+    for (int row = 0, some; row < rows; row += some) {
+        some = part(rows - row);
+        for (long k = 0; k < inputs; k++)
+            for (int r = 0; r < some; r++)
+                turned[row * inputs + k * some + r] = x[(row + r) * inputs + k];
+    }
+    for (long first = 0; first < m->outputs; first += GROUP) {
+        const char *w = (const char *)m->weight + first / GROUP * step;
+        const long left = m->outputs - first, wide = left < GROUP ? left : GROUP;
+        for (int row = 0, some; row < rows; row += some) {
+            some = part(rows - row);
+            (m->kind == FLOAT16 ? sums_float16 : m->kind == BFLOAT16 ? sums_bfloat16 : sums_float32)(
+                some, turned + row * inputs, w, GROUP, inputs, made, GROUP, GROUP);
+            for (int r = 0; r < some; r++) {
+                float *to = y + (long)(row + r) * m->outputs + first;
+                for (long i = 0; i < wide; i++)
+                    to[i] = made[r * GROUP + i] + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
+            }
+        }
+    }
+    free(turned);
+    return 1;
+}
+
+ALWAYS vec exponential(vec x) { /* Cephes' expf, 2 ulp; 0 below -87, and no more than at 88 */
+    const vec low = splat(-87.0f), high = splat(88.0f);
+    const vec bounded = chosen(x < low, low, chosen(x > high, high, x));
+    const vec scaled = bounded * 1.44269504f, shifted = scaled + 12582912.0f; /* rounds to the nearest integer */
+    const vec whole = shifted - 12582912.0f;
+    const vec rest = bounded - whole * 0.693359375f + whole * 2.12194440e-4f;
+    vec found = splat(1.9875691500e-4f);
+    found = found * rest + 1.3981999507e-3f;
+    found = found * rest + 8.3334519073e-3f;
+    found = found * rest + 4.1665795894e-2f;
+    found = found * rest + 1.6666665459e-1f;
+    found = found * rest + 5.0000001201e-1f;
+    found = found * rest * rest + rest + 1.0f;
+    const ints power = (__builtin_convertvector(whole, ints) + 127) << 23;
+    return chosen(x < low, (vec){0}, found * (vec)power);
+}
+
+/* Weights carry the square root of the width. */
+void rms(const Sizes *s, const float *x, int rows, const float *weight, float *y, int64_t y_step) {
+    for (int r = 0; r < rows; r++, x += s->width, y += y_step) {
+        vec squares = {0};
+        float rest = s->width * s->eps;
+        long i = 0;
+        for (; i + LANES <= s->width; i += LANES)
+            squares += *(const vec *)(x + i) * *(const vec *)(x + i);
+        for (; i < s->width; i++)
+            rest += x[i] * x[i];
+        const float scale = 1 / sqrtf(total(squares) + rest);
+        for (i = 0; i < s->width; i++)
+            y[i] = x[i] * scale * weight[i];
+    }
+}
+
+static void turn(const Sizes *s, const float *angles, const float *norms, float *head) {
+    if (norms) {
+        float square = 0;
+        for (int i = 0; i < s->dim; i++)
+            square += head[i] * head[i];
+        const float scale = 1 / sqrtf(square / s->dim + s->eps);
+        for (int i = 0; i < s->dim; i++)
+            head[i] *= scale * norms[i];
+    }
+    for (int i = 0; i < s->dim; i += 2) {
+        const float real = head[i], imaginary = head[i + 1];
+        head[i] = real * angles[i] - imaginary * angles[i + 1];
+        head[i + 1] = real * angles[i + 1] + imaginary * angles[i];
+    }
+}
+
+/* Up to MOST_ROWS queries of one head over its keys and values. */
+static void mix(const Sizes *s, const float *const *queries, const int *token, int count, const float *keys,
+                const float *values, long before, const Pass *p, float *scores, float *out, long out_step) {
+    const long end = before + p->fresh, room = (end + LANES - 1) / LANES * LANES;
+    const float scale = 1 / sqrtf(s->dim);
+    float most[MOST_ROWS];
+    for (int q = 0; q < count; q++)
+        most[q] = -INFINITY;
+    for (long n = 0; n < room; n++)
+        for (int q = 0; q < count; q++) {
+            float score = -INFINITY;
+            if (n < before || (n < end && p->sees[token[q] * p->fresh + n - before])) {
+                vec sum = {0};
+                for (int d = 0; d < s->dim; d += LANES)
+                    sum += *(const vec *)(queries[q] + d) * *(const vec *)(keys + n * s->dim + d);
+                score = total(sum) * scale;
+                most[q] = score > most[q] ? score : most[q];
+            }
+            scores[q * room + n] = score;
+        }
+    float sizes[MOST_ROWS], *turned = scores + MOST_ROWS * room; /* [end][count] */
+    for (int q = 0; q < count; q++) {
+        vec sum = {0};
+        for (long n = 0; n < room; n += LANES) {
+            vec *at = (vec *)(scores + q * room + n);
+            sum += *at = exponential(*at - most[q]);
+        }
+        sizes[q] = 1 / total(sum);
+        for (long n = 0; n < end; n++)
+            turned[n * count + q] = scores[q * room + n];
+    }
+    float mixed[MOST_ROWS * s->dim];
+    sums_float32(count, turned, (const char *)values, s->dim, end, mixed, s->dim, s->dim);
+    for (int q = 0; q < count; q++)
+        for (int d = 0; d < s->dim; d++)
+            out[q * out_step + d] = mixed[q * s->dim + d] * sizes[q];
+}
+
+/* x += what attention makes of read. qkv and mixed: room for the pass. */
+static void attend(const Sizes *s, const Layer *l, const Pass *p, long depth, const float *read, float *qkv,
+                   float *mixed, float *scores, float *x) {
+    const int heads = s->heads + 2 * s->kv_heads, shared = s->heads / s->kv_heads;
+    const long wide = (long)heads * s->dim, size = sizeof(float) * s->dim;
+    product(&l->qkv, read, p->rows * p->fresh, qkv, 0);
+    for (int row = 0; row < p->rows; row++) {
+        float *fresh = qkv + (long)row * p->fresh * wide;
+        float *states = p->states + depth * p->layer_step + row * p->row_step;
+        for (int i = 0; i < p->fresh; i++) {
+            const float *angles = p->rope + (p->lengths[row] + p->depths[i]) * s->dim;
+            for (int h = 0; h < heads; h++) {
+                float *head = fresh + i * wide + (long)h * s->dim;
+                if (h < s->heads + s->kv_heads)
+                    turn(s, angles, l->head_norms ? l->head_norms + h * s->dim : 0, head);
+                if (h >= s->heads)
+                    memcpy(states + (h - s->heads) * p->head_step + (p->lengths[row] + i) * s->dim, head, size);
+            }
+        }
+        for (int h = 0; h < s->kv_heads; h++) {
+            const float *keys = states + h * p->head_step, *values = keys + s->kv_heads * p->head_step;
+            const float *queries[MOST_ROWS];
+            int token[MOST_ROWS];
+            for (int first = 0, count; first < shared * p->fresh; first += count) {
+                count = part(shared * p->fresh - first);
+                float made[MOST_ROWS * s->dim];
+                for (int q = 0; q < count; q++) {
+                    token[q] = (first + q) / shared;
+                    queries[q] = fresh + token[q] * wide + (long)(h * shared + (first + q) % shared) * s->dim;
+                }
+                mix(s, queries, token, count, keys, values, p->lengths[row], p, scores, made, s->dim);
+                for (int q = 0; q < count; q++)
+                    memcpy(mixed + ((long)row * p->fresh + token[q]) * s->heads * s->dim +
+                               (long)(h * shared + (first + q) % shared) * s->dim,
+                           made + q * s->dim, size);
+            }
+        }
+    }
+    product(&l->out, mixed, p->rows * p->fresh, x, 1);
+}
+
+/* x += what the MLP makes of it. */
+static void feed(const Sizes *s, const Layer *l, int rows, float *normed, float *gates, float *x) {
+    rms(s, x, rows, l->mlp_norm, normed, s->width);
+    product(&l->gate_up, normed, rows, gates, 0);
+    for (int r = 0; r < rows; r++) { /* in place: row r of what is made never lies beyond row r of what it is made of */
+        const float *gate = gates + (long)r * 2 * s->hidden, *up = gate + s->hidden;
+        float *to = gates + (long)r * s->hidden;
+        int i = 0;
+        for (; i + LANES <= s->hidden; i += LANES) {
+            const vec g = *(const vec *)(gate + i);
+            *(vec *)(to + i) = g / (exponential(-g) + 1.0f) * *(const vec *)(up + i);
+        }
+        for (; i < s->hidden; i++)
+            to[i] = gate[i] / (exponential(splat(-gate[i]))[0] + 1.0f) * up[i];
+    }
+    product(&l->down, gates, rows, x, 1);
+}
+
+/* Room for a pass: what is normed (wide numbers a token), then either attention's or the MLP's. */
+typedef struct {
+    float *normed, *room, *mixed, *scores;
+} Room;
+
+static Room made_room(const Sizes *s, const Pass *p, int wide) {
+    const long tokens = (long)p->rows * p->fresh, qkv = tokens * (s->heads + 2 * s->kv_heads) * s->dim;
+    long longest = 0;
+    for (int row = 0; row < p->rows; row++)
+        if (p->lengths[row] > longest)
+            longest = p->lengths[row];
+    const long mixed = tokens * s->heads * s->dim, scores = 2 * MOST_ROWS * (longest + p->fresh + LANES);
+    const long attention = qkv + mixed + scores, gates = tokens * 2 * s->hidden;
+    float *all = malloc(sizeof(float) * (tokens * wide + (attention > gates ? attention : gates)));
+    float *room = all ? all + tokens * wide : 0;
+    return all ? (Room){all, room, room + qkv, room + qkv + mixed} : (Room){0};
+}
+
+static void keep(const Sizes *s, const Pass *p, const float *x, int depth) {
+    for (int i = 0; i < p->read_count; i++)
+        if (p->reads[i] == depth)
+            for (int row = 0; row < p->rows; row++)
+                memcpy(p->hidden + row * p->hidden_row_step + i * p->hidden_read_step + p->lengths[row] * s->width,
+                       x + (long)row * p->fresh * s->width, sizeof(float) * p->fresh * s->width);
+}
+
+/* x through all layers and the last norm; the states that are read are kept on the way. */
+int layers(const Sizes *s, const Layer *l, int count, const float *norm, const Pass *p, float *x) {
+    const int tokens = p->rows * p->fresh;
+    const Room room = made_room(s, p, s->width);
+    if (!room.normed)
+        return 0;
+    for (int depth = 0; depth < count; depth++, l++) {
+        keep(s, p, x, depth);
+        rms(s, x, tokens, l->attention_norm, room.normed, s->width);
+        attend(s, l, p, depth, room.normed, room.room, room.mixed, room.scores, x);
+        feed(s, l, tokens, room.normed, room.room, x);
+    }
+    rms(s, x, tokens, norm, x, s->width);
+    keep(s, p, x, count);
+    free(room.normed);
+    return 1;
+}
+
+/* The layer of a draft that reads the target: attention reads embeddings and states side by side. */
+int reading_layer(const Sizes *s, const Layer *l, const float *state_norm, int normed_residual, const Pass *p,
+                  const float *embedded, float *x) {
+    const int tokens = p->rows * p->fresh;
+    const Room room = made_room(s, p, 2 * s->width);
+    if (!room.normed)
+        return 0;
+    rms(s, embedded, tokens, l->attention_norm, room.normed, 2 * s->width);
+    rms(s, x, tokens, state_norm, room.normed + s->width, 2 * s->width);
+    for (int t = 0; normed_residual && t < tokens; t++)
+        memcpy(x + (long)t * s->width, room.normed + (2L * t + 1) * s->width, sizeof(float) * s->width);
+    attend(s, l, p, 0, room.normed, room.room, room.mixed, room.scores, x);
+    feed(s, l, tokens, room.normed, room.room, x);
+    free(room.normed);
+    return 1;
+}
+
+int group(void) { return GROUP; }
+int lanes(void) { return LANES; }

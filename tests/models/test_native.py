@@ -1,0 +1,164 @@
+"""Passes of ``passes.c`` give torch's numbers, and the same ones bit for bit however tokens are fed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pcg.models import layout, linear, native
+from pcg.models.blocks import Blocks
+from pcg.models.decoder import LlamaConfig
+from pcg.models.eagle import EagleLM
+from pcg.models.llama import LlamaLM
+from pcg.models.phonemes import Phonemes
+from pcg.training.students import EagleDraft
+from pcg.training.teacher import Teacher
+from pcg.types import Tree
+from tests.fakes import make_bundled_folder
+from tests.models.test_llama import FORMS
+
+built = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+FLOAT16, FLOAT32, CPU = torch.float16, torch.float32, torch.device("cpu")
+
+
+def load(folder: Path, patch: pytest.MonkeyPatch, chosen: str) -> LlamaLM:
+    patch.setattr("pcg.models.llama.choose", lambda *_: chosen)
+    return LlamaLM(str(folder), Phonemes(str(folder)), "float32", "cpu", "speech")
+
+
+def both(tmp_path: Path, patch: pytest.MonkeyPatch, **form: Any) -> tuple[LlamaLM, LlamaLM]:
+    make_bundled_folder(tmp_path / "model", **form)
+    return load(tmp_path / "model", patch, "native"), load(tmp_path / "model", patch, "plain")
+
+
+def of_random(model: LlamaLM, *shape: int) -> torch.Tensor:
+    return torch.randint(0, model.llama.config.vocab, shape, generator=torch.Generator().manual_seed(1))
+
+
+@built
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_they_equal_torch(form: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, plain = both(tmp_path, monkeypatch, **({"head_dim": 16} | form))
+    assert (fast.layout, plain.layout) == ("native", "plain")
+    prompts = [*of_random(fast, 2, 23)]
+    prompts[1] = prompts[1][:9]  # rows of two lengths
+    caches = [model.prefill(prompts, 64, reads=(0, 1, model.layers)) for model in (fast, plain)]
+    for count in (1, 5, 13):
+        ids = of_random(fast, 2, count)
+        found, wanted = (model.step(ids, cache) for model, cache in zip((fast, plain), caches, strict=True))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    for row, length in enumerate(caches[0].lengths):
+        read, expected = (cache.hidden[row, :, :length] for cache in caches)
+        torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-4)
+
+
+@built
+def test_a_pass_of_many_is_passes_of_one_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, _ = both(tmp_path, monkeypatch, head_dim=16)
+    ids, prompt = of_random(fast, 1, 17), [of_random(fast, 30)]
+    at_once = fast.step(ids, fast.prefill(prompt, 64))
+    cache = fast.prefill([prompt[0][:1]], 64)
+    for token in prompt[0][:-1]:  # also what was there before
+        fast.step(token.view(1, 1), cache)
+    one_by_one = torch.cat([fast.step(ids[:, i : i + 1], cache) for i in range(17)], 1)
+    assert torch.equal(at_once, one_by_one)
+    assert torch.equal(fast.step(ids[:, :3].expand(4, 3), fast.prefill(prompt * 4, 64))[2], at_once[0, :3])
+
+
+@built
+def test_a_tree_sees_its_own_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, plain = both(tmp_path, monkeypatch, head_dim=16)
+    sees = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool)
+    tree, ids, prompt = Tree(torch.tensor([0, 1, 1, 2]), sees), of_random(fast, 2, 4), list(of_random(fast, 2, 12))
+    found, wanted = (model.step_tree(ids, model.prefill(prompt, 32), tree) for model in (fast, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@built
+def test_a_draft_that_reads_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, plain = both(tmp_path, monkeypatch, head_dim=16)
+    teacher, maker = Teacher(str(fast.folder), fast.text.speech_ids), EagleDraft([0, 1, 2])
+    maker.save(maker.make(teacher), tmp_path / "eagle", teacher)
+    found = []
+    for model in (fast, plain):
+        monkeypatch.setattr("pcg.models.eagle.choose", lambda *_, model=model: model.layout)
+        draft, prompt = EagleLM(str(tmp_path / "eagle"), model, "float32", "cpu"), [of_random(fast, 12)]
+        assert draft.layout == model.layout
+        cache = model.prefill(prompt, 64, reads=draft.reads)
+        own = draft.prefill(prompt, 64, target=cache)
+        model.step(of_random(fast, 1, 4), cache)
+        found.append([draft.step(of_random(fast, 1, 3), own), *(draft.step(of_random(fast, 1, 1), own) for _ in "ab")])
+    for each, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(each, wanted, rtol=1e-4, atol=1e-4)
+
+
+@built
+def test_a_full_cache_is_an_error_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, _ = both(tmp_path, monkeypatch, head_dim=16)
+    cache = fast.prefill([of_random(fast, 9)], 10)
+    with pytest.raises(ValueError, match="cache of 10 positions is full: 11 asked for"):
+        fast.step(of_random(fast, 1, 3), cache)
+
+
+def test_without_a_compiler_torch_multiplies(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native.library.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO):
+            assert "native" not in linear.layouts(64, FLOAT16, FLOAT32, CPU, 1)
+        assert "no C compiler that builds passes.c" in caplog.text
+    finally:
+        native.library.cache_clear()
+
+
+@built
+def test_what_cannot_be_built_is_told_with_the_compilers_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "passes.c").write_text("not C")
+    monkeypatch.setattr(native, "SOURCE", tmp_path / "passes.c")
+    native.library.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO):
+            assert native.library() is None
+        assert "error" in caplog.text
+    finally:
+        native.library.cache_clear()
+
+
+def test_several_threads_and_other_dtypes_are_torchs() -> None:
+    assert "native" not in linear.layouts(64, FLOAT16, FLOAT32, CPU, 2)
+    assert "native" not in linear.layouts(64, FLOAT16, torch.bfloat16, CPU, 1)
+    assert linear.layouts(64, FLOAT16, torch.bfloat16, torch.device("meta"), 1) == ["plain"]
+
+
+def test_the_choice_is_measured_once_kept_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PCG_CACHE", str(tmp_path))
+    monkeypatch.setattr(layout, "layouts", lambda *_: ["plain", "packed"])
+    make_bundled_folder(tmp_path / "model")
+    config = LlamaConfig.read(json.loads((tmp_path / "model" / "config.json").read_text()), tmp_path)
+    times = {"plain": [3.0, 4.0], "packed": [1.0, 13.0]}  # quick alone, slow to verify
+    monkeypatch.setattr(layout, "measure", lambda *_: times)
+    with caplog.at_level(logging.INFO):
+        assert layout.choose(config, FLOAT16, FLOAT32, CPU) == "plain"
+    assert "laid out as plain; ms a layer for one token and for five: plain 3.00 and 4.00, packed 1.00" in caplog.text
+    monkeypatch.setattr(layout, "measure", lambda *_: pytest.fail("measured again"))
+    assert layout.choose(config, FLOAT16, FLOAT32, CPU) == "plain"
+
+
+def test_every_layout_that_is_offered_can_be_measured(tmp_path: Path) -> None:
+    make_bundled_folder(tmp_path / "model", head_dim=16, kind="Qwen3")
+    config = LlamaConfig.read(json.loads((tmp_path / "model" / "config.json").read_text()), tmp_path)
+    for stored, dtype in ((FLOAT16, FLOAT32), (torch.bfloat16, FLOAT32), (torch.bfloat16, torch.bfloat16)):
+        offered = linear.layouts(16, stored, dtype, CPU, 1)
+        found = layout.measure(config, stored, dtype, offered)
+        assert list(found) == offered
+        assert all(time > 0 for times in found.values() for time in times)
