@@ -174,7 +174,7 @@ class OverDevices:
             else:
                 yield done.reply
 
-    def groups(self) -> dict[str, Any] | None:
+    def described(self) -> dict[str, Any]:
         loaded = next((each.loaded for each in self._pool.workers if each.loaded), None)
         if loaded is None:  # a start that had nothing left to decode
             first = self._pool.workers[0]
@@ -183,7 +183,7 @@ class OverDevices:
                 _wait([first])
                 first.receive()
             loaded = first.loaded
-        return loaded.groups
+        return loaded.described
 
     def peak_memory_bytes(self) -> int:
         return max(each.peak_memory for each in self._pool.workers)

@@ -81,8 +81,9 @@ class Scorer:
             {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})} for each in said
         ]
 
-    def groups(self) -> None:
-        """There is no rule here."""
+    def described(self) -> dict[str, Any]:
+        """There are no models here."""
+        return {}
 
     def _score(self, said: Sequence[Utterance], names: Sequence[str]) -> dict[str, Scores]:
         folder, nodes = self._scoring.folder, self._scoring.run["metrics"]

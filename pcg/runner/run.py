@@ -105,7 +105,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
     job = Job(run, replace(Decoding(**settings.decoding), batch_size=settings.together), settings.seed, folder, inline)
     executor = _executor(settings, job)
     lines = _decode_all(executor, records, settings, label(run), began)
-    groups, peak_memory = executor.groups(), executor.peak_memory_bytes()
+    described, peak_memory = executor.described(), executor.peak_memory_bytes()
     if not inline:
         lines = rescore.scored(run, folder, lines, executor.score)
     values = {
@@ -121,7 +121,7 @@ def _run(settings: Settings, run: dict[str, Any], folder: Path, overrides: list[
         "device": environment.device_name(torch.device(run["device"])),
         "devices": settings.devices,
         "started": records.lines[0]["at"],
-        "groups": groups,
+        **described,
         "wall_seconds": sum(line["wall"] for line in records.lines),
         **summarise(run, lines, rescore.figures_of(executor.metrics)),
     }

@@ -35,8 +35,8 @@ class Begun(Protocol):
     def do(self, index: int) -> Any:
         """The batch's outcome, which travels to other processes."""
 
-    def groups(self) -> dict[str, Any] | None:
-        """How large the rule's groups are; None without such a rule."""
+    def described(self) -> dict[str, Any]:
+        """What the result says of its parts: ``groups`` and ``layouts``."""
 
 
 class Work(Protocol):
@@ -102,8 +102,8 @@ class Executor(Protocol):
     def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
         """Batches as they are finished. Once ``stopping`` says so no other is begun; those begun are finished."""
 
-    def groups(self) -> dict[str, Any] | None:
-        """How large the rule's groups are; None for a rule without groups."""
+    def described(self) -> dict[str, Any]:
+        """What the result says of its parts: ``groups`` and ``layouts``."""
 
     def peak_memory_bytes(self) -> int | None:
         """Most memory that one device held; None where an engine holds it."""
@@ -126,7 +126,7 @@ class InProcess:
         self.metrics: Mapping[str, Metric] = runner.parts.metrics
         self._device = runner.parts.device
         self._memo = memo
-        self._groups = size_report(runner.parts.rule)
+        self._described = {"groups": size_report(runner.parts.rule), "layouts": _layouts(runner.parts)}
         self._elsewhere = is_built(job.run.get("engine"))
         self._batches = batches(self.dataset, job.decoding.batch_size)
         self._warm, self._compiled = False, 0
@@ -153,8 +153,8 @@ class InProcess:
             log.info("%d graphs compiled, %.0f s in all, counted with no part", compiling.graphs, compiling.seconds)
             self._compiled = compiling.graphs
 
-    def groups(self) -> dict[str, Any] | None:
-        return self._groups
+    def described(self) -> dict[str, Any]:
+        return self._described
 
     def peak_memory_bytes(self) -> int | None:
         return None if self._elsewhere else environment.peak_memory_bytes(self._device)
@@ -162,6 +162,13 @@ class InProcess:
     def score(self, scoring: Scoring) -> Iterator[list[Line]]:
         self._runner = None
         return scoring.alone(self._memo)
+
+
+def _layouts(composed: Composed) -> dict[str, str | None] | None:
+    """How the weights of target and draft lie in memory; None where an engine holds them."""
+    if not hasattr(composed, "target"):
+        return None
+    return {role: getattr(getattr(composed, role), "layout", None) for role in ("target", "draft")}
 
 
 def batches(dataset: Dataset, size: int) -> list[list[Utterance]]:

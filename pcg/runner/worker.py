@@ -26,7 +26,7 @@ log = logging.getLogger("pcg")
 class Loaded:
     """The worker has the parts for the work that it was given; what the result says of them."""
 
-    groups: dict[str, Any] | None
+    described: dict[str, Any]
     peak_memory: int
 
 
@@ -66,7 +66,7 @@ def work(pipe: connection.Connection, device: str, index: int, threads: int) -> 
                     here = asked.begun(own, memo)
                     current = asked
                 # every time: who asks has not noted which workers had their share of other work since
-                outbox.tell(Loaded(here.groups(), environment.peak_memory_bytes(own)))
+                outbox.tell(Loaded(here.described(), environment.peak_memory_bytes(own)))
                 if batch is not None:
                     outbox.tell(Answer(here.do(batch), environment.peak_memory_bytes(own)))
             except Exception as error:
