@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from pcg.models import layout, linear, native
-from pcg.models.blocks import Blocks
 from pcg.models.decoder import LlamaConfig
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
