@@ -37,10 +37,13 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         run["draft"] = run["grouping"] = None
         del run["decoding"]["gamma"]
         run["decoding"].pop("baseline", None)
-        for key in ("mode", "candidates"):
+        for key in ("mode", "candidates", "sound_every"):
             run["decoding"].pop(key, None)
     if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
         del run["decoding"]["gamma"]
+        run["decoding"].pop("sound_every", None)  # nothing is tested
+    if run["decoding"].get("sound_every") is None:
+        run["decoding"].pop("sound_every", None)
     compiled = run["decoding"].get("compile", False)
     if compiled is False or (compiled == "auto" and device.type != "cuda"):
         run["decoding"].pop("compile", None)  # as ever
@@ -60,7 +63,7 @@ def _reduce_engine(run: dict[str, Any]) -> None:
     if is_built(node):
         make: Any = constructor(node[TARGET])
         run["engine"] = {**node, "name": make.name, "version": make.version()}
-        for key in ("baseline", "batch_size", "compile"):
+        for key in ("baseline", "batch_size", "compile", "sound_every"):
             run["decoding"].pop(key, None)
 
 

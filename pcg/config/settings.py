@@ -33,6 +33,7 @@ class Decoding:
     mode: Literal["speculative", "law", "truncated"] = "speculative"
     candidates: Annotated[int, up_to(1_000)] = 1
     compile: bool | Literal["auto"] = "auto"
+    sound_every: Annotated[int, FROM_1] | None = None
 
     @property
     def sampling(self) -> Sampling:

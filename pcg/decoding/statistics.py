@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.decoding.transport import Movers
 from pcg.interfaces import CandidateRule, Rule, StateRule
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Generation, Round
@@ -45,16 +46,25 @@ class Statistics:
     Args:
         randomness: the one given to the loop, for the numbers that the acceptance tests used.
         rule: distortion is measured where it has a ``law``.
+        movers: distances that are too dear to be measured at every tested position.
     """
 
-    def __init__(self, gamma: int, rule: Rule | StateRule | CandidateRule, randomness: Randomness) -> None:
+    def __init__(
+        self,
+        gamma: int,
+        rule: Rule | StateRule | CandidateRule,
+        randomness: Randomness,
+        movers: Movers | None = None,
+    ) -> None:
         self._law = getattr(rule, "law", None)
         self._randomness = randomness
         self._candidates = rule.count if isinstance(rule, CandidateRule) else 1
         rows = len(randomness.keys)
         self._counts = torch.zeros(rows, len(COUNTS), dtype=torch.int64)
         self._by_position = torch.zeros(rows, gamma, dtype=torch.int64)
-        self._sums = torch.zeros(rows, 1 + len(DISTANCES), dtype=torch.float64)
+        self._movers = movers
+        self._distances = (*DISTANCES, *(movers.columns if movers else ())) if self._law is not None else ()
+        self._sums = torch.zeros(rows, 1 + len(self._distances), dtype=torch.float64)
         self._kinds: list[list[str]] = [[] for _ in range(rows)]
         self._target_probs: list[list[float]] = [[] for _ in range(rows)]
         self._draft_probs: list[list[float | None]] = [[] for _ in range(rows)]
@@ -105,14 +115,21 @@ class Statistics:
 
     def _distortion(self, seen: Round, is_tested: Bool[Tensor, "batch gamma"]) -> Float[Tensor, "batch distances"]:
         """Distances of the rule's law from the target, summed over tested tokens."""
-        sums = torch.zeros(len(is_tested), len(DISTANCES), dtype=torch.float64)
+        sums = torch.zeros(len(is_tested), len(self._distances), dtype=torch.float64)
         if self._law is None:
             return sums
         row, place = is_tested.nonzero(as_tuple=True)
         draft, target = seen.draft_probs[row, place], seen.target_probs[row, place]
         law = self._law(draft, target)
-        distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1)
-        return sums.index_add_(0, row, distances.double().cpu())
+        distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1).double().cpu()
+        sums[:, : len(DISTANCES)].index_add_(0, row, distances)
+        if self._movers is not None:
+            every = self._movers.every  # counted from where the utterance says, and so alike in every batch
+            first = self._randomness.keys.cpu()[seen.rows] % every + seen.positions.cpu()
+            chosen = ((first[row] + place) % every == 0).nonzero()[:, 0]
+            moved = self._movers.sums(law[chosen], target[chosen])
+            sums[:, len(DISTANCES) :].index_add_(0, row[chosen], moved)
+        return sums
 
     def _note_kinds(self, seen: Round, kinds: Int[Tensor, "batch gamma"], last: Int[Tensor, "batch"]) -> None:
         """``last``: the kind of the token after those kept."""
@@ -134,7 +151,7 @@ class Statistics:
 
     def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
         """The generations with counts, sums, and the kind and probabilities of each token."""
-        names = ("alpha_exact", *DISTANCES) if self._law is not None else ("alpha_exact",)
+        names = ("alpha_exact", *self._distances)
         rows = zip(
             generations,
             self._counts.tolist(),
@@ -193,8 +210,14 @@ def overshoot_unlikely(
     return ((law - target).clamp(min=0) * unlikely).sum(-1)
 
 
+def outside(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+    """The share of the law at tokens to which the target gives nothing, as after top-k and top-p, 0 to 1."""
+    return (law * (target == 0)).sum(-1)
+
+
 DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tv": total_variation,
     "kl": kl,
     "overshoot_unlikely": overshoot_unlikely,
+    "outside": outside,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from pcg.groups.cache import describe, kept_tensor
 from pcg.interfaces import Codec, Dataset, Spectral
 
 SIDE = 8  # tokens of context on each side
@@ -48,6 +50,18 @@ def contexts_of(voices: Dataset, codec: Codec, count: int) -> Int[Tensor, "conte
         start = (len(tokens) - length) * (index + 1) // (count + 1)
         contexts.append(tokens[start : start + length])
     return torch.stack(contexts)
+
+
+def kept_sounds(
+    codec: Codec, codec_name: str, places: Int[Tensor, "contexts length"], cache: Path | None
+) -> Float[Tensor, "tokens dims"]:
+    """``heard``, or what was heard before with this codec at these places.
+
+    Args:
+        codec_name: tells this codec, its weights and settings, from others.
+        cache: folder that keeps what was heard; None to keep nothing.
+    """
+    return kept_tensor(f"heard {codec_name} {describe(places)}", lambda: heard(codec, places), cache)
 
 
 @torch.inference_mode()

@@ -18,9 +18,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pcg.constraints import ABOVE_0, FROM_1
-from pcg.groups.cache import describe, kept_tensor
 from pcg.groups.cosine import MOST
-from pcg.groups.heard import contexts_of, heard
+from pcg.groups.heard import contexts_of, kept_sounds
 from pcg.groups.similarity import BLOCK, Rows, groupable_ids
 from pcg.groups.table import GroupTable
 from pcg.interfaces import Codec, Dataset
@@ -92,7 +91,8 @@ class Sound:
 
     def _stripes(self, rows: Rows) -> Iterator[tuple[Int[Tensor, "stripe"], Bool[Tensor, "stripe rows"]]]:
         """Ids of some rows, and who is in their groups."""
-        sounds = self._sounds()[rows.ids.cpu()].to(rows.ids.device).float()
+        sounds = kept_sounds(self.codec, self.codec_name, self.places, self.cache)
+        sounds = sounds[rows.ids.cpu()].to(rows.ids.device).float()
         with Progress(transient=True, disable=len(rows) < 16_384) as progress:
             task = progress.add_task("groups by sound", total=len(rows))
             for start in range(0, len(rows), _STRIPE):
@@ -113,10 +113,6 @@ class Sound:
                     together &= apart <= self.radius**2
                 yield rows.ids[own], together
                 progress.advance(task, len(own))
-
-    def _sounds(self) -> Float[Tensor, "tokens dims"]:
-        name = f"heard {self.codec_name} {describe(self.places)}"
-        return kept_tensor(name, lambda: heard(self.codec, self.places), self.cache)
 
 
 def _squared_distances(sounds: Float[Tensor, "rows dims"], own: Int[Tensor, "stripe"]) -> Float[Tensor, "stripe rows"]:

@@ -37,11 +37,13 @@ def _cell(values: Mapping[str, Any], path: str, figure: Figure) -> str:
 
 
 def _columns(results: Sequence[Result]) -> dict[str, Figure]:
-    """By path in result.json. Empty generations only where there are some; what engines are compared by where there is
-    another than ours."""
+    """By path in result.json. Empty generations and distances only where some are measured; what engines are compared
+    by where there is another than ours."""
     paths = list(_ALWAYS)
     if any(result.values["engine"]["name"] != "own" for result in results):
         paths.append("speed.tokens_per_second_whole")
+    if any(result.values["distortion"]["sound"] is not None for result in results):
+        paths += ["distortion.tv", "distortion.sound"]
     if any(result.values["counts"]["empty"] for result in results):
         paths.append("counts.empty")
     quality = measured([result.values for result in results])

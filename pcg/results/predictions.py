@@ -5,7 +5,9 @@
 
     curve, name, grouping     the rule's name in conf/offline.yaml, with the values of its grid; its config
     groups                    size report of its groups; null without groups
-    alpha, tv, kl             mean over recorded positions, with _ci95 (tv and kl null for a rule without a law)
+    alpha, tv, kl, ...        mean over recorded positions, with _ci95 (distances are null for a rule without a law)
+    sound, embedding, *_rest  as in result.json, over every decoding.sound_every-th position; null likewise, and where
+                              that key is null or there is no codec
     tau, alpha_tested         for gamma = 1, 2, ...: positions / rounds, accepted / tested (``pcg.studies.renewal``)
 
 ``offline.parquet`` holds what these are ratios of: ``positions``, ``sum_alpha``, ``sum_tv``, ``sum_kl``, ``rounds_1``,

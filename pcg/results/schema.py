@@ -12,8 +12,12 @@ from pcg.results.figures import as_values
 from pcg.results.timing import decode_seconds, measured_ideal, speedup
 from pcg.types import Figure
 
-SCHEMA = 7
+SCHEMA = 8
 
+# What is measured where decoding.sound_every asks for it.
+MOVED = (
+    "sound", "sound_ci95", "sound_rest", "embedding", "embedding_ci95", "embedding_rest", "moved_positions",
+)  # fmt: skip
 # Of a run that our own loop has decoded.
 OWN_ENGINE: Mapping[str, Any] = {
     "name": "own", **dict.fromkeys(("version", "concurrency", "counters", "alpha", "not_given"))
@@ -99,6 +103,15 @@ KEYS: Mapping[str, str] = {
     "distortion.overshoot_unlikely": "of tv, what the law puts above the target at tokens that the target hardly ever "
     f"says: below {UNLIKELY:g} of its largest probability; null likewise, and in results before schema 3",
     "distortion.overshoot_likely": "the rest of tv: what it puts above the target at all other tokens",
+    "distortion.outside": "share of the law at tokens to which the target gives nothing, as after top-k and top-p; "
+    "null likewise, and in results before schema 8",
+    "distortion.sound": "earth mover's distance W_1 between law and target in dB, by what is heard of two tokens "
+    "(docs/sound.md), mean over every `decoding.sound_every`-th tested position: what is certainly moved; null "
+    "likewise, where that key is null, without a codec (`left_out` says so), and in results before schema 8",
+    "distortion.sound_rest": "by how much that may be too low at most: what tokens hold that were not told apart",
+    "distortion.embedding": "the same distance by the target's embeddings, brought to length 1: from 0 to 2",
+    "distortion.embedding_rest": "likewise",
+    "distortion.moved_positions": "tested positions at which these were measured",
     "quality.*": "one figure a metric, of the run's audio (conf/metrics says which and in what unit); null without a "
     "codec, since there is no audio then",
     "quality.baseline_*": "the same of the target alone on the same prompts",
@@ -151,7 +164,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], declared: Decla
         "distortion": _distortion(rows),
         "quality": quality(rows, declared),
         "figures": as_values(declared),
-        "left_out": left_out(rows, declared),
+        "left_out": left_out(rows, declared) + _unheard(run, rows),
     }
 
 
@@ -209,7 +222,31 @@ def _acceptance(rows: Sequence[Row]) -> dict[str, Any]:
 def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:
     found = {key: _per(rows, "sums", key, "tested").value for key in DISTANCES}
     total, unlikely = found["tv"], found["overshoot_unlikely"]
-    return {**found, "overshoot_likely": None if total is None or unlikely is None else max(total - unlikely, 0.0)}
+    found["overshoot_likely"] = None if total is None or unlikely is None else max(total - unlikely, 0.0)
+    return {**found, **_moved(rows)}
+
+
+def _moved(rows: Sequence[Row]) -> dict[str, Any]:
+    """The earth mover's distances, over the positions at which they were measured."""
+    measured = sum(row["sums"].get("moved_positions") or 0 for row in rows)
+    found: dict[str, Any] = {**dict.fromkeys(MOVED), "moved_positions": int(measured) or None}
+    for key in ("sound", "sound_rest", "embedding", "embedding_rest"):
+        if measured and all(row["sums"].get(key) is not None for row in rows):
+            told = _with_interval(key, ratio(*([row["sums"][of] for row in rows] for of in (key, "moved_positions"))))
+            found |= {name: value for name, value in told.items() if name in MOVED}
+    return found
+
+
+def _unheard(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Why ``distortion.sound`` was asked for and is not there."""
+    if run["decoding"].get("sound_every") is None or all(row["sums"].get("sound") is not None for row in rows):
+        return []
+    reason = (
+        "the rule states no law of one position"
+        if any(row["sums"].get("tv") is None for row in rows)
+        else "without a codec nothing is heard of a token (codec=none)"
+    )
+    return [{"figure": "distortion.sound", "utterances": len(rows), "reason": reason}]
 
 
 def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:

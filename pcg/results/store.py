@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from pcg.results.figures import measured, of_earlier, texts
 from pcg.results.records import sync_folder, write_atomically
-from pcg.results.schema import OWN_ENGINE, SCHEMA
+from pcg.results.schema import MOVED, OWN_ENGINE, SCHEMA
 from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
@@ -38,7 +38,7 @@ def read(folder: Path) -> Result | None:
 
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """What earlier schemas had not, as not measured. Their ``control`` (lengths and budgets, gone) is left as it is."""
-    overshoot = {"overshoot_unlikely": None, "overshoot_likely": None}
+    distances = ("overshoot_unlikely", "overshoot_likely", *MOVED, "outside")
     return {
         "left_out": [],
         "engine": dict(OWN_ENGINE),
@@ -46,7 +46,7 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
         **values,
         "speed": {"tokens_per_second_whole": None, **values["speed"]},
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
-        "distortion": {**overshoot, **values["distortion"]},
+        "distortion": {**dict.fromkeys(distances), **values["distortion"]},
     }
 
 

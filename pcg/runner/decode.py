@@ -53,7 +53,7 @@ def decode_speculative(
     assert parts.draft is not None
     assert parts.rule is not None
     clock, randomness = Clock(parts.device), _randomness(parts, prompts, seed)
-    statistics = Statistics(decoding.gamma, parts.rule, randomness)
+    statistics = Statistics(decoding.gamma, parts.rule, randomness, parts.movers)
     decode: Any = speculative_decode if decoding.candidates == 1 else tree_decode
     generations = decode(
         parts.target,

@@ -21,6 +21,7 @@ from pcg.config.identity import canonical, name_of
 from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import Placed, check_compatible
+from pcg.decoding.transport import Movers
 from pcg.engines.engine import Decoder, Pair, Spoken
 from pcg.files import cache_folder
 from pcg.groups.cache import build_cached
@@ -36,6 +37,7 @@ from pcg.interfaces import (
     StateRule,
     TokenLM,
 )
+from pcg.runner.movers import movers_of
 from pcg.sampling import Sampling
 
 _kept = Kept()
@@ -71,6 +73,7 @@ class Parts:
     dataset: Dataset
     metrics: Mapping[str, Metric]
     device: torch.device
+    movers: Movers | None = None
 
     @property
     def audio_tokens(self) -> int:
@@ -98,7 +101,10 @@ def load(run: Mapping[str, Any]) -> Parts:
     device = torch.device(run["device"])
     _kept.drop("engine")  # and its process
     target = _kept.get(
-        "target", [run["target"], str(device)], lambda: build(run["target"], device=device), holders=("draft", "graphs")
+        "target",
+        [run["target"], str(device)],
+        lambda: build(run["target"], device=device),
+        holders=("draft", "graphs", "movers"),
     )
     codec = _kept_part("codec", run["codec"], device=device) if is_built(run["codec"]) else None
     draft = _draft(run, target, device)
@@ -108,6 +114,7 @@ def load(run: Mapping[str, Any]) -> Parts:
         rule = _with_candidates(_rule(run, target, draft, codec), run["decoding"].get("candidates", 1), target)
     if rule is not None:
         _check_mode(run["decoding"].get("mode"), rule)
+    movers = _movers(run, target, codec)
     target, draft, rule = _graphed(run, target, draft, rule)
     return Parts(
         target=target,
@@ -117,6 +124,19 @@ def load(run: Mapping[str, Any]) -> Parts:
         dataset=load_dataset(run["dataset"]),
         metrics=metrics_of(run),
         device=device,
+        movers=movers,
+    )
+
+
+def _movers(run: Mapping[str, Any], target: Embedded, codec: Codec | None) -> Movers | None:
+    """None where the run does not ask for them."""
+    every = run["decoding"].get("sound_every")
+    if every is None:
+        return None
+    key = [run["target"], run["codec"], run["device"], every]
+    name, cache = _codec_name(run), cache_folder()
+    return _kept.get(
+        "movers", key, lambda: movers_of(target.embeddings("input"), target.end, codec, name, every, cache)
     )
 
 
@@ -206,7 +226,7 @@ def load_metrics(nodes: Mapping[str, Any], heard: bool = True) -> dict[str, Metr
 
 def release_models() -> None:
     """Let go of the models, so that what is loaded next has their memory."""
-    _kept.drop("target", "draft", "codec", "engine", "graphs", "groups")
+    _kept.drop("target", "draft", "codec", "engine", "graphs", "movers", "groups")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

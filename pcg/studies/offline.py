@@ -26,6 +26,7 @@ from pcg.config.build import is_built
 from pcg.config.settings import Decoding, Settings
 from pcg.constraints import FROM_1
 from pcg.decoding.statistics import DISTANCES
+from pcg.decoding.transport import Movers
 from pcg.decoding.voice import spoken_tokens, voice_tokens
 from pcg.interfaces import CandidateRule, Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
@@ -69,7 +70,7 @@ def study(config: Mapping[str, Any]) -> Path:
     read = parts.with_dataset(points[0].run)
     composed = parts.load(read)
     assert composed.draft is not None
-    scorers = [Scorer(rule) for rule in rules_of(points)]
+    scorers = [Scorer(rule, composed.movers) for rule in rules_of(points)]
     rows: list[dict[str, Any]] = []
     console = Console(stderr=True)
     dataset = track(
@@ -151,6 +152,7 @@ class Scorer:
     """A rule, and what it has given at each position of the utterance at hand."""
 
     rule: Rule | CandidateRule
+    movers: Movers | None = None
     alphas: list[Tensor] = field(default_factory=list)
     firsts: list[Tensor] = field(default_factory=list)  # of the first candidate, with which the block goes on
     sums: dict[str, float | None] = field(default_factory=dict)
@@ -168,8 +170,13 @@ class Scorer:
             self.sums = dict.fromkeys(DISTANCES)
             return
         emitted = law(draft_probs, target_probs)
-        for name, distance in DISTANCES.items():
-            self.sums[name] = (self.sums.get(name) or 0.0) + distance(emitted, target_probs).double().sum().item()
+        found = {name: distance(emitted, target_probs).double().sum().item() for name, distance in DISTANCES.items()}
+        if self.movers is not None:
+            every = slice(None, None, self.movers.every)
+            moved = self.movers.sums(emitted[every], target_probs[every]).sum(0).tolist()
+            found |= dict(zip(self.movers.columns, moved, strict=True))
+        for name, total in found.items():
+            self.sums[name] = (self.sums.get(name) or 0.0) + total
 
     def take(self) -> tuple[Float[Tensor, "2 positions"], dict[str, float | None]]:
         """What was seen since the last time: acceptance of any candidate and of the first, and the sums."""
@@ -229,13 +236,14 @@ def _group_report(rule: Rule) -> dict[str, float] | None:
 
 def _figures(rows: Sequence[Mapping[str, Any]], gammas: int) -> dict[str, Any]:
     def per(top: str, bottom: str) -> Estimate:
-        if any(row[top] is None for row in rows):
+        if any(row.get(top) is None for row in rows):
             return Estimate(None, None)
         return ratio([row[top] for row in rows], [row[bottom] for row in rows])
 
     figures: dict[str, Any] = {}
-    for name in ("alpha", *DISTANCES):
-        found = per(f"sum_{name}", "positions")
+    moved = ("sound", "sound_rest", "embedding", "embedding_rest")
+    for name in ("alpha", *DISTANCES, *moved):
+        found = per(f"sum_{name}", "sum_moved_positions" if name in moved else "positions")
         figures |= {name: found.value, f"{name}_ci95": found.ci95}
     taus = [per("positions", f"rounds_{gamma}") for gamma in range(1, gammas + 1)]
     tested = [per(f"accepted_{gamma}", f"tested_{gamma}") for gamma in range(1, gammas + 1)]
@@ -261,14 +269,16 @@ def _show(values: Mapping[str, Any], files: Sequence[Path], gamma: int) -> Path:
 
 
 def _table(points: Sequence[Mapping[str, Any]], gamma: int) -> tuple[list[str], list[list[str]]]:
-    header = ["method", "alpha", f"tau({gamma})", "TV", "of it unlikely", "KL", "mean group"]
+    header = ["method", "alpha", f"tau({gamma})", "sound, dB", "TV", "of it unlikely", "outside", "KL", "mean group"]
     rows = [
         [
             point["name"],
             tables.figure("{:.3f}", point["alpha"], point["alpha_ci95"]),
             tables.figure("{:.2f}", point["tau"][gamma - 1], point["tau_ci95"][gamma - 1]),
+            tables.figure("{:.3f}", point["sound"], point["sound_ci95"]),
             tables.figure("{:.3f}", point["tv"]),
             tables.figure("{:.3f}", point["overshoot_unlikely"]),
+            tables.figure("{:.3f}", point["outside"]),
             tables.figure("{:.3f}", point["kl"]),
             tables.figure("{:.1f}", (point["groups"] or {}).get("mean_size")),
         ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pcg.decoding.statistics import COUNTS
-from pcg.results.schema import KEYS, documentation, summarise
+from pcg.results.schema import KEYS, MOVED, documentation, summarise
 from pcg.results.store import one_line, read
 from pcg.runner.run import run_once
 from pcg.types import Figure, Result
@@ -46,9 +46,9 @@ def row(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "utterance": "u", "error": None, "finished": True, "counts": counts, "accepted_by_position": [12, 8],
-        "sums": {"alpha_exact": 15.0, "tv": 3.0, "kl": 6.0, "overshoot_unlikely": 1.2}, "audio_seconds": 2.0,
-        "tokens": [7, 8], "scores": {"errors": 1, "words": 10}, "baseline_scores": {"errors": 0, "words": 10},
-        **changes,
+        "sums": {"alpha_exact": 15.0, "tv": 3.0, "kl": 6.0, "overshoot_unlikely": 1.2, "outside": 0.6},
+        "audio_seconds": 2.0, "tokens": [7, 8],
+        "scores": {"errors": 1, "words": 10}, "baseline_scores": {"errors": 0, "words": 10}, **changes,
     }  # fmt: skip
 
 
@@ -78,9 +78,9 @@ def test_rates_by_hand() -> None:
     assert speed["speedup"] == pytest.approx(1.5)
     assert speed["rtf"] == pytest.approx(1.0)  # 4 s of compute, prefill included, 4 s of audio
     assert speed["ideal_speedup"] == pytest.approx(3 * 0.04 / (2 * 0.015 + 0.05))
-    assert values["distortion"] == pytest.approx(
-        {"tv": 0.1, "kl": 0.2, "overshoot_unlikely": 0.04, "overshoot_likely": 0.06}
-    )
+    known = {"tv": 0.1, "kl": 0.2, "overshoot_unlikely": 0.04, "overshoot_likely": 0.06, "outside": 0.02}
+    assert {key: values["distortion"][key] for key in known} == pytest.approx(known)
+    assert {values["distortion"][key] for key in MOVED} == {None}  # nobody asked
     assert values["quality"]["wer"] == pytest.approx(0.1)
     assert values["quality"]["baseline_wer"] == 0.0
     assert values["counts"]["accepted_by_position"] == [24, 16]
@@ -90,11 +90,40 @@ def test_what_was_not_measured_is_null_not_missing() -> None:
     silent = row(sums={"alpha_exact": 15.0}, baseline_scores={})
     alone = {"baseline_tokens": None, "baseline_seconds": None, "baseline_calls": None}
     values = summarise(RUN, [record([silent], **alone)], FIGURES)
-    assert values["distortion"] == dict.fromkeys(("tv", "kl", "overshoot_unlikely", "overshoot_likely"))
+    assert values["distortion"] == dict.fromkeys(
+        ("tv", "kl", "overshoot_unlikely", "overshoot_likely", "outside", *MOVED)
+    )
     assert values["speed"]["speedup"] is None
     assert values["speed"]["ideal_speedup"] is None
     assert values["acceptance"]["alpha_ci95"] is None  # one utterance says nothing about the spread
     assert "baseline_wer" not in values["quality"]
+
+
+def test_what_is_heard_is_of_the_positions_that_were_measured() -> None:
+    run = {"decoding": {"gamma": 2, "sound_every": 8}}
+    moved = {"moved_positions": 4.0, "sound": 1.0, "sound_rest": 0.2, "embedding": 2.0, "embedding_rest": 0.0}
+    rows = [row(sums={**row()["sums"], **moved}), row(sums={**row()["sums"], **moved, "sound": 2.0})]
+    values = summarise(run, [record(rows)], FIGURES)
+    expected = {"sound": 3 / 8, "sound_rest": 0.05, "embedding": 0.5, "embedding_rest": 0.0, "moved_positions": 8}
+    assert {key: values["distortion"][key] for key in expected} == pytest.approx(expected)
+    assert values["distortion"]["sound_ci95"] == pytest.approx([0.25, 0.5])
+    assert values["left_out"] == []
+
+
+@pytest.mark.parametrize(
+    ("sums", "reason"),
+    [
+        ({"alpha_exact": 15.0}, "the rule states no law of one position"),
+        (
+            {"tv": 1.0, "moved_positions": 4.0, "embedding": 1.0},
+            "without a codec nothing is heard of a token (codec=none)",
+        ),
+    ],
+)
+def test_why_nothing_is_heard(sums: dict[str, float], reason: str) -> None:
+    values = summarise({"decoding": {"gamma": 2, "sound_every": 8}}, [record([row(sums=sums)])], FIGURES)
+    assert values["distortion"]["sound"] is None
+    assert values["left_out"] == [{"figure": "distortion.sound", "utterances": 1, "reason": reason}]
 
 
 def test_empty_generations_are_counted() -> None:
@@ -137,17 +166,20 @@ def test_results_of_earlier_schemas_are_read(config) -> None:
     del values["distortion"]["overshoot_unlikely"], values["distortion"]["overshoot_likely"]
     del values["engine"], values["speed"]["tokens_per_second_whole"]
     del values["figures"]
-    for schema in (0, 1, 2, 3, 4, 5, 6, 8):
+    for key in ("outside", *MOVED):
+        del values["distortion"][key]
+    for schema in (0, 1, 2, 3, 4, 5, 6, 7, 9):
         (folder / "result.json").write_text(json.dumps({**values, "schema": schema}), encoding="utf-8")
-        if 1 <= schema <= 6:
+        if 1 <= schema <= 7:
             found = read(folder)
             assert found is not None
             assert found.values["counts"]["empty"] is None  # not counted then
             assert found.values["counts"]["rival_accepted"] is None
             assert found.values["distortion"]["overshoot_unlikely"] is None
+            assert found.values["distortion"]["sound"] is found.values["distortion"]["outside"] is None
             assert found.values["engine"]["name"] == "own"
             assert found.values["speed"]["tokens_per_second_whole"] is None
             assert found.values["figures"]["wer"]["better"] == "lower"
             continue
-        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 7: move it"):
+        with pytest.raises(ValueError, match=rf"result\.json has schema {schema}, this version reads 1 to 8: move it"):
             read(folder)

@@ -14,6 +14,7 @@ from pcg.acceptance.exact import Exact
 from pcg.command import cli
 from pcg.config.validate import ConfigError
 from pcg.results import predictions
+from pcg.runner import movers
 from pcg.runner.parts import embeddings_of
 from pcg.sampling import Sampling
 from pcg.studies import offline, offline_plots
@@ -134,6 +135,17 @@ def test_rounds_equal_an_enumeration(gamma: int, rivals: bool) -> None:
     assert (emitted <= 7).all()
 
 
+def test_what_is_heard_at_every_position(asked, monkeypatch) -> None:
+    monkeypatch.setattr(movers, "contexts_of", lambda *_: (torch.arange(34) % 5).view(2, 17))
+    folder = offline.study(asked(**{"decoding.sound_every": 1}))
+    points = read(folder)
+    assert points["exact"]["sound"] == points["exact"]["embedding"] == 0
+    assert 0 < points["ensemble w=0.5"]["sound"] < points["ensemble w=0.0"]["sound"]
+    assert points["ensemble w=0.5"]["sound_ci95"][0] < points["ensemble w=0.5"]["sound"]
+    rows = pyarrow.parquet.read_table(folder / predictions.ROWS).to_pylist()
+    assert all(row["sum_moved_positions"] == row["positions"] for row in rows)
+
+
 def test_figures_equal_the_closed_forms(asked) -> None:
     folder = offline.study(asked())
     points, pairs = read(folder), by_hand()
@@ -154,6 +166,7 @@ def test_figures_equal_the_closed_forms(asked) -> None:
         assert points["exact"]["tau"][gamma - 1] == pytest.approx(sum(map(len, kept)) / rounds, rel=1e-6)
     assert points["exact"]["alpha"] <= points["pcg theta=0.6"]["alpha"] <= points["pcg theta=0.0"]["alpha"]
     assert points["pcg theta=0.0"]["groups"]["mean_size"] == points["pcg_random theta=0.0"]["groups"]["mean_size"]
+    assert {point["sound"] for point in points.values()} == {None}  # not asked for
     for point in points.values():  # no rule keeps more than exact without straying from the target's law
         assert point["alpha"] <= alpha + point["tv"] + 1e-6
     low, high = points["exact"]["alpha_ci95"]
@@ -255,5 +268,5 @@ def test_the_command_line_is_checked() -> None:
     cli.check_command_line(
         "offline", ["only=[exact,pcg]", "thetas=[0.3,0.45]", "rules.pcg.groups.center=true"], offline.check
     )
-    with pytest.raises(ConfigError, match=r"(?s)rules\.pcg\.groups: .*theta=2\.5.*rules\.ssd: ssd: beta=-1\.5"):
+    with pytest.raises(ConfigError, match=r"(?s)rules\.pcg\.groups\.theta=2\.5.*rules\.ssd\.beta=-1\.5"):
         cli.check_command_line("offline", ["thetas=[2.5]", "grids.ssd.beta=[-1.5]"], offline.check)

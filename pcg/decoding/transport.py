@@ -1,0 +1,145 @@
+"""The earth mover's distance of a rule's law from the target: how far what is said lies from what would have been said.
+
+``W_1`` is the least cost of turning one distribution into the other, where moving mass m from token s to token t costs
+m times the distance of s and t (DESIGN section 3, *Sound distance*; docs/sound.md). The distance of two tokens is that
+of their vectors: what is heard of them, or their embeddings. Total variation is the same with every distance 1.
+
+Where distances obey the triangle inequality, mass that both distributions hold stays where it is. So only what the law
+has above the target is moved, to where it has less. Few tokens hold nearly all of that. Those are solved exactly, by
+the network simplex of POT (Flamary et al., JMLR 2021; Bonneel et al. 2011); all others together are one more token of
+each side that costs nothing to reach. The result is never above ``W_1``, and the bound that comes with it says by how
+much it may be below.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_NOISE = 1e-6  # total variation that float32 makes of two equal distributions
+
+
+@dataclass(frozen=True)
+class EarthMover:
+    """Moves what a law has above the target to where it has less.
+
+    Attributes:
+        vectors: a row a token.
+        end: end-of-speech, as far from every other token as ``farthest``.
+        farthest: no two tokens are farther apart.
+        unit: rows are brought to length 1 first; a distance then is ``sqrt(2 - 2 cosine)``.
+        kept: tokens are told apart until they hold this share of what is moved.
+        most: but no more tokens than this on each side.
+    """
+
+    vectors: Float[Tensor, "tokens dims"] = field(repr=False)
+    end: int
+    farthest: float
+    unit: bool = False
+    kept: float = 0.99
+    most: int = 256
+
+    def __call__(
+        self, law: Float[Tensor, "positions vocab"], target: Float[Tensor, "positions vocab"]
+    ) -> Float[Tensor, "positions 2"]:
+        """Of each position the distance, and how much higher it may be at most; both in the unit of the vectors."""
+        change = law - target
+        sides = torch.stack([change, -change]).clamp_(min=0)
+        totals = sides.sum(-1, dtype=torch.float64).cpu()
+        masses, ids = sides.topk(min(self.most, law.shape[-1]), -1)
+        masses, ids = masses.double().cpu(), ids.cpu()
+        found = torch.zeros(len(law), 2, dtype=torch.float64)
+        for place in (totals.amin(0) > _NOISE).nonzero()[:, 0].tolist():
+            found[place] = self._one(masses[:, place], ids[:, place], totals[:, place])
+        return found
+
+    def _one(
+        self, masses: Float[Tensor, "2 most"], ids: Int[Tensor, "2 most"], totals: Float[Tensor, "2"]
+    ) -> Float[Tensor, "2"]:
+        from ot import emd2  # takes seconds to import
+
+        shares = masses / totals[:, None]
+        counts = ((shares.cumsum(1) < self.kept).sum(1) + 1).clamp(max=shares.shape[1])
+        (over, under), (sources, sinks) = (
+            [row[:count] for row, count in zip(rows, counts.tolist(), strict=True)] for rows in (shares, ids)
+        )
+        costs = np.zeros((len(sources) + 1, len(sinks) + 1))
+        costs[:-1, :-1] = self.distances(sources, sinks)
+        (over, over_rest), (under, under_rest) = _with_rest(over), _with_rest(under)
+        moved = totals.mean().item()
+        left = (over_rest + under_rest) * self.farthest
+        return torch.tensor([emd2(over, under, costs, numItermax=1_000_000), left]) * moved
+
+    def distances(self, left: Int[Tensor, "left"], right: Int[Tensor, "right"]) -> np.ndarray:
+        """Of each token of ``left`` from each of ``right``."""
+        ends = (left == self.end)[:, None] ^ (right == self.end)[None]
+        x, y = self._rows(left), self._rows(right)
+        squared = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * x @ y.T
+        apart = np.sqrt(squared.clip(min=0))
+        apart[ends.numpy()] = self.farthest
+        return apart
+
+    def _rows(self, ids: Int[Tensor, "ids"]) -> np.ndarray:
+        """Where the vectors have no row for end-of-speech another stands in, whose distances are not read."""
+        rows = self.vectors[ids.clamp(max=len(self.vectors) - 1).to(self.vectors.device)].double().cpu()
+        return (torch.nn.functional.normalize(rows) if self.unit else rows).numpy()
+
+
+def _with_rest(shares: Float[Tensor, "kept"]) -> tuple[np.ndarray, float]:
+    """The shares with that of all other tokens behind them, so that they sum to 1."""
+    rest = max(1.0 - shares.sum().item(), 0.0)
+    whole = np.append(shares.numpy(), rest)
+    return whole / whole.sum(), rest
+
+
+@dataclass(frozen=True)
+class Movers:
+    """The distances that are measured at a sample of the tested positions.
+
+    Attributes:
+        by_name: figure -> what measures it.
+        every: the sample is every this-many-th position of an utterance.
+    """
+
+    by_name: Mapping[str, EarthMover]
+    every: int = 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What ``sums`` holds, in this order."""
+        return ("moved_positions", *(name for key in self.by_name for name in (key, f"{key}_rest")))
+
+    def sums(
+        self, law: Float[Tensor, "positions vocab"], target: Float[Tensor, "positions vocab"]
+    ) -> Float[Tensor, "positions columns"]:
+        """Of each position 1, and each distance with what may be missing of it."""
+        found = [mover(law, target) for mover in self.by_name.values()]
+        return torch.cat([torch.ones(len(law), 1, dtype=torch.float64), *found], 1)
+
+
+def farthest(vectors: Float[Tensor, "tokens dims"], block: int = 1024) -> float:
+    """The largest distance of two rows, never with all of them side by side.
+
+    Rows are taken by how far they lie from the mean, farthest first. Two rows are no farther apart than both are from
+    the mean, so later blocks cannot hold a better pair once the best is above what is left.
+    """
+    rows = vectors.float() - vectors.float().mean(0)
+    lengths, order = rows.norm(dim=1).sort(descending=True)
+    rows, best = rows[order], 0.0
+    for start in range(0, len(rows), block):
+        others = int((lengths + lengths[start] > best).sum())
+        if others <= start:
+            break
+        best = max(best, torch.cdist(rows[start : start + block], rows[start:others]).max().item())
+    return best
+
+
+def installed() -> bool:
+    """Whether the solver is there."""
+    return importlib.util.find_spec("ot") is not None
