@@ -232,7 +232,8 @@ def _moved(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {**dict.fromkeys(MOVED), "moved_positions": int(measured) or None}
     for key in ("sound", "sound_rest", "embedding", "embedding_rest"):
         if measured and all(row["sums"].get(key) is not None for row in rows):
-            told = _with_interval(key, ratio(*([row["sums"][of] for row in rows] for of in (key, "moved_positions"))))
+            moved, at = ([row["sums"][of] for row in rows] for of in (key, "moved_positions"))
+            told = _with_interval(key, ratio(moved, at))
             found |= {name: value for name, value in told.items() if name in MOVED}
     return found
 
