@@ -96,7 +96,8 @@ def ranks(spans: Sequence[tuple[float, float, float] | None], higher_is_better: 
     """1 for the best and 2 for the second best of a column, 0 for the others.
 
     The best is marked only if its interval is clear of every other's; the second only if the best is marked and its
-    interval is clear of all below it, of which there must be one.
+    interval is clear of all below it, of which there must be one. An interval without width says nothing of the spread
+    and wins no mark.
 
     Args:
         spans: (low, value, high) of each run; None where the figure was not measured.
@@ -107,7 +108,7 @@ def ranks(spans: Sequence[tuple[float, float, float] | None], higher_is_better: 
     for place, (index, (low, _, high)) in enumerate(known[:2], start=1):
         below = [span for _, span in known[place:]]
         clear = all(low > other[2] if higher_is_better else high < other[0] for other in below)
-        if not below or not clear:
+        if not below or not clear or low == high:
             break
         marked[index] = place
     return marked

@@ -20,6 +20,8 @@ from tests.report.test_report import pcg_at
         ([(1, 2, 4.5), (4, 5, 6), (7, 8, 9)], True, [0, 0, 1]),
         ([(1, 2, 3), None, (7, 8, 9)], True, [0, 0, 1]),  # the second of two is the worst
         ([None, (7, 8, 9)], True, [0, 0]),
+        ([(1, 2, 3), (4, 5, 6), (8, 8, 8)], True, [0, 0, 0]),  # no width: nothing is known of the best
+        ([(1, 1, 1), (4, 5, 6), (7, 8, 9)], True, [0, 2, 1]),
     ],
 )
 def test_marks_only_where_intervals_part(spans, higher: bool, marked: list[int]) -> None:
