@@ -121,37 +121,9 @@ KEYS: Mapping[str, str] = {
     "left_out": "figures that some utterances could not have (`figure`, `utterances`, `reason`), and that are of the "
     "others: speaker similarity where there is neither a voice nor a recording to compare with, all quality without a "
     "codec",
-    "*_ci95": "[low, high]: 95 % interval over utterances of the figure beside it (speedup: paired, over batches); null "
-    "where nothing is known of the spread; see Intervals",
+    "*_ci95": "[low, high]: 95 % interval over utterances of the figure beside it (speedup: paired, over batches); "
+    "null where nothing is known of the spread; see Intervals",
 }
-
-_INTRODUCTION = """Written when a run is complete, before any logger sees it. Counts are stored, and every rate is
-derived from them in `pcg/results/schema.py`, whose table this page is. What was not measured is null. Means and ratios
-are over the whole run (sums over utterances, then the ratio), not means of ratios.
-
-**Several devices.** A batch is decoded and timed in one process on one device, both ways. Seconds are sums over all
-devices, so tokens/s, RTF and speed-ups are those of one device at work, whatever `devices` was; N devices say about N
-times as many tokens a second, which `wall_seconds` shows. Processes that share a CPU slow each other down (the report
-says of which runs), and with `metrics.when=inline` a device does not decode while it scores: time runs on idle
-machines, one process a device."""
-
-_INTERVALS = r"""## Intervals
-
-`pcg/metrics/aggregate.py`; held to what is said here by simulation (`tests/metrics/test_aggregate.py`). Every figure is
-a function of column sums. Its 95 % interval is a percentile bootstrap over utterances (2,000 resamples, fixed seed):
-utterances are drawn whole, with both sides of a comparison and with all their seeds. Its ends are then moved away from
-the figure by a factor, which is near 1 for a hundred utterances of one seed.
-
-**Few utterances.** A bootstrap takes a variance over n utterances for (n − 1)/n of what it is, and the normal law for
-Student's. The factor is `sqrt(n / (n − 1)) · t(.975, n − 1) / 1.96`: 1.02 at 100 utterances, 1.05 at 40, 9.2 at 2. The interval
-of a share stays within 0 and 1.
-
-**No width.** Where all utterances have the same share, so has every resample. A share of 0 or 1 (all tokens accepted, no
-word wrong) gets Clopper and Pearson's interval with *utterances* as trials, [.025^(1/n), 1] or [0, 1 − .025^(1/n)]: tokens of one
-utterance are no independent trials, and if the probability that an utterance has all is at least x, the share is at
-least x. Of errors this takes an utterance to be wrong at most in all of its words. Any other figure has no interval
-then, and no run is marked as the best by it.
-"""
 
 Row = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -351,9 +323,10 @@ def _over(top: float, bottom: float) -> float | None:
 
 
 def documentation() -> str:
-    """docs/results.md."""
-    lines = [f"| `{key}` | {meaning} |" for key, meaning in KEYS.items()]
-    return "\n".join(["# result.json", "", _INTRODUCTION, "", "| key | meaning |", "|---|---|", *lines, "", _INTERVALS])
+    """The table of docs/results.md."""
+    return "\n".join(
+        ["| key | meaning |", "|---|---|", *(f"| `{key}` | {meaning} |" for key, meaning in KEYS.items()), ""]
+    )
 
 
 if __name__ == "__main__":

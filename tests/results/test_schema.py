@@ -37,7 +37,8 @@ def test_every_key_is_documented_and_every_documented_key_is_there(config) -> No
 
 
 def test_the_docs_page_is_the_table() -> None:
-    assert DOCS.read_text(encoding="utf-8") == documentation(), "run `python -m pcg.results.schema > docs/results.md`"
+    table = DOCS.read_text(encoding="utf-8").partition("## Keys\n\n")[2]
+    assert table == documentation(), "what `python -m pcg.results.schema` prints is the end of docs/results.md"
 
 
 def row(**changes: Any) -> dict[str, Any]:
