@@ -163,7 +163,7 @@ class Blocks:
 
     def passes(self, layers: Sequence[Layer]) -> Passes | None:
         """Whole passes of these layers in one call, where the machine has them."""
-        return Passes(self.config, layers, self.rope) if self.layout == "native" else None
+        return Passes(self.config, layers, self.rope, self.dtype) if self.layout == "native" else None
 
     def read_norm(self, checkpoint: Tensors, name: str) -> Float[Tensor, "width"]:
         weight = checkpoint.tensor(name, (self.config.width,)).to(self.device, self.dtype)

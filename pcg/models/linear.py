@@ -35,7 +35,7 @@ def linear(
     """
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
     if layout == "native":
-        return native.Product(weight, bias)
+        return native.Product(weight, bias, dtype)
     if layout == "packed":
         return _packed(weight, bias)
     if layout == "reordered":
@@ -50,7 +50,7 @@ def layouts(head_dim: int, stored: torch.dtype, dtype: torch.dtype, device: torc
         return found
     if dtype == torch.float32 and stored == torch.float16 and can_pack():
         found.append("packed")
-    if dtype == torch.float32 and threads == 1 and native.can_pass(head_dim):
+    if threads == 1 and native.can_pass(head_dim, dtype):
         found.append("native")
     if dtype == torch.bfloat16 and can_reorder():
         found.append("reordered")

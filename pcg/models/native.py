@@ -1,9 +1,10 @@
-"""Passes of ``passes.c``: products, attention and all between them, for float32 on one thread of a CPU.
+"""Passes of ``passes.c``: products, attention and all between them, on one thread of a CPU.
 
 The C file is built once a machine, by the compiler at hand (``cc``, or ``$CC``), and kept under ``$PCG_CACHE``. It is
-float32 arithmetic like torch's, summed in another order, and in the same order whatever the number of tokens in a pass:
-a pass of five gives what five passes of one give, to the last bit, which no product of torch promises. A pass makes one
-call instead of some twenty operations a layer, and reads weights, keys and values once.
+arithmetic like torch's, in float32 or, where the processor multiplies it, bfloat16, summed in another order, and in the
+same order whatever the number of tokens in a pass: a pass of five gives what five passes of one give, to the last bit,
+which no product of torch promises. A pass makes one call instead of some twenty operations a layer, and reads weights,
+keys and values once. What it gives is float32 in either dtype.
 
 Where there is no compiler, or several threads are wanted, torch's products are used (``pcg.models.linear``).
 """
@@ -33,6 +34,7 @@ from pcg.types import Tree
 SOURCE = Path(__file__).with_name("passes.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
+_PAIRS = 3
 log = logging.getLogger(__name__)
 
 
@@ -53,8 +55,8 @@ class _Layer(ctypes.Structure):
 class _Sizes(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("width", "hidden", "heads", "kv_heads", "dim")),
-        ("eps", ctypes.c_float),
-    )
+        ("eps", ctypes.c_float), ("bfloat16", ctypes.c_int32),
+    )  # fmt: skip
 
 
 class _Pass(ctypes.Structure):
@@ -79,9 +81,13 @@ def library() -> Any:
     return found
 
 
-def can_pass(head_dim: int) -> bool:
-    """Whether the library is there, and takes heads of this size."""
-    return library() is not None and head_dim % library().lanes() == 0
+def can_pass(head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether the library is there, and takes heads of this size in this dtype."""
+    if library() is None:
+        return False
+    if dtype == torch.bfloat16:
+        return bool(library().can_pair()) and head_dim % (2 * library().lanes()) == 0
+    return dtype == torch.float32 and head_dim % library().lanes() == 0
 
 
 def _built() -> Path:
@@ -104,18 +110,32 @@ def _built() -> Path:
 
 
 class Product:
-    """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``."""
+    """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``.
 
-    def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None) -> None:
+    Args:
+        weight: as stored.
+        dtype: of the computation, float32 or bfloat16.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "outputs inputs"],
+        bias: Float[Tensor, "outputs"] | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         outputs, inputs = weight.shape
-        group = library().group()
+        group, kind = library().group(), _KINDS[weight.dtype]
         padded = torch.cat([weight, weight.new_zeros(-outputs % group, inputs)])
-        self._weight = padded.view(-1, group, inputs).transpose(1, 2).contiguous()
+        if dtype == torch.bfloat16:
+            together, kind = padded.bfloat16().view(-1, group, inputs // 2, 2), _PAIRS
+        else:
+            together = padded.view(-1, group, inputs)
+        self._weight = together.transpose(1, 2).contiguous()
         self._bias = None if bias is None else bias.float().contiguous()
-        self.matrix = _Matrix(_address(self._weight), _address(self._bias), inputs, outputs, _KINDS[weight.dtype])
+        self.matrix = _Matrix(_address(self._weight), _address(self._bias), inputs, outputs, kind)
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
-        x = x.contiguous()
+        x = x.float().contiguous()
         made = x.new_empty(*x.shape[:-1], self.matrix.outputs)
         rows = x.numel() // self.matrix.inputs
         _done(library().product(ctypes.byref(self.matrix), _at(x), rows, _at(made), 0))
@@ -130,17 +150,20 @@ class Passes:
         rope: cos and sin of every position.
     """
 
-    def __init__(self, config: LlamaConfig, layers: Sequence[Any], rope: Float[Tensor, "positions half 2"]) -> None:
+    def __init__(
+        self, config: LlamaConfig, layers: Sequence[Any], rope: Float[Tensor, "positions half 2"], dtype: torch.dtype
+    ) -> None:
         c = config
         self._rope = rope.contiguous()
-        self._sizes = _Sizes(c.width, c.hidden, c.heads, c.kv_heads, c.head_dim, c.eps)
+        self._sizes = _Sizes(c.width, c.hidden, c.heads, c.kv_heads, c.head_dim, c.eps, dtype == torch.bfloat16)
         self._layers = (_Layer * len(layers))(*map(_layer, layers))
         self._held = list(layers)  # whose weights the addresses are of
 
     def through(
         self, x: Float[Tensor, "batch new width"], norm: Float[Tensor, "width"], cache: Any, tree: Tree | None
     ) -> Float[Tensor, "batch new width"]:
-        """Through all layers and the last norm, in place; keys, values and states that are read go into ``cache``."""
+        """Through all layers and the last norm; keys, values and states that are read go into ``cache``."""
+        x = x.float().contiguous()  # a copy, or what an embedding has just made: it is changed in place
         given, _held = self._pass(x, cache, tree)
         pointers = ctypes.byref(self._sizes), self._layers, len(self._layers), _at(norm)
         _done(library().layers(*pointers, ctypes.byref(given), _at(x)))
@@ -158,16 +181,17 @@ class Passes:
 
         ``normed_residual``: what attention makes is added to the normed states.
         """
-        x = x.clone(memory_format=torch.contiguous_format)
+        x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        embedded = embedded.float().contiguous()
         given, _held = self._pass(x, cache, None)
         pointers = ctypes.byref(self._sizes), self._layers, _at(state_norm), normed_residual, ctypes.byref(given)
-        _done(library().reading_layer(*pointers, _at(embedded.contiguous()), _at(x)))
+        _done(library().reading_layer(*pointers, _at(embedded), _at(x)))
         return x
 
     def rms(
         self, x: Float[Tensor, "batch new width"], weight: Float[Tensor, "width"]
     ) -> Float[Tensor, "batch new width"]:
-        x, width = x.contiguous(), self._sizes.width
+        x, width = x.float().contiguous(), self._sizes.width
         made = torch.empty_like(x)
         library().rms(
             ctypes.byref(self._sizes), _at(x), x.numel() // width, _at(weight), _at(made), ctypes.c_int64(width)

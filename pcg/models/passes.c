@@ -1,7 +1,8 @@
 /* Passes of a decoder of Llama's line over few rows, on one thread of a CPU.
  *
- * Activations, keys and values are float32. Weights are read as they are stored (float16, bfloat16 or float32) and
- * widened, which loses nothing, so this is float32 arithmetic. Every number is summed in one order, whatever stands
+ * In float32 weights are read as they are stored (float16, bfloat16 or float32) and widened, which loses nothing. In
+ * bfloat16, on processors that multiply it, weights, keys, values and whatever meets a weight or a key are rounded to
+ * it; sums and all between products stay float32. Either way every number is summed in one order, whatever stands
  * beside it in a pass: a pass of five tokens gives, bit for bit, what five passes of one give.
  *
  * Built by native.py for the machine at hand: -march=native, no -ffast-math.
@@ -30,10 +31,10 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
-enum kind { FLOAT16, BFLOAT16, FLOAT32 };
+enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
 
 typedef struct {
-    const void *weight; /* [outputs / GROUP][inputs][GROUP], zeros beyond the last output */
+    const void *weight; /* [outputs / GROUP][inputs][GROUP], pairs [outputs / GROUP][inputs / 2][GROUP][2] */
     const float *bias;  /* or null */
     int32_t inputs, outputs, kind;
 } Matrix;
@@ -46,6 +47,7 @@ typedef struct {
 typedef struct {
     int32_t width, hidden, heads, kv_heads, dim;
     float eps;
+    int32_t bfloat16; /* whether keys, values and the states that are kept are */
 } Sizes;
 
 /* Where a pass writes and what it sees. Token i of a row is written at the row's length + i, turned as position
@@ -56,18 +58,18 @@ typedef struct {
     const int32_t *depths;
     const uint8_t *sees; /* [fresh][fresh] */
     const float *rope;   /* [positions][dim / 2][2]: cos and sin */
-    float *states;       /* [layers][rows][2 * kv_heads][capacity][dim] */
+    char *states;        /* [layers][rows][2 * kv_heads][capacity][dim] */
     int64_t layer_step, row_step, head_step;
     const int32_t *reads; /* states that are kept; state i comes after i layers, the last is normed */
     int64_t read_count;
-    float *hidden; /* [rows][reads][capacity][width] */
+    char *hidden; /* [rows][reads][capacity][width] */
     int64_t hidden_row_step, hidden_read_step;
 } Pass;
 
 ALWAYS vec splat(float x) { return x - (vec){0}; }
 
 ALWAYS vec widened(const char *from, int kind, long at) {
-    if (kind == FLOAT32)
+    if (kind == FLOAT32 || kind == PAIRS)
         return *(const vec *)(from + 4 * at);
     halves bits = *(const halves *)(from + 2 * at);
     if (kind == BFLOAT16)
@@ -89,6 +91,21 @@ ALWAYS vec widened(const char *from, int kind, long at) {
 
 ALWAYS vec chosen(ints which, vec yes, vec no) { return (vec)(((ints)yes & which) | ((ints)no & ~which)); }
 
+ALWAYS uint16_t rounded(float x) { /* to the nearest bfloat16, to even between two */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* Numbers as they are kept: to[at ..) = from. */
+static void store(int bfloat16, char *to, long at, const float *from, long count) {
+    if (!bfloat16)
+        memcpy(to + 4 * at, from, sizeof(float) * count);
+    else
+        for (long i = 0; i < count; i++)
+            ((uint16_t *)to)[at + i] = rounded(from[i]);
+}
+
 ALWAYS float total(vec x) { /* by halves */
     typedef float eight __attribute__((vector_size(32))), four __attribute__((vector_size(16)));
     eight wide[LANES / 8];
@@ -99,6 +116,51 @@ ALWAYS float total(vec x) { /* by halves */
     memcpy(&high, (char *)&all + sizeof low, sizeof high);
     low += high;
     return (low[0] + low[2]) + (low[1] + low[3]);
+}
+
+#ifdef __clang__
+#define PICKED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICKED(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+#if LANES == 16
+#define HALVES_0 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define OTHERS_0 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define HALVES_1 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define OTHERS_1 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define HALVES_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define OTHERS_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define HALVES_3 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define OTHERS_3 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#else
+#define HALVES_0 0, 1, 2, 3, 8, 9, 10, 11
+#define OTHERS_0 4, 5, 6, 7, 12, 13, 14, 15
+#define HALVES_1 0, 1, 8, 9, 4, 5, 12, 13
+#define OTHERS_1 2, 3, 10, 11, 6, 7, 14, 15
+#define HALVES_2 0, 8, 2, 10, 4, 12, 6, 14
+#define OTHERS_2 1, 9, 3, 11, 5, 13, 7, 15
+#endif
+#define MERGED(stage, some)                                                                                            \
+    for (int i = 0; i < some; i++)                                                                                     \
+        x[i] = PICKED(x[i], x[i + some], HALVES_##stage) + PICKED(x[i], x[i + some], OTHERS_##stage);
+
+/* The totals of LANES vectors side by side, each by halves. */
+ALWAYS vec totals(vec *x) {
+#if LANES == 16
+    MERGED(0, 8) MERGED(1, 4) MERGED(2, 2) MERGED(3, 1)
+#else
+    MERGED(0, 4) MERGED(1, 2) MERGED(2, 1)
+#endif
+    return x[0];
+}
+
+/* sum + x[0] * y[0] + x[1] * y[1], of the two bfloat16 in each place of x and y. */
+ALWAYS vec added_pairs(vec sum, vec x, vec y) {
+#ifdef __AVX512BF16__
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+#else
+    return sum + 0 * x * y; /* never called: can_pair() says so */
+#endif
 }
 
 /* y[r][0 .. vectors * LANES) = sum over k of x[k][r] * w[k][..]: rows * vectors sums that stay in registers. */
@@ -120,7 +182,7 @@ ALWAYS void tile(int rows, int vectors, int kind, const float *x, const char *w,
             vec each = splat(x[k * rows + r]);
 #pragma GCC unroll 6
             for (int j = 0; j < vectors; j++)
-                sums[r][j] += each * weights[j];
+                sums[r][j] = kind == PAIRS ? added_pairs(sums[r][j], each, weights[j]) : sums[r][j] + each * weights[j];
         }
     }
 #pragma GCC unroll 6
@@ -133,7 +195,7 @@ ALWAYS void tile(int rows, int vectors, int kind, const float *x, const char *w,
 /* As many columns at once as registers hold sums of. */
 ALWAYS void tiles(int rows, int kind, const float *x, const char *w, long w_step, long count, float *y, long y_step,
                   int columns) {
-    const int size = kind == FLOAT32 ? 4 : 2, once = MOST_SUMS / rows < 4 ? MOST_SUMS / rows : 4;
+    const int size = kind == FLOAT32 || kind == PAIRS ? 4 : 2, once = MOST_SUMS / rows < 4 ? MOST_SUMS / rows : 4;
     const int vectors = once >= 4 ? 4 : once >= 2 ? 2 : 1;
     int at = 0;
     for (; at + vectors * LANES <= columns; at += vectors * LANES)
@@ -156,6 +218,10 @@ ALWAYS void tiles(int rows, int kind, const float *x, const char *w, long w_step
 SUMS(sums_float16, FLOAT16)
 SUMS(sums_bfloat16, BFLOAT16)
 SUMS(sums_float32, FLOAT32)
+SUMS(sums_pairs, PAIRS)
+
+typedef void (*Sums)(int, const float *, const char *, long, long, float *, long, int);
+static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs};
 
 /* How many of these rows are taken at once. */
 static int part(int rows) {
@@ -165,23 +231,30 @@ static int part(int rows) {
 
 /* y (+)= x W^T + bias. Each group of weights is read once, whatever the rows. Returns whether there was memory. */
 int product(const Matrix *m, const float *x, int rows, float *y, int add) {
-    const long size = m->kind == FLOAT32 ? 4 : 2, step = size * GROUP * m->inputs, inputs = m->inputs;
-    float made[MOST_ROWS * GROUP], *turned = malloc(sizeof(float) * inputs * rows); /* [inputs][rows], by MOST_ROWS */
+    const long inputs = m->inputs, steps = m->kind == PAIRS ? inputs / 2 : inputs;
+    const long size = m->kind == FLOAT32 || m->kind == PAIRS ? 4 : 2, step = size * GROUP * steps;
+    float made[MOST_ROWS * GROUP], *turned = malloc(sizeof(float) * steps * rows); /* [steps][rows], by parts of them */
     if (!turned)
         return 0;
     for (int row = 0, some; row < rows; row += some) {
         some = part(rows - row);
-        for (long k = 0; k < inputs; k++)
-            for (int r = 0; r < some; r++)
-                turned[row * inputs + k * some + r] = x[(row + r) * inputs + k];
+        for (int r = 0; r < some; r++) {
+            const float *from = x + (row + r) * inputs;
+            float *to = turned + row * steps + r;
+            for (long k = 0; k < steps; k++, to += some)
+                if (m->kind == PAIRS) {
+                    const uint32_t pair = rounded(from[2 * k]) | (uint32_t)rounded(from[2 * k + 1]) << 16;
+                    memcpy(to, &pair, sizeof pair);
+                } else
+                    *to = from[k];
+        }
     }
     for (long first = 0; first < m->outputs; first += GROUP) {
         const char *w = (const char *)m->weight + first / GROUP * step;
         const long left = m->outputs - first, wide = left < GROUP ? left : GROUP;
         for (int row = 0, some; row < rows; row += some) {
             some = part(rows - row);
-            (m->kind == FLOAT16 ? sums_float16 : m->kind == BFLOAT16 ? sums_bfloat16 : sums_float32)(
-                some, turned + row * inputs, w, GROUP, inputs, made, GROUP, GROUP);
+            SUMS_OF[m->kind](some, turned + row * steps, w, GROUP, steps, made, GROUP, GROUP);
             for (int r = 0; r < some; r++) {
                 float *to = y + (long)(row + r) * m->outputs + first;
                 for (long i = 0; i < wide; i++)
@@ -242,26 +315,53 @@ static void turn(const Sizes *s, const float *angles, const float *norms, float 
     }
 }
 
+/* Of a query with LANES keys, of which there are some only: with the last one for those beyond. */
+ALWAYS vec products(int vectors, int pairs, const float *query, const char *keys, int some) {
+    vec each[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        const vec *key = (const vec *)keys + (long)vectors * (i < some ? i : some - 1);
+        each[i] = (vec){0};
+#pragma GCC unroll 8
+        for (int d = 0; d < vectors; d++) {
+            const vec asked = ((const vec *)query)[d];
+            each[i] = pairs ? added_pairs(each[i], asked, key[d]) : each[i] + asked * key[d];
+        }
+    }
+    return totals(each);
+}
+
 /* Up to MOST_ROWS queries of one head over its keys and values. */
-static void mix(const Sizes *s, const float *const *queries, const int *token, int count, const float *keys,
-                const float *values, long before, const Pass *p, float *scores, float *out, long out_step) {
+static void mix(const Sizes *s, const float *const *queries, const int *token, int count, const char *keys,
+                const char *values, long before, const Pass *p, float *scores, float *out) {
     const long end = before + p->fresh, room = (end + LANES - 1) / LANES * LANES;
     const float scale = 1 / sqrtf(s->dim);
     float most[MOST_ROWS];
+    const long step = s->bfloat16 ? 2 * s->dim : 4 * s->dim;
+    vec highest[MOST_ROWS];
     for (int q = 0; q < count; q++)
-        most[q] = -INFINITY;
-    for (long n = 0; n < room; n++)
+        highest[q] = splat(-INFINITY);
+    for (long n = 0; n < room; n += LANES)
         for (int q = 0; q < count; q++) {
-            float score = -INFINITY;
-            if (n < before || (n < end && p->sees[token[q] * p->fresh + n - before])) {
-                vec sum = {0};
-                for (int d = 0; d < s->dim; d += LANES)
-                    sum += *(const vec *)(queries[q] + d) * *(const vec *)(keys + n * s->dim + d);
-                score = total(sum) * scale;
-                most[q] = score > most[q] ? score : most[q];
-            }
-            scores[q * room + n] = score;
+            const int vectors = step / (4 * LANES), left = end - n < LANES ? end - n : LANES;
+            const char *at = keys + step * n;
+            vec found = scale * (s->bfloat16 ? vectors == 2   ? products(2, 1, queries[q], at, left)
+                                               : vectors == 4 ? products(4, 1, queries[q], at, left)
+                                                              : products(vectors, 1, queries[q], at, left)
+                                 : vectors == 4 ? products(4, 0, queries[q], at, left)
+                                 : vectors == 8 ? products(8, 0, queries[q], at, left)
+                                                : products(vectors, 0, queries[q], at, left));
+            for (long i = before > n ? before - n : 0; i < LANES; i++) /* tokens of the pass, and none */
+                if (n + i >= end || !p->sees[token[q] * p->fresh + n + i - before])
+                    found[i] = -INFINITY;
+            *(vec *)(scores + q * room + n) = found;
+            highest[q] = chosen(found > highest[q], found, highest[q]);
         }
+    for (int q = 0; q < count; q++) {
+        most[q] = highest[q][0];
+        for (int i = 1; i < LANES; i++)
+            most[q] = highest[q][i] > most[q] ? highest[q][i] : most[q];
+    }
     float sizes[MOST_ROWS], *turned = scores + MOST_ROWS * room; /* [end][count] */
     for (int q = 0; q < count; q++) {
         vec sum = {0};
@@ -274,21 +374,21 @@ static void mix(const Sizes *s, const float *const *queries, const int *token, i
             turned[n * count + q] = scores[q * room + n];
     }
     float mixed[MOST_ROWS * s->dim];
-    sums_float32(count, turned, (const char *)values, s->dim, end, mixed, s->dim, s->dim);
+    SUMS_OF[s->bfloat16 ? BFLOAT16 : FLOAT32](count, turned, values, s->dim, end, mixed, s->dim, s->dim);
     for (int q = 0; q < count; q++)
         for (int d = 0; d < s->dim; d++)
-            out[q * out_step + d] = mixed[q * s->dim + d] * sizes[q];
+            out[q * s->dim + d] = mixed[q * s->dim + d] * sizes[q];
 }
 
 /* x += what attention makes of read. qkv and mixed: room for the pass. */
 static void attend(const Sizes *s, const Layer *l, const Pass *p, long depth, const float *read, float *qkv,
                    float *mixed, float *scores, float *x) {
     const int heads = s->heads + 2 * s->kv_heads, shared = s->heads / s->kv_heads;
-    const long wide = (long)heads * s->dim, size = sizeof(float) * s->dim;
+    const long wide = (long)heads * s->dim, size = s->bfloat16 ? 2 : 4;
     product(&l->qkv, read, p->rows * p->fresh, qkv, 0);
     for (int row = 0; row < p->rows; row++) {
         float *fresh = qkv + (long)row * p->fresh * wide;
-        float *states = p->states + depth * p->layer_step + row * p->row_step;
+        char *states = p->states + size * (depth * p->layer_step + row * p->row_step);
         for (int i = 0; i < p->fresh; i++) {
             const float *angles = p->rope + (p->lengths[row] + p->depths[i]) * s->dim;
             for (int h = 0; h < heads; h++) {
@@ -296,11 +396,14 @@ static void attend(const Sizes *s, const Layer *l, const Pass *p, long depth, co
                 if (h < s->heads + s->kv_heads)
                     turn(s, angles, l->head_norms ? l->head_norms + h * s->dim : 0, head);
                 if (h >= s->heads)
-                    memcpy(states + (h - s->heads) * p->head_step + (p->lengths[row] + i) * s->dim, head, size);
+                    store(s->bfloat16, states, (h - s->heads) * p->head_step + (p->lengths[row] + i) * s->dim, head,
+                          s->dim);
+                else if (s->bfloat16) /* in place: no number is written before it is read */
+                    store(1, (char *)head, 0, head, s->dim);
             }
         }
         for (int h = 0; h < s->kv_heads; h++) {
-            const float *keys = states + h * p->head_step, *values = keys + s->kv_heads * p->head_step;
+            const char *keys = states + size * h * p->head_step, *values = keys + size * s->kv_heads * p->head_step;
             const float *queries[MOST_ROWS];
             int token[MOST_ROWS];
             for (int first = 0, count; first < shared * p->fresh; first += count) {
@@ -310,11 +413,11 @@ static void attend(const Sizes *s, const Layer *l, const Pass *p, long depth, co
                     token[q] = (first + q) / shared;
                     queries[q] = fresh + token[q] * wide + (long)(h * shared + (first + q) % shared) * s->dim;
                 }
-                mix(s, queries, token, count, keys, values, p->lengths[row], p, scores, made, s->dim);
+                mix(s, queries, token, count, keys, values, p->lengths[row], p, scores, made);
                 for (int q = 0; q < count; q++)
                     memcpy(mixed + ((long)row * p->fresh + token[q]) * s->heads * s->dim +
                                (long)(h * shared + (first + q) % shared) * s->dim,
-                           made + q * s->dim, size);
+                           made + q * s->dim, sizeof(float) * s->dim);
             }
         }
     }
@@ -361,8 +464,9 @@ static void keep(const Sizes *s, const Pass *p, const float *x, int depth) {
     for (int i = 0; i < p->read_count; i++)
         if (p->reads[i] == depth)
             for (int row = 0; row < p->rows; row++)
-                memcpy(p->hidden + row * p->hidden_row_step + i * p->hidden_read_step + p->lengths[row] * s->width,
-                       x + (long)row * p->fresh * s->width, sizeof(float) * p->fresh * s->width);
+                store(s->bfloat16, p->hidden,
+                      row * p->hidden_row_step + i * p->hidden_read_step + p->lengths[row] * s->width,
+                      x + (long)row * p->fresh * s->width, (long)p->fresh * s->width);
 }
 
 /* x through all layers and the last norm; the states that are read are kept on the way. */
@@ -402,3 +506,10 @@ int reading_layer(const Sizes *s, const Layer *l, const float *state_norm, int n
 
 int group(void) { return GROUP; }
 int lanes(void) { return LANES; }
+int can_pair(void) {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}

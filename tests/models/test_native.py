@@ -22,17 +22,18 @@ from tests.fakes import make_bundled_folder
 from tests.models.test_llama import FORMS
 
 built = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+pairs = pytest.mark.skipif(not native.can_pass(32, torch.bfloat16), reason="this processor multiplies no bfloat16")
 FLOAT16, FLOAT32, CPU = torch.float16, torch.float32, torch.device("cpu")
 
 
-def load(folder: Path, patch: pytest.MonkeyPatch, chosen: str) -> LlamaLM:
+def load(folder: Path, patch: pytest.MonkeyPatch, chosen: str, dtype: str = "float32") -> LlamaLM:
     patch.setattr("pcg.models.llama.choose", lambda *_: chosen)
-    return LlamaLM(str(folder), Phonemes(str(folder)), "float32", "cpu", "speech")
+    return LlamaLM(str(folder), Phonemes(str(folder)), dtype, "cpu", "speech")
 
 
-def both(tmp_path: Path, patch: pytest.MonkeyPatch, **form: Any) -> tuple[LlamaLM, LlamaLM]:
+def both(tmp_path: Path, patch: pytest.MonkeyPatch, computed: str = "float32", **form: Any) -> tuple[LlamaLM, LlamaLM]:
     make_bundled_folder(tmp_path / "model", **form)
-    return load(tmp_path / "model", patch, "native"), load(tmp_path / "model", patch, "plain")
+    return load(tmp_path / "model", patch, "native", computed), load(tmp_path / "model", patch, "plain", computed)
 
 
 def of_random(model: LlamaLM, *shape: int) -> torch.Tensor:
@@ -56,9 +57,28 @@ def test_they_equal_torch(form: dict[str, Any], tmp_path: Path, monkeypatch: pyt
         torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-4)
 
 
+@pairs
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_in_bfloat16_they_are_as_near_to_float32_as_torch(
+    form: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast, plain = both(tmp_path, monkeypatch, "bfloat16", **(form | {"head_dim": 32}))
+    exact = load(tmp_path / "model", monkeypatch, "plain")
+    ids, prompts = of_random(fast, 2, 5), [of_random(fast, 40), of_random(fast, 11)]
+    caches = [model.prefill(prompts, 64, reads=(1, model.layers)) for model in (fast, plain, exact)]
+    found, rough, wanted = (m.step(ids, c) for m, c in zip((fast, plain, exact), caches, strict=True))
+    assert caches[0].states.dtype == caches[0].hidden.dtype == torch.bfloat16
+    read, roughly, expected = (cache.hidden[:, :, :10].float() for cache in caches)
+    for ours, torchs, right in ((found, rough, wanted), (read, roughly, expected)):
+        assert (ours - right).square().mean() < 1.1 * (torchs - right).square().mean()
+
+
 @built
-def test_a_pass_of_many_is_passes_of_one_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fast, _ = both(tmp_path, monkeypatch, head_dim=16)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pairs)])
+def test_a_pass_of_many_is_passes_of_one_to_the_last_bit(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast, _ = both(tmp_path, monkeypatch, dtype, head_dim=32)
     ids, prompt = of_random(fast, 1, 17), [of_random(fast, 30)]
     at_once = fast.step(ids, fast.prefill(prompt, 64))
     cache = fast.prefill([prompt[0][:1]], 64)
@@ -130,9 +150,10 @@ def test_what_cannot_be_built_is_told_with_the_compilers_words(
         native.library.cache_clear()
 
 
-def test_several_threads_and_other_dtypes_are_torchs() -> None:
+def test_several_threads_other_dtypes_and_narrow_heads_are_torchs() -> None:
     assert "native" not in linear.layouts(64, FLOAT16, FLOAT32, CPU, 2)
-    assert "native" not in linear.layouts(64, FLOAT16, torch.bfloat16, CPU, 1)
+    assert "native" not in linear.layouts(64, FLOAT16, FLOAT16, CPU, 1)
+    assert "native" not in linear.layouts(4, FLOAT16, FLOAT32, CPU, 1)
     assert linear.layouts(64, FLOAT16, torch.bfloat16, torch.device("meta"), 1) == ["plain"]
 
 
