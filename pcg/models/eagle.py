@@ -26,7 +26,8 @@ from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolv
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
 from pcg.models.layout import choose
-from pcg.models.linear import is_plain
+from pcg.models.linear import Weights, is_plain
+from pcg.models.native import Product
 from pcg.types import Utterance
 
 LAYER = "midlayer."
@@ -68,12 +69,16 @@ class EagleLM:
         target: the target; the runner gives it.
         dtype: float32, bfloat16 or float16; of the target.
         device: a torch device.
+        weights: ``int8`` rounds them to 255 steps an output (``pcg.models.linear``): a little acceptance for half of
+            the memory that a pass reads on a CPU. What is said has the target's law, or the rule's, either way.
 
     Raises:
         ValueError: the folder belongs to another target, or to one whose states cannot be read.
     """
 
-    def __init__(self, path: str, target: Any, dtype: Dtype, device: str | torch.device) -> None:
+    def __init__(
+        self, path: str, target: Any, dtype: Dtype, device: str | torch.device, weights: Weights = "stored"
+    ) -> None:
         if not isinstance(target, Readable):
             raise ValueError(f"draft {path}: reads hidden states, which a {type(target).__name__} does not show")
         checkpoint = Checkpoint(resolve_folder(path))
@@ -85,7 +90,7 @@ class EagleLM:
         width = c.width
         fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
         layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
-        self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout)
+        self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout, weights)
         self._fuse = self.blocks.linear(fuse)
         self._layer = self.blocks.read_layer(checkpoint, LAYER, inputs=2 * width)
         self._state_norm = self.blocks.read_norm(checkpoint, f"{LAYER}hidden_norm.weight")
@@ -152,7 +157,8 @@ class EagleLM:
         Raises:
             ValueError: it has not, and there are several.
         """
-        known = bool((lengths + new - 1 <= target.lengths).all())
+        there = zip(lengths.tolist(), target.lengths.tolist(), strict=True)
+        known = all(length + new - 1 <= reached for length, reached in there)
         if not known and new > 1:
             raise ValueError("a draft that reads the target drafts one token at a time")
         return known
@@ -191,6 +197,8 @@ class EagleLM:
         return self._target.embed(ids).to(self.blocks.dtype)
 
     def _known(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
+        if isinstance(self._fuse, Product) and cache.target.hidden.dtype in (torch.float32, torch.bfloat16):
+            return self._fuse.of_states(cache.target.hidden, cache.lengths, new)
         before = (cache.lengths.unsqueeze(1) + torch.arange(new) - 1).to(self.device)
         return self.states(cache.target.hidden, before)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor
 
 from pcg.files import cache_folder
@@ -33,14 +33,14 @@ from pcg.types import Tree
 
 SOURCE = Path(__file__).with_name("passes.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
-_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
+_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.int8: 4}
 _PAIRS = 3
 log = logging.getLogger(__name__)
 
 
 class _Matrix(ctypes.Structure):
     _fields_ = (
-        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scale", ctypes.c_void_p),
         ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32), ("kind", ctypes.c_int32),
     )  # fmt: skip
 
@@ -113,32 +113,48 @@ class Product:
     """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``.
 
     Args:
-        weight: as stored.
+        weight: as stored, or in int8.
         dtype: of the computation, float32 or bfloat16.
+        scale: of each output, what its weights in int8 are multiplied by.
     """
 
     def __init__(
         self,
-        weight: Float[Tensor, "outputs inputs"],
+        weight: Float[Tensor, "outputs inputs"] | Int8[Tensor, "outputs inputs"],
         bias: Float[Tensor, "outputs"] | None,
         dtype: torch.dtype = torch.float32,
+        scale: Float[Tensor, "outputs"] | None = None,
     ) -> None:
         outputs, inputs = weight.shape
         group, kind = library().group(), _KINDS[weight.dtype]
         padded = torch.cat([weight, weight.new_zeros(-outputs % group, inputs)])
-        if dtype == torch.bfloat16:
+        if dtype == torch.bfloat16 and scale is None:
             together, kind = padded.bfloat16().view(-1, group, inputs // 2, 2), _PAIRS
         else:
             together = padded.view(-1, group, inputs)
         self._weight = together.transpose(1, 2).contiguous()
-        self._bias = None if bias is None else bias.float().contiguous()
-        self.matrix = _Matrix(_address(self._weight), _address(self._bias), inputs, outputs, kind)
+        self._each = [None if each is None else each.float().contiguous() for each in (bias, scale)]
+        self.matrix = _Matrix(_address(self._weight), *map(_address, self._each), inputs, outputs, kind)
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         x = x.float().contiguous()
         made = x.new_empty(*x.shape[:-1], self.matrix.outputs)
         rows = x.numel() // self.matrix.inputs
         _done(library().product(ctypes.byref(self.matrix), _at(x), rows, _at(made), 0))
+        return made
+
+    def of_states(
+        self, hidden: Float[Tensor, "batch reads capacity width"], lengths: Int[Tensor, "batch"], new: int
+    ) -> Float[Tensor, "batch new outputs"]:
+        """Of the states before each of ``new`` tokens from ``lengths`` on, side by side; zeros before the first."""
+        made = torch.empty(len(hidden), new, self.matrix.outputs)
+        steps = ctypes.c_int64(hidden.stride(0)), ctypes.c_int64(hidden.stride(1))
+        sizes = hidden.dtype == torch.bfloat16, hidden.shape[-1], len(hidden), new
+        _done(
+            library().fused_states(
+                ctypes.byref(self.matrix), _at(hidden), *steps, *sizes, _at(lengths.contiguous()), _at(made)
+            )
+        )
         return made
 
 
@@ -203,7 +219,7 @@ class Passes:
         rows, fresh = x.shape[:2]
         lengths, states, hidden = cache.lengths.contiguous(), cache.states, cache.hidden
         depths, sees = _chain(fresh) if tree is None else (tree.depths.int(), tree.sees.to(torch.uint8).contiguous())
-        reads = torch.tensor(cache.reads, dtype=torch.int32)
+        reads = _numbers(cache.reads)
         given = _Pass(
             rows, fresh, _address(lengths), _address(depths), _address(sees), _address(self._rope), _address(states),
             *states.stride()[:3], _address(reads), len(cache.reads), _address(hidden), *hidden.stride()[:2],
@@ -215,6 +231,11 @@ class Passes:
 def _chain(fresh: int) -> tuple[Int[Tensor, "new"], UInt8[Tensor, "new new"]]:
     """Depths and sights of tokens in sequence."""
     return torch.arange(fresh, dtype=torch.int32), torch.ones(fresh, fresh, dtype=torch.uint8).tril()
+
+
+@lru_cache(maxsize=64)
+def _numbers(values: tuple[int, ...]) -> Int[Tensor, "count"]:
+    return torch.tensor(values, dtype=torch.int32)
 
 
 def _layer(layer: Any) -> _Layer:

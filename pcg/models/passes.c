@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__AVX2__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -29,13 +29,15 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
-enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
+enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS, INT8 }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
+static const int SIZE[] = {2, 2, 4, 4, 1};
 
 typedef struct {
     const void *weight; /* [outputs / GROUP][inputs][GROUP], pairs [outputs / GROUP][inputs / 2][GROUP][2] */
-    const float *bias;  /* or null */
+    const float *bias, *scale; /* of each output, or null */
     int32_t inputs, outputs, kind;
 } Matrix;
 
@@ -71,6 +73,14 @@ ALWAYS vec splat(float x) { return x - (vec){0}; }
 ALWAYS vec widened(const char *from, int kind, long at) {
     if (kind == FLOAT32 || kind == PAIRS)
         return *(const vec *)(from + 4 * at);
+    if (kind == INT8)
+#if defined(__AVX512F__)
+        return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from + at))));
+#elif defined(__AVX2__)
+        return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(from + at))));
+#else
+        return __builtin_convertvector(*(const bytes *)(from + at), vec);
+#endif
     halves bits = *(const halves *)(from + 2 * at);
     if (kind == BFLOAT16)
         return (vec)(__builtin_convertvector(bits, ints) << 16);
@@ -95,6 +105,15 @@ ALWAYS uint16_t rounded(float x) { /* to the nearest bfloat16, to even between t
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+ALWAYS float kept(int bfloat16, const char *from, long at) {
+    float x;
+    if (!bfloat16)
+        return ((const float *)from)[at];
+    const uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 /* Numbers as they are kept: to[at ..) = from. */
@@ -195,7 +214,7 @@ ALWAYS void tile(int rows, int vectors, int kind, const float *x, const char *w,
 /* As many columns at once as registers hold sums of. */
 ALWAYS void tiles(int rows, int kind, const float *x, const char *w, long w_step, long count, float *y, long y_step,
                   int columns) {
-    const int size = kind == FLOAT32 || kind == PAIRS ? 4 : 2, once = MOST_SUMS / rows < 4 ? MOST_SUMS / rows : 4;
+    const int size = SIZE[kind], once = MOST_SUMS / rows < 4 ? MOST_SUMS / rows : 4;
     const int vectors = once >= 4 ? 4 : once >= 2 ? 2 : 1;
     int at = 0;
     for (; at + vectors * LANES <= columns; at += vectors * LANES)
@@ -219,9 +238,10 @@ SUMS(sums_float16, FLOAT16)
 SUMS(sums_bfloat16, BFLOAT16)
 SUMS(sums_float32, FLOAT32)
 SUMS(sums_pairs, PAIRS)
+SUMS(sums_int8, INT8)
 
 typedef void (*Sums)(int, const float *, const char *, long, long, float *, long, int);
-static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs};
+static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs, sums_int8};
 
 /* How many of these rows are taken at once. */
 static int part(int rows) {
@@ -232,7 +252,7 @@ static int part(int rows) {
 /* y (+)= x W^T + bias. Each group of weights is read once, whatever the rows. Returns whether there was memory. */
 int product(const Matrix *m, const float *x, int rows, float *y, int add) {
     const long inputs = m->inputs, steps = m->kind == PAIRS ? inputs / 2 : inputs;
-    const long size = m->kind == FLOAT32 || m->kind == PAIRS ? 4 : 2, step = size * GROUP * steps;
+    const long step = (long)SIZE[m->kind] * GROUP * steps;
     float made[MOST_ROWS * GROUP], *turned = malloc(sizeof(float) * steps * rows); /* [steps][rows], by parts of them */
     if (!turned)
         return 0;
@@ -258,7 +278,7 @@ int product(const Matrix *m, const float *x, int rows, float *y, int add) {
             for (int r = 0; r < some; r++) {
                 float *to = y + (long)(row + r) * m->outputs + first;
                 for (long i = 0; i < wide; i++)
-                    to[i] = made[r * GROUP + i] + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
+                    to[i] = made[r * GROUP + i] * (m->scale ? m->scale[first + i] : 1) + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
             }
         }
     }
@@ -502,6 +522,26 @@ int reading_layer(const Sizes *s, const Layer *l, const float *state_norm, int n
     feed(s, l, tokens, room.normed, room.room, x);
     free(room.normed);
     return 1;
+}
+
+/* fuse times the states [rows][reads][capacity][width] before each of fresh tokens from lengths on; zero before the
+ * first. */
+int fused_states(const Matrix *fuse, const char *hidden, int64_t row_step, int64_t read_step, int bfloat16, int width,
+                 int rows, int fresh, const int64_t *lengths, float *y) {
+    const int reads = fuse->inputs / width;
+    float *states = calloc((long)rows * fresh * fuse->inputs, sizeof(float)), *to = states;
+    if (!states)
+        return 0;
+    for (int token = 0; token < rows * fresh; token++) {
+        const int row = token / fresh;
+        const long before = lengths[row] + token % fresh - 1;
+        for (int i = 0; i < reads; i++, to += width)
+            for (long k = 0, at = row * row_step + i * read_step + before * width; before >= 0 && k < width; k++)
+                to[k] = kept(bfloat16, hidden, at + k);
+    }
+    const int made = product(fuse, states, rows * fresh, y, 0);
+    free(states);
+    return made;
 }
 
 int group(void) { return GROUP; }
