@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.sampling import Randomness, Sampling
-from pcg.types import Audio, Figure, Result, Tree, Utterance, Verdict
+from pcg.types import Audio, Figure, Result, Utterance, Verdict
 
 
 @runtime_checkable
@@ -90,21 +90,13 @@ class ChainLM(TokenLM, Protocol):
 
     def propose(
         self,
-        recent: Int[Tensor, "batch again"],
+        latest: Int[Tensor, "batch unread"],
         cache: Any,
         uniform: Float[Tensor, "batch gamma"],
         sampling: Sampling,
         seen: Bool[Tensor, "batch vocab"] | None,
     ) -> Drafted:
-        """As ``pcg.decoding.speculative.chain`` with its own steps from ``recent`` on."""
-
-
-@runtime_checkable
-class BranchingLM(TokenLM, Protocol):
-    """A target that scores several continuations in one pass. Its caches can ``move`` an entry of each row."""
-
-    def step_tree(self, tokens: Int[Tensor, "batch new"], cache: Any, tree: Tree) -> Float[Tensor, "batch new vocab"]:
-        """As ``step`` for tokens of this shape; entries lie in the cache one after another, whatever their depths."""
+        """As ``pcg.decoding.proposer.chain`` with its own steps from ``latest`` on."""
 
 
 @runtime_checkable
@@ -124,67 +116,6 @@ class Rule(Protocol):
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch"]:
         """Probability that one drafted token is accepted, over the draft's own draw."""
-
-
-@runtime_checkable
-class OutcomeRule(Rule, Protocol):
-    """A rule that is exact speculative decoding of an *outcome*, the token itself or its group, and so can test several
-    candidates (``pcg.acceptance.candidates``). Outcomes may depend on the target's distribution, on nothing drawn.
-    """
-
-    def keep(
-        self,
-        draft_tokens: Int[Tensor, "batch gamma"],
-        draft_probs: Float[Tensor, "batch gamma vocab"],
-        target_probs: Float[Tensor, "batch gamma+1 vocab"],
-        numbers: Float[Tensor, "batch gamma purposes"],
-    ) -> Int[Tensor, "batch"]:
-        """How many leading tokens pass. ``numbers``: of the purposes accept and group, then any others."""
-
-    def outcome(
-        self,
-        tokens: Int[Tensor, "batch n"],
-        target_probs: Float[Tensor, "batch vocab"],
-        uniform: Float[Tensor, "batch n"],
-    ) -> Int[Tensor, "batch n"]:
-        """What each token is tested as."""
-
-    def mass(
-        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch outcomes"]:
-        """Each outcome's probability where tokens have ``probs``."""
-
-    def spread(
-        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        """For each token, the expectation of ``values`` over its outcome."""
-
-
-@runtime_checkable
-class CandidateRule(Protocol):
-    """Tests several candidates a position; the first ones are a chain, and a rival that is kept ends its round."""
-
-    count: int  # candidates a position
-
-    def verify(
-        self,
-        draft_tokens: Int[Tensor, "batch gamma count"],
-        draft_probs: Float[Tensor, "batch gamma vocab"],
-        target_probs: Float[Tensor, "batch nodes vocab"],
-        positions: Int[Tensor, "batch"],
-        randomness: Randomness,
-    ) -> Verdict:
-        """``target_probs``: at the gamma + 1 places of the chain, then after each rival, position by position."""
-
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """Probability that one of a position's candidates is kept."""
-
-    def first_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """That the first is, so that the chain goes on."""
 
 
 @runtime_checkable

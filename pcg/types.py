@@ -18,26 +18,10 @@ class Verdict:
     Attributes:
         accepted: how many leading draft tokens each row keeps, 0..gamma.
         token: the recovered token, or the bonus token where the whole block was kept.
-        rival: where positions have several candidates, which of its position the last kept token is: 0 for the first.
-            A rival (1 and above) ends its round, and ``token`` is then a bonus token. None with one candidate each.
     """
 
     accepted: Int[Tensor, "batch"]
     token: Int[Tensor, "batch"]
-    rival: Int[Tensor, "batch"] | None = None
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The shape of a pass over tokens that are not one sequence. Every token sees all that its row held before.
-
-    Attributes:
-        depths: how far behind the row's last token each stands, from 0: what its position is.
-        sees: which tokens of the pass each attends to, itself included.
-    """
-
-    depths: Int[Tensor, "new"]
-    sees: Bool[Tensor, "new new"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +30,6 @@ class Round:
 
     Attributes:
         rows: index of each active row in the batch that was asked for.
-        draft_tokens: of each position the first candidate, where there are several.
-        target_probs: along what was said.
         said: the tokens of each row's block, as far as ``emitted`` goes; what follows is of no account.
         positions: index, among a row's generated tokens, of its first drafted token.
         emitted: tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where

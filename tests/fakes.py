@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcg.models.tree import Tree
 from pcg.sampling import Purpose, Randomness, draw
-from pcg.types import Tree, Utterance, Verdict
+from pcg.types import Utterance, Verdict
 
 
 @dataclass

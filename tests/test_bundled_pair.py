@@ -14,7 +14,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.codecs.bundled import BundledCodec
 from pcg.data.bundled import Bundled
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.groups.identity import Identity
 from pcg.interfaces import Rule
@@ -60,17 +60,15 @@ def test_lossless_rules_are_greedy_decoding_at_temperature_0(
     rule: Rule, pair: tuple[LlamaLM, LlamaLM], prompts: list[Prompt]
 ) -> None:
     greedy = {"sampling": Sampling(temperature=0.0), "max_tokens": 60, "randomness": keys(prompts)}
-    plain = decode(pair[0], prompts, **greedy)
-    said = speculative_decode(*pair, rule, prompts, gamma=4, **greedy)
+    plain = decode(pair[0], Batch(prompts, **greedy))
+    said = speculative_decode(*pair, rule, Batch(prompts, **greedy), gamma=4)
     assert [each.tokens.tolist() for each in said] == [each.tokens.tolist() for each in plain]
 
 
 @pytest.mark.usefixtures("types_unchecked")
 def test_rows_are_alike_in_any_batch_and_order(pair: tuple[LlamaLM, LlamaLM], prompts: list[Prompt]) -> None:
     def say(chosen: list[Prompt]) -> dict[str, list[int]]:
-        said = speculative_decode(
-            *pair, Exact(), chosen, gamma=3, sampling=Sampling(temperature=0.8), max_tokens=40, randomness=keys(chosen)
-        )
+        said = speculative_decode(*pair, Exact(), Batch(chosen, Sampling(temperature=0.8), 40, keys(chosen)), gamma=3)
         return {prompt.utterance.id: each.tokens.tolist() for prompt, each in zip(chosen, said, strict=True)}
 
     together = say(prompts)

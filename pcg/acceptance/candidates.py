@@ -17,10 +17,9 @@ from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end
+from pcg.decoding.tree import OutcomeRule, StarVerdict
 from pcg.groups.table import GroupTable
-from pcg.interfaces import OutcomeRule
 from pcg.sampling import Purpose, Randomness, check_probabilities, draw
-from pcg.types import Verdict
 
 _SMALLEST = 1e-30  # a residual that sums to less is rounding
 
@@ -61,7 +60,7 @@ class Candidates:
         target_probs: Float[Tensor, "batch nodes vocab"],
         positions: Int[Tensor, "batch"],
         randomness: Randomness,
-    ) -> Verdict:
+    ) -> StarVerdict:
         gamma, rows = draft_tokens.shape[1], torch.arange(len(draft_tokens), device=positions.device)
         chain, after_rivals = target_probs.split([gamma + 1, gamma * (self.count - 1)], 1)
         check_block(draft_tokens[..., 0], draft_probs, chain, positions)
@@ -80,7 +79,7 @@ class Candidates:
         total = accepted + (rival > 0)
         bonus = randomness.uniform(positions + total, Purpose.BONUS)
         number = torch.where(stopped & (rival == 0), numbers[rows, accepted, Purpose.RECOVERED], bonus)
-        return Verdict(total, draw(weights, number), rival)
+        return StarVerdict(total, draw(weights, number), rival)
 
     def _try_rivals(
         self,

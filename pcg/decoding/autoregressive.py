@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Prompt, Rows
+from pcg.decoding.rows import Batch, Rows
 from pcg.decoding.statistics import plain_counts
 from pcg.interfaces import TokenLM
-from pcg.sampling import Purpose, Randomness, Sampling, check_probabilities, draw
+from pcg.sampling import Purpose, check_probabilities, draw
 from pcg.types import Generation
 
 
 @torch.inference_mode()
 def decode(
     target: TokenLM,
-    prompts: Sequence[Prompt],
-    *,
-    sampling: Sampling,
-    max_tokens: int,
-    randomness: Randomness,
+    batch: Batch,
     clock: Clock | None = None,
 ) -> list[Generation]:
     """Sample speech tokens one at a time until end-of-speech or ``max_tokens``.
 
-    Args:
-        randomness: one key a prompt. The token at position i is drawn with the number (position i, ``TOKEN``).
+    The token at position i is drawn with the number (position i, ``TOKEN``).
     """
     clock = clock or Clock(target.device)
-    ids = [target.prompt(prompt.utterance, prompt.speech) for prompt in prompts]
-    rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness)
-    clock.enter("prefill")
-    cache = target.prefill(ids, capacity=max(map(len, ids)) + max_tokens)
-    clock.enter("other")
+    ids = [target.prompt(prompt.utterance, prompt.speech) for prompt in batch.prompts]
+    rows = Rows(batch, target)
+    with clock.during("prefill"):
+        cache = target.prefill(ids, capacity=max(map(len, ids)) + batch.max_tokens)
     last = torch.stack([prompt[-1:] for prompt in ids])
-    while len(rows.index):
-        clock.enter("target")
-        logits = target.step(last, cache)[:, -1]
-        clock.enter("other")
-        probs = sampling.probabilities(logits, rows.seen)
+    while rows:
+        with clock.during("target"):
+            logits = target.step(last, cache)[:, -1]
+        probs = batch.sampling.probabilities(logits, rows.seen)
         check_probabilities(target_probs=probs)
         tokens = draw(probs, rows.randomness.uniform(rows.positions, Purpose.TOKEN))
         last = target.token_ids(tokens).unsqueeze(1)
         active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens), target_probs=probs).active
-        if len(active) < len(rows.index):
-            kept = torch.tensor(active, dtype=torch.int64)
-            rows.keep(kept)
-            cache.keep(kept)
-            last = last[kept.to(last.device)]
+        if active is not None:
+            rows.keep(active)
+            cache.keep(active)
+            last = last[active.to(last.device)]
     clock.pause()
     return [
         replace(generation, counts=plain_counts(generation), kinds=("plain",) * len(generation.tokens))

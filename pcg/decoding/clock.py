@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -30,6 +31,19 @@ class Stalls:
 compiling = Stalls()
 
 
+class _ThenOther:
+    """Has its clock enter ``other`` when it is left; one serves every ``with`` of a clock, since it holds nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.enter("other")
+
+
 class Clock:
     """Seconds by part, without gaps and without compiling: entering a part ends the one before it.
 
@@ -46,15 +60,26 @@ class Clock:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._part: str | None = None
         self._since, self._stalled = 0.0, compiling.seconds
+        self._then_other = _ThenOther(self)
         self.passes: Counter[str] = Counter()
 
     def enter(self, part: str, passes: int = 1) -> None:
         self._switch(part)
         self.passes[part] += passes
 
+    def during(self, part: str, passes: int = 1) -> AbstractContextManager[None]:
+        """Counts the body of a ``with`` as ``part``, and what follows it as ``other``."""
+        self.enter(part, passes)
+        return self._then_other
+
     def pause(self) -> None:
         """What follows is not decoding."""
         self._switch(None)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Does not count the body of a ``with``; what follows it is ``other``."""
+        self.pause()
+        return self._then_other
 
     def _switch(self, part: str | None) -> None:
         if self._part is not None:

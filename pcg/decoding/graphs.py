@@ -27,8 +27,9 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
-from pcg.decoding.speculative import chain
-from pcg.interfaces import CandidateRule, Drafted, Rule, StateRule, TokenLM
+from pcg.decoding.proposer import chain
+from pcg.decoding.tree import CandidateRule
+from pcg.interfaces import Drafted, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
@@ -240,37 +241,37 @@ class GraphedLM:
 
     @torch.inference_mode()
     def propose(
-        self, recent: Int[Tensor, "batch again"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
+        self, latest: Int[Tensor, "batch unread"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
         sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None,
     ) -> Drafted:  # fmt: skip
-        return _propose(partial(self._chain, self.model), recent, cache, uniform, sampling, seen)
+        return _propose(partial(self._chain, self.model), latest, cache, uniform, sampling, seen)
 
 
 def _propose(
-    graph: Callable[..., Drafted], recent: Tensor, cache: FixedCache, uniform: Tensor, sampling: Sampling,
+    graph: Callable[..., Drafted], latest: Tensor, cache: FixedCache, uniform: Tensor, sampling: Sampling,
     seen: Tensor | None,
 ) -> Drafted:  # fmt: skip
     """What ``graph`` makes of the rows, padded, and of them alone."""
-    count, new = len(recent), recent.shape[1] + uniform.shape[1] - 1
+    count, new = len(latest), latest.shape[1] + uniform.shape[1] - 1
     lengths, end = cache.where(new)
-    given = [None if each is None else padded(each, cache.rows) for each in (recent, uniform, seen)]
+    given = [None if each is None else padded(each, cache.rows) for each in (latest, uniform, seen)]
     tokens, probs, seen = graph(*given, sampling, lengths, cache.buffers, end)
     cache.lengths = cache.lengths + new
     return tokens[:count].clone(), probs[:count].clone(), None if seen is None else seen[:count].clone()
 
 
 def _llama_chain(
-    model: LlamaLM, recent: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
+    model: LlamaLM, latest: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
     lengths: Tensor, buffers: Buffers, end: int,
 ) -> Drafted:  # fmt: skip
     def go(ids: Tensor, at: Tensor, _own: None) -> tuple[Tensor, None]:
         return _llama_step(model, ids, at, buffers, (), end), None
 
-    return _chain(go, model.token_ids, recent, uniform, sampling, seen, lengths)
+    return _chain(go, model.token_ids, latest, uniform, sampling, seen, lengths)
 
 
 def _chain(
-    go: Callable[..., tuple[Tensor, Any]], token_ids: Callable[[Tensor], Tensor], recent: Tensor, uniform: Tensor,
+    go: Callable[..., tuple[Tensor, Any]], token_ids: Callable[[Tensor], Tensor], latest: Tensor, uniform: Tensor,
     sampling: Sampling, seen: Tensor | None, lengths: Tensor,
 ) -> Drafted:  # fmt: skip
     """``chain`` of passes ``go(ids, where they are written, state of the last one)``, which give logits and state."""
@@ -282,7 +283,7 @@ def _chain(
         fed += ids.shape[1]
         return logits[:, -1]
 
-    return chain(step, token_ids, recent, uniform, sampling, seen)
+    return chain(step, token_ids, latest, uniform, sampling, seen)
 
 
 def _llama_step(
@@ -335,23 +336,23 @@ class GraphedEagle:
 
     @torch.inference_mode()
     def propose(
-        self, recent: Int[Tensor, "batch again"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
+        self, latest: Int[Tensor, "batch unread"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
         sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None,
     ) -> Drafted:  # fmt: skip
         """Begins where the target has been; what the draft's own state was before is not read."""
-        assert self.model.knows(cache.lengths, recent.shape[1], cache.target)
+        assert self.model.knows(cache.lengths, latest.shape[1], cache.target)
         graph = partial(self._chain, self.model, cache.target.buffers.hidden)
-        return _propose(graph, recent, cache, uniform, sampling, seen)
+        return _propose(graph, latest, cache, uniform, sampling, seen)
 
 
 def _eagle_chain(
-    model: EagleLM, hidden: Tensor, recent: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
+    model: EagleLM, hidden: Tensor, latest: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
     lengths: Tensor, buffers: Buffers, end: int,
 ) -> Drafted:  # fmt: skip
     def go(ids: Tensor, at: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         return _eagle_step(model, ids, at, buffers, hidden, own, end)
 
-    return _chain(go, model.token_ids, recent, uniform, sampling, seen, lengths)
+    return _chain(go, model.token_ids, latest, uniform, sampling, seen, lengths)
 
 
 def _eagle_step(

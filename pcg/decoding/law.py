@@ -6,7 +6,7 @@ each position its law in the loop too, but for the bonus token, which is the tar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Prompt, Rows
+from pcg.decoding.rows import Batch, Rows
 from pcg.decoding.statistics import plain_counts
 from pcg.interfaces import TokenLM
-from pcg.sampling import Purpose, Randomness, Sampling, draw
+from pcg.sampling import Purpose, draw
 from pcg.types import Generation
 
 Law = Callable[[Float[Tensor, "batch vocab"], Float[Tensor, "batch vocab"]], Float[Tensor, "batch vocab"]]
@@ -28,29 +28,24 @@ def decode(
     target: TokenLM,
     draft: TokenLM,
     law: Law,
-    prompts: Sequence[Prompt],
-    *,
-    sampling: Sampling,
-    max_tokens: int,
-    randomness: Randomness,
+    batch: Batch,
     clock: Clock | None = None,
 ) -> list[Generation]:
     """Sample speech tokens one at a time until end-of-speech or ``max_tokens``.
 
     Args:
-        law: of a rule; draft and target distributions at a position -> that of the token to emit.
-        randomness: one key a prompt. The token at position i is drawn with the number (position i, ``TOKEN``), as the
-            target's own in plain decoding.
+        law: of a rule; draft and target distributions at a position -> that of the token to emit. The token at
+            position i is drawn with the number (position i, ``TOKEN``), as the target's own in plain decoding.
     """
     clock = clock or Clock(target.device)
-    ids = [[model.prompt(prompt.utterance, prompt.speech) for prompt in prompts] for model in (target, draft)]
-    rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness)
+    ids = [[model.prompt(prompt.utterance, prompt.speech) for prompt in batch.prompts] for model in (target, draft)]
+    rows, max_tokens, sampling = Rows(batch, target), batch.max_tokens, batch.sampling
     clock.enter("prefill")
     target_cache = target.prefill(ids[0], max(map(len, ids[0])) + max_tokens, draft.reads)
     draft_cache = draft.prefill(ids[1], max(map(len, ids[1])) + max_tokens, target=target_cache)
     clock.enter("other")
     last, last_drafts = (torch.stack([prompt[-1:] for prompt in each]) for each in ids)
-    while len(rows.index):
+    while rows:
         clock.enter("target")  # first: its states are what some drafts read
         target_logits = target.step(last, target_cache)[:, -1]
         clock.enter("draft")
@@ -63,11 +58,10 @@ def decode(
         tokens = draw(probs, rows.randomness.uniform(rows.positions, Purpose.TOKEN))
         last, last_drafts = (model.token_ids(tokens).unsqueeze(1) for model in (target, draft))
         active = rows.commit(tokens.unsqueeze(1), torch.ones_like(tokens), law=probs).active
-        if len(active) < len(rows.index):
-            kept = torch.tensor(active, dtype=torch.int64)
+        if active is not None:
             for part in (rows, target_cache, draft_cache):
-                part.keep(kept)
-            last, last_drafts = (each[kept.to(each.device)] for each in (last, last_drafts))
+                part.keep(active)
+            last, last_drafts = (each[active.to(each.device)] for each in (last, last_drafts))
     clock.pause()
     return [_counted(generation) for generation in rows.generations()]
 

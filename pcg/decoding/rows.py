@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.interfaces import TokenLM
 from pcg.sampling import Randomness, Sampling, look_at, may_look, unsound
-from pcg.types import Generation, Utterance
+from pcg.types import Generation, Round, Utterance, Verdict
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,48 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """What became of a block of tokens, a value per active row; all of it on the CPU."""
+class Batch:
+    """What is decoded together, and how.
 
-    accepted: Int[Tensor, "batch"]  # tokens of its block that came before the last one it was given
-    emitted: list[int]  # tokens added, end-of-speech not counted
-    finished: list[bool]  # end-of-speech was among them
-    active: list[int]  # places of the rows that go on
+    Attributes:
+        sampling: how the logits of every model become probabilities.
+        max_tokens: speech tokens a row, at most.
+        randomness: one key a prompt.
+    """
+
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    max_tokens: int
+    randomness: Randomness
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What became of a block of tokens, a value per row that was active; all but ``positions`` on the CPU.
+
+    Attributes:
+        rows: place of each in the batch.
+        positions: of the first token of each block.
+        accepted: tokens of each block before the last one that it was given.
+        emitted: tokens added, end-of-speech not counted.
+        finished: end-of-speech was among them.
+        active: places, among these rows, of those that go on; None where all do.
+    """
+
+    rows: Int[Tensor, "batch"]
+    positions: Int[Tensor, "batch"]
+    accepted: Int[Tensor, "batch"]
+    emitted: list[int]
+    finished: list[bool]
+    active: Int[Tensor, "kept"] | None
+
+    def as_round(
+        self, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, verdict: Verdict, said: Tensor
+    ) -> Round:
+        """The round that ended in this, for an observer."""
+        emitted, finished = torch.tensor(self.emitted), torch.tensor(self.finished)
+        models = draft_tokens, draft_probs, target_probs
+        return Round(self.rows, self.positions, *models, verdict, said, emitted, finished)
 
 
 class Rows:
@@ -37,24 +73,18 @@ class Rows:
     Attributes:
         index: place of each active row in the batch that was asked for, on the CPU.
         positions: how many tokens each has generated, which is also the position of its next token.
+        prompts, sampling, max_tokens: of the batch.
         seen: tokens that the repetition penalty applies to; None without a penalty.
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[Prompt],
-        vocab_size: int,
-        end: int,
-        max_tokens: int,
-        sampling: Sampling,
-        randomness: Randomness,
-        beyond: int = 0,
-    ) -> None:
+    def __init__(self, batch: Batch, target: TokenLM, beyond: int = 0) -> None:
         """``beyond``: positions after ``max_tokens`` that numbers are asked for."""
+        prompts, max_tokens, sampling, randomness = batch.prompts, batch.max_tokens, batch.sampling, batch.randomness
         if max_tokens < 1:
             raise ValueError(f"max_tokens={max_tokens}: 1 or more")
-        device = randomness.keys.device
-        self._end, self._max_tokens = end, max_tokens
+        device, vocab_size = randomness.keys.device, target.vocab_size
+        self.prompts, self.sampling, self.max_tokens = prompts, sampling, max_tokens
+        self._end = target.end
         self._tokens: list[list[int]] = [[] for _ in prompts]
         self._finished = [False] * len(prompts)
         self.index = torch.arange(len(prompts))
@@ -87,22 +117,26 @@ class Rows:
             look_at(**probs)
         rows = zip(self.index.tolist(), zip(*blocks, strict=True), counts, strict=True)
         emitted, finished, goes_on = zip(*(self._extend(row, tokens[:kept]) for row, tokens, kept in rows), strict=True)
-        self.positions = self.positions + count  # rows that were cut leave
+        positions = self.positions
+        self.positions = positions + count  # rows that were cut leave
         if self.seen is not None:
             places = torch.arange(block.shape[1], device=block.device)
             self.seen = mark(self.seen, torch.where(places < count.unsqueeze(1), block, block[:, :1]))
-        active = [place for place, active in enumerate(goes_on) if active]
-        return Commit(packed[:, -1] - 1, list(emitted), list(finished), active)
+        active = None if all(goes_on) else torch.tensor(goes_on).nonzero().squeeze(1)
+        return Commit(self.index, positions, packed[:, -1] - 1, list(emitted), list(finished), active)
 
     def _extend(self, row: int, tokens: Sequence[int]) -> tuple[int, bool, bool]:
         said = self._tokens[row]
-        tokens = tokens[: self._max_tokens - len(said)]
+        tokens = tokens[: self.max_tokens - len(said)]
         finished = self._end in tokens
         if finished:
             tokens = tokens[: tokens.index(self._end)]
             self._finished[row] = True
         said.extend(tokens)
-        return len(tokens), finished, not finished and len(said) < self._max_tokens
+        return len(tokens), finished, not finished and len(said) < self.max_tokens
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def keep(self, active: Int[Tensor, "kept"]) -> None:
         self.index = self.index[active]

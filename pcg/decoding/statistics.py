@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.decoding.transport import Movers
-from pcg.interfaces import CandidateRule, Rule, StateRule
+from pcg.decoding.tree import CandidateRule, StarVerdict
+from pcg.interfaces import Rule, StateRule
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Generation, Round
 
@@ -73,8 +74,11 @@ class Statistics:
     def __call__(self, seen: Round) -> None:
         gamma = seen.draft_tokens.shape[1]
         place, device = torch.arange(gamma), seen.draft_tokens.device
-        kept, rival = seen.verdict.accepted.cpu(), seen.verdict.rival
-        by_rival = torch.zeros_like(kept, dtype=torch.bool) if rival is None else rival.cpu() > 0
+        verdict = seen.verdict
+        kept = verdict.accepted.cpu()
+        by_rival = torch.zeros_like(kept, dtype=torch.bool)
+        if isinstance(verdict, StarVerdict):
+            by_rival = verdict.rival.cpu() > 0
         counted = seen.emitted + seen.finished  # less than kept + 1 where the block was cut
         accepted = torch.minimum(kept, counted)
         tested = torch.minimum(kept + ~by_rival, counted).clamp(max=gamma)

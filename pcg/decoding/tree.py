@@ -9,7 +9,10 @@ docs/trees.md says why this tree and no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +20,94 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Prompt, Rows
-from pcg.decoding.speculative import keep_rows, prefill, propose
-from pcg.interfaces import BranchingLM, CandidateRule, TokenLM
-from pcg.sampling import Purpose, Randomness, Sampling, draw_several
-from pcg.types import Generation, Round, Tree, Verdict
+from pcg.decoding.proposer import Proposer
+from pcg.decoding.rows import Batch, Rows
+from pcg.decoding.scorer import Scorer
+from pcg.interfaces import Rule, TokenLM
+from pcg.models.tree import Tree
+from pcg.sampling import Purpose, Randomness, draw_several
+from pcg.types import Generation, Round, Verdict
+
+
+@dataclass(frozen=True)
+class StarVerdict(Verdict):
+    """A verdict where positions have several candidates.
+
+    Attributes:
+        rival: which candidate of its position the last kept token is: 0 for the first. A rival (1 and above) ends its
+            round, and ``token`` is then a bonus token.
+    """
+
+    rival: Int[Tensor, "batch"]
+
+
+@runtime_checkable
+class BranchingLM(TokenLM, Protocol):
+    """A target that scores several continuations in one pass. Its caches can ``move`` an entry of each row."""
+
+    def step_tree(self, tokens: Int[Tensor, "batch new"], cache: Any, tree: Tree) -> Float[Tensor, "batch new vocab"]:
+        """As ``step`` for tokens of this shape; entries lie in the cache one after another, whatever their depths."""
+
+
+@runtime_checkable
+class OutcomeRule(Rule, Protocol):
+    """A rule that is exact speculative decoding of an *outcome*, the token itself or its group, and so can test several
+    candidates (``pcg.acceptance.candidates``). Outcomes may depend on the target's distribution, on nothing drawn.
+    """
+
+    def keep(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        numbers: Float[Tensor, "batch gamma purposes"],
+    ) -> Int[Tensor, "batch"]:
+        """How many leading tokens pass. ``numbers``: of the purposes accept and group, then any others."""
+
+    def outcome(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        target_probs: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch n"],
+    ) -> Int[Tensor, "batch n"]:
+        """What each token is tested as."""
+
+    def mass(
+        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch outcomes"]:
+        """Each outcome's probability where tokens have ``probs``."""
+
+    def spread(
+        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        """For each token, the expectation of ``values`` over its outcome."""
+
+
+@runtime_checkable
+class CandidateRule(Protocol):
+    """Tests several candidates a position; the first ones are a chain, and a rival that is kept ends its round."""
+
+    count: int  # candidates a position
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma count"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch nodes vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> StarVerdict:
+        """``target_probs``: at the gamma + 1 places of the chain, then after each rival, position by position."""
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """Probability that one of a position's candidates is kept."""
+
+    def first_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """That the first is, so that the chain goes on."""
 
 
 @torch.inference_mode()
@@ -29,64 +115,49 @@ def tree_decode(
     target: BranchingLM,
     draft: TokenLM,
     rule: CandidateRule,
-    prompts: Sequence[Prompt],
-    *,
+    batch: Batch,
     gamma: int,
-    sampling: Sampling,
-    max_tokens: int,
-    randomness: Randomness,
     observer: Callable[[Round], None] | None = None,
     clock: Clock | None = None,
 ) -> list[Generation]:
-    """As ``speculative_decode``, with ``rule.count`` candidates at each position."""
+    """As ``speculative_decode``, with ``rule.count`` candidates at each position.
+
+    An observer is shown the first candidate of each position, and the target's distributions along what was said.
+    """
     clock = clock or Clock(target.device)
     tree = stars(gamma, rule.count, target.device)
-    rows = Rows(prompts, target.vocab_size, target.end, max_tokens, sampling, randomness, beyond=gamma)
-    room = len(tree.depths)
-    target_cache, draft_cache, last, recent = prefill(
-        target, draft, prompts, gamma, max_tokens, room, draft.reads, clock
-    )
-    clock.enter("other")
-    # what the draft is fed is what it is fed with one candidate: of the tokens that it has not seen, a rival is but one
-    width, again = recent.shape[1], 1 if draft.reads else 2
+    rows = Rows(batch, target, beyond=gamma)
+    scorer = Scorer(target, rows, len(tree.depths), draft.reads, clock)
+    proposer = Proposer(draft, rows, gamma, scorer.cache, clock)
+    step = partial(target.step_tree, tree=tree)
 
-    while len(rows.index):
-        chain, draft_probs, seen = propose(draft, recent[:, -again:], draft_cache, gamma, sampling, rows, clock)
+    while rows:
+        chain, draft_probs, seen = proposer.propose()
         rivals = draw_rivals(draft_probs, rule.count, rows)
         tokens = torch.cat([chain, rivals.flatten(1)], 1)
-        clock.enter("target")
-        logits = target.step_tree(torch.cat([last, target.token_ids(tokens)], 1), target_cache, tree)
-        clock.enter("other")
-        target_probs = sampling.probabilities(logits, None if seen is None else seen_by_all(seen, rivals))
-        clock.enter("rule")
-        candidates = torch.cat([chain.unsqueeze(2), rivals], 2)
-        verdict = rule.verify(candidates, draft_probs, target_probs, rows.positions, rows.randomness)
-        clock.enter("other")
+        target_probs = scorer.score(tokens, None if seen is None else seen_by_all(seen, rivals), step)
+        with clock.during("rule"):
+            candidates = torch.cat([chain.unsqueeze(2), rivals], 2)
+            verdict = rule.verify(candidates, draft_probs, target_probs, rows.positions, rows.randomness)
 
-        index, positions, kept = rows.index, rows.positions, verdict.accepted.unsqueeze(1)
-        node = last_kept(verdict, gamma, rule.count).unsqueeze(1)
-        said = F.pad(chain, (1, 1)).scatter_(1, kept, F.pad(tokens, (1, 0)).gather(1, node))
+        accepted, node = verdict.accepted, last_kept(verdict, gamma, rule.count)
+        kept, at = accepted.unsqueeze(1), node.unsqueeze(1)
+        said = F.pad(chain, (1, 1)).scatter_(1, kept, F.pad(tokens, (1, 0)).gather(1, at))
         said = said.scatter_(1, kept + 1, verdict.token.unsqueeze(1))[:, 1:]
-        commit = rows.commit(said, verdict.accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
+        commit = rows.commit(said, accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
         if observer is not None:
-            clock.pause()
-            after = target_probs.gather(1, node.unsqueeze(2).expand(-1, -1, target.vocab_size))
-            along = target_probs[:, : gamma + 1].scatter(1, kept.unsqueeze(2).expand_as(after), after)
-            emitted, finished = torch.tensor(commit.emitted), torch.tensor(commit.finished)
-            observer(Round(index, positions, chain, draft_probs, along, verdict, said, emitted, finished))
-            clock.enter("other")
+            with clock.paused():
+                after = target_probs.gather(1, at.unsqueeze(2).expand(-1, -1, target.vocab_size))
+                along = target_probs[:, : gamma + 1].scatter(1, kept.unsqueeze(2).expand_as(after), after)
+                observer(commit.as_round(chain, draft_probs, along, verdict, said))
 
-        before, accepted = target_cache.lengths - room, commit.accepted
-        start = before.to(node.device)
-        target_cache.move(start + node.squeeze(1), start + verdict.accepted)
-        target_cache.lengths = before + 1 + accepted
-        again = int(accepted.max()) + 1 if draft.reads else 2
-        draft_cache.lengths = draft_cache.lengths - (gamma - accepted) - (again - 2)
-        last = target.token_ids(verdict.token).unsqueeze(1)
-        newest = kept + 1 + torch.arange(width, device=kept.device)
-        recent = torch.cat([recent, draft.token_ids(said)], 1).gather(1, newest)
-        if len(commit.active) < len(index):
-            last, recent = keep_rows(commit.active, (rows, target_cache, draft_cache), last, recent)
+        start = (scorer.total - 1).to(node.device)  # where the pass began in the cache
+        scorer.cache.move(start + node, start + accepted)  # a rival that was kept stands behind the chain
+        scorer.accept(verdict.token, commit.accepted)
+        proposer.accept(said, accepted, commit.accepted)
+        if commit.active is not None:
+            for part in (rows, scorer, proposer):
+                part.keep(commit.active)
     clock.pause()
     return rows.generations()
 
@@ -117,9 +188,7 @@ def seen_by_all(
     return torch.cat([seen, before.scatter(3, rivals.unsqueeze(3), True).flatten(1, 2)], 1)
 
 
-def last_kept(verdict: Verdict, gamma: int, count: int) -> Int[Tensor, "batch"]:
+def last_kept(verdict: StarVerdict, gamma: int, count: int) -> Int[Tensor, "batch"]:
     """Where in the pass the last token that is kept stands; 0 is the one before the round."""
     accepted, rival = verdict.accepted, verdict.rival
-    if rival is None:
-        return accepted
     return torch.where(rival > 0, gamma + (accepted - 1) * (count - 1) + rival, accepted)

@@ -20,7 +20,7 @@ from pcg.models.decoder import LlamaConfig
 from pcg.models.linear import Layout, Linear, Weights, linear
 from pcg.models.native import Passes
 from pcg.models.rope import rope_table
-from pcg.types import Tree
+from pcg.models.tree import Tree
 
 
 @runtime_checkable

@@ -22,7 +22,8 @@ from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
 from pcg.models.layout import choose
 from pcg.models.linear import is_plain
-from pcg.types import Tree, Utterance
+from pcg.models.tree import Tree
+from pcg.types import Utterance
 
 
 @runtime_checkable

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pcg.files import cache_folder
 from pcg.models.decoder import LlamaConfig
-from pcg.types import Tree
+from pcg.models.tree import Tree
 
 SOURCE = Path(__file__).with_name("passes.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")

@@ -9,7 +9,7 @@ from typing import Any
 from pcg.config.settings import Decoding
 from pcg.decoding import autoregressive, law
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics
 from pcg.decoding.tree import tree_decode
@@ -36,12 +36,7 @@ def decode_alone(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding, se
     """The target alone."""
     clock = Clock(parts.device)
     generations = autoregressive.decode(
-        parts.target,
-        prompts,
-        sampling=decoding.sampling,
-        max_tokens=max_tokens,
-        randomness=_randomness(parts, prompts, seed),
-        clock=clock,
+        parts.target, Batch(prompts, decoding.sampling, max_tokens, _randomness(parts, prompts, seed)), clock=clock
     )
     return Decoded(generations, clock.seconds, dict(clock.passes))
 
@@ -59,11 +54,8 @@ def decode_speculative(
         parts.target,
         parts.draft,
         parts.rule,
-        prompts,
+        Batch(prompts, decoding.sampling, max_tokens, randomness),
         gamma=decoding.gamma,
-        sampling=decoding.sampling,
-        max_tokens=max_tokens,
-        randomness=randomness,
         observer=statistics,
         clock=clock,
     )
@@ -79,10 +71,7 @@ def decode_by_token(parts: Parts, prompts: Sequence[Prompt], decoding: Decoding,
         parts.target,
         parts.draft,
         rule.law if decoding.mode == "law" else lambda _, target_probs: rule.truncated(target_probs),
-        prompts,
-        sampling=decoding.sampling,
-        max_tokens=max_tokens,
-        randomness=_randomness(parts, prompts, seed),
+        Batch(prompts, decoding.sampling, max_tokens, _randomness(parts, prompts, seed)),
         clock=clock,
     )
     return Decoded(generations, clock.seconds, dict(clock.passes))

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.decoding.tree import CandidateRule
 from pcg.groups.table import GroupTable
-from pcg.interfaces import CandidateRule, Rule, StateRule
+from pcg.interfaces import Rule, StateRule
 
 
 def _table(rule: Rule | StateRule | CandidateRule | None) -> GroupTable | None:

@@ -22,17 +22,15 @@ from pcg.config.settings import SOURCES
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.pair import Placed, check_compatible
 from pcg.decoding.transport import Movers
+from pcg.decoding.tree import BranchingLM, CandidateRule, OutcomeRule
 from pcg.engines.engine import Decoder, Pair, Spoken
 from pcg.files import cache_folder
 from pcg.groups.cache import build_cached
 from pcg.groups.table import GroupTable
 from pcg.interfaces import (
-    BranchingLM,
-    CandidateRule,
     Codec,
     Dataset,
     Metric,
-    OutcomeRule,
     Rule,
     StateRule,
     TokenLM,

@@ -27,8 +27,9 @@ from pcg.config.settings import Decoding, Settings
 from pcg.constraints import FROM_1
 from pcg.decoding.statistics import DISTANCES
 from pcg.decoding.transport import Movers
+from pcg.decoding.tree import CandidateRule
 from pcg.decoding.voice import spoken_tokens, voice_tokens
-from pcg.interfaces import CandidateRule, Codec, Rule, TokenLM
+from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
 from pcg.report import tables
 from pcg.results import environment, predictions

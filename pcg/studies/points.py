@@ -17,7 +17,8 @@ from pcg.config import validate
 from pcg.config.identity import canonical
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, nearest
-from pcg.interfaces import CandidateRule, Rule, StateRule
+from pcg.decoding.tree import CandidateRule
+from pcg.interfaces import Rule, StateRule
 from pcg.runner import parts
 
 _OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")

@@ -14,7 +14,7 @@ import torch
 
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import Rule, TokenLM
 from pcg.results import timing
@@ -67,13 +67,11 @@ def own_method(
     def decode(prompts: Sequence[Prompt], seed: int) -> Timed:
         keys = torch.tensor([key_of(prompt.utterance.id) for prompt in prompts], device=device)
         clock = Clock(device, now)
-        given: dict[str, Any] = {
-            "sampling": sampling, "max_tokens": max_tokens, "randomness": Randomness(seed, keys), "clock": clock,
-        }  # fmt: skip
+        batch = Batch(prompts, sampling, max_tokens, Randomness(seed, keys))
         if draft is None or rule is None:
-            generations = autoregressive.decode(target, prompts, **given)
+            generations = autoregressive.decode(target, batch, clock)
         else:
-            generations = speculative_decode(target, draft, rule, prompts, gamma=gamma, **given)
+            generations = speculative_decode(target, draft, rule, batch, gamma, clock=clock)
         emitted = sum(len(generation.tokens) + generation.finished for generation in generations)
         return Timed(emitted, clock.seconds, dict(clock.passes), len(prompts))
 

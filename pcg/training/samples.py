@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pcg.constraints import ABOVE_0, FROM_0, FROM_1
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.sampling import Randomness, Sampling, as_keys
 from pcg.training.shards import write_shard
 from pcg.types import Utterance
@@ -81,10 +81,12 @@ class Samples:
         end = int(self.target.token_ids(torch.tensor(self.target.end, device=self.target.device)))
         said = decode(
             _asked_with(self.target, ids),
-            [Prompt(Utterance(name, name)) for name in ids],
-            sampling=Sampling(temperature=self.temperature),
-            max_tokens=self.max_tokens,
-            randomness=Randomness(self.seed, as_keys(list(ids), self.target.device)),
+            Batch(
+                [Prompt(Utterance(name, name)) for name in ids],
+                Sampling(temperature=self.temperature),
+                self.max_tokens,
+                Randomness(self.seed, as_keys(list(ids), self.target.device)),
+            ),
         )
         return [
             [*prompt.tolist(), *self.target.token_ids(each.tokens.to(self.target.device)).tolist(), end]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pcg.acceptance.dropmatch import DropMatch, jensen_shannon
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
@@ -91,14 +91,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> LlamaLM:
 def say(target: LlamaLM, rule: DropMatch, ids: list[int], sampling: Sampling = SAMPLING) -> list[list[int]]:
     prompts = [Prompt(Utterance(str(i), "Yes."), torch.tensor([1, 2])) for i in ids]
     found = speculative_decode(
-        target,
-        target,
-        rule,
-        prompts,
-        gamma=3,
-        sampling=sampling,
-        max_tokens=14,
-        randomness=Randomness(0, torch.tensor(ids)),
+        target, target, rule, Batch(prompts, sampling, 14, Randomness(0, torch.tensor(ids))), gamma=3
     )
     return [each.tokens.tolist() for each in found]
 
@@ -134,6 +127,5 @@ def test_what_does_not_fit_is_one_clear_error(target: LlamaLM) -> None:
     prompt = [Prompt(Utterance("a", "x"), torch.tensor([0, 1]))]
     with pytest.raises(ValueError, match="DropMatch reads hidden states, which a MarkovLM does not show"):
         speculative_decode(
-            model, model, DropMatch(), prompt, gamma=2, sampling=SAMPLING, max_tokens=3,
-            randomness=Randomness(0, torch.arange(1)),
-        )  # fmt: skip
+            model, model, DropMatch(), Batch(prompt, SAMPLING, 3, Randomness(0, torch.arange(1))), gamma=2
+        )

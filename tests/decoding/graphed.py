@@ -19,7 +19,7 @@ from pcg.config.validate import ConfigError
 from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock, compiling
 from pcg.decoding.graphs import Graphs
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
@@ -88,9 +88,9 @@ def said(target: Any, draft: Any, rule: Any, batch: int, limit: int = 20, seed: 
     sampling = Sampling(0.9, repetition_penalty=1.0 if batch == 1 else 1.2)
     common = {"sampling": sampling, "max_tokens": limit, "randomness": Randomness(seed, as_keys(texts, CPU))}
     if draft is None:
-        found = autoregressive.decode(target, prompts, **common)
+        found = autoregressive.decode(target, Batch(prompts, **common))
     else:
-        found = speculative_decode(target, draft, rule, prompts, gamma=3, **common)
+        found = speculative_decode(target, draft, rule, Batch(prompts, **common), gamma=3)
     return [each.tokens.tolist() for each in found]
 
 

@@ -10,7 +10,7 @@ import torch
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import Rule, TokenLM
 from pcg.models import blocks
@@ -87,11 +87,13 @@ def test_operations_and_waits_a_round(
             models["target"],
             models[draft],
             rule,
-            [Prompt(Utterance(text, text), torch.arange(12)) for text in texts],
+            Batch(
+                [Prompt(Utterance(text, text), torch.arange(12)) for text in texts],
+                Sampling(),
+                40,
+                Randomness(0, as_keys(texts, torch.device("cpu"))),
+            ),
             gamma=GAMMA,
-            sampling=Sampling(),
-            max_tokens=40,
-            randomness=Randomness(0, as_keys(texts, torch.device("cpu"))),
             clock=clock,
         )
         return clock.passes["rule"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcg.acceptance.block import Block
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.sampling import Randomness, Sampling
 from pcg.types import Utterance
@@ -56,9 +56,7 @@ def test_sequences_have_the_targets_law(gamma: int, sampling: Sampling) -> None:
     target, draft = MarkovLM.random(4, seed=1), MarkovLM.random(4, seed=2, shift=5)
     law = sequence_law(target, sampling, 4, VOICE)
     assert sum(law.values()) == pytest.approx(1, abs=1e-5)
-    said = speculative_decode(
-        target, draft, ExactRule(), prompts(ROWS), gamma=gamma, sampling=sampling, max_tokens=4, randomness=keys(ROWS)
-    )
+    said = speculative_decode(target, draft, ExactRule(), Batch(prompts(ROWS), sampling, 4, keys(ROWS)), gamma=gamma)
     found = Counter((*each.tokens.tolist(), target.end)[: 4 if not each.finished else None] for each in said)
     assert set(found) <= {sequence for sequence, probability in law.items() if probability > 0}
     # every count within 5 standard deviations of a binomial
@@ -69,7 +67,7 @@ def test_sequences_have_the_targets_law(gamma: int, sampling: Sampling) -> None:
 
 def test_plain_decoding_has_the_targets_law() -> None:
     target, sampling = MarkovLM.random(4, seed=1), Sampling(temperature=0.8)
-    said = decode(target, prompts(ROWS), sampling=sampling, max_tokens=3, randomness=keys(ROWS))
+    said = decode(target, Batch(prompts(ROWS), sampling, 3, keys(ROWS)))
     found = Counter((*each.tokens.tolist(), target.end)[: 3 if not each.finished else None] for each in said)
     for sequence, probability in sequence_law(target, sampling, 3, VOICE).items():
         assert abs(found[sequence] - ROWS * probability) < 5 * (ROWS * probability) ** 0.5 + 1
@@ -81,10 +79,8 @@ def test_greedy_is_the_targets_own_token_for_token(gamma: int, penalty: float) -
     sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
     target = MarkovLM.random(12, seed=3)
     near = MarkovLM(target.table + 0.8 * MarkovLM.random(12, seed=4).table)  # agrees often, not always
-    plain = decode(target, prompts(8), sampling=sampling, max_tokens=40, randomness=keys(8))
-    said = speculative_decode(
-        target, near, ExactRule(), prompts(8), gamma=gamma, sampling=sampling, max_tokens=40, randomness=keys(8)
-    )
+    plain = decode(target, Batch(prompts(8), sampling, 40, keys(8)))
+    said = speculative_decode(target, near, ExactRule(), Batch(prompts(8), sampling, 40, keys(8)), gamma=gamma)
     assert [each.tokens.tolist() for each in said] == [each.tokens.tolist() for each in plain]
     assert [each.finished for each in said] == [each.finished for each in plain]
 
@@ -96,15 +92,7 @@ def test_a_draft_equal_to_the_target_is_always_right(gamma: int) -> None:
     target = MarkovLM.random(10, seed=5)
     rounds = []
     speculative_decode(
-        target,
-        target,
-        ExactRule(),
-        prompts(5),
-        gamma=gamma,
-        sampling=sampling,
-        max_tokens=30,
-        randomness=keys(5),
-        observer=rounds.append,
+        target, target, ExactRule(), Batch(prompts(5), sampling, 30, keys(5)), gamma=gamma, observer=rounds.append
     )
     assert len(rounds) > 3
     for seen in rounds:
@@ -119,9 +107,7 @@ def test_block_verification_has_the_targets_law_over_rounds() -> None:
     for model in (target, draft):
         model.table[..., -1] = -3.0  # seldom ends: many rounds
     law = sequence_law(target, sampling, 5, VOICE)
-    said = speculative_decode(
-        target, draft, Block(), prompts(rows), gamma=3, sampling=sampling, max_tokens=5, randomness=keys(rows)
-    )
+    said = speculative_decode(target, draft, Block(), Batch(prompts(rows), sampling, 5, keys(rows)), gamma=3)
     found = Counter((*each.tokens.tolist(), target.end)[: 5 if not each.finished else None] for each in said)
     expected = torch.tensor([rows * probability for probability in law.values()])
     counts = torch.tensor([float(found[sequence]) for sequence in law])

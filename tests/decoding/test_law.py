@@ -12,6 +12,7 @@ from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.acceptance.ssd import SSD
 from pcg.decoding import autoregressive, law
+from pcg.decoding.rows import Batch
 from pcg.groups.table import GroupTable
 from pcg.sampling import Sampling
 from tests.decoding.test_exactness import VOICE, keys, prompts
@@ -24,9 +25,7 @@ SAMPLING = Sampling(temperature=0.8)
 @pytest.mark.parametrize("rule", [SSD(0.4), PCG(GroupTable.from_members([[0, 1], [1, 2]], 4))], ids=["ssd", "pcg"])
 def test_sequences_have_the_chain_of_laws(rule: SSD | PCG) -> None:
     target, draft = MarkovLM.random(4, seed=1), MarkovLM.random(4, seed=2, shift=5)
-    said = law.decode(
-        target, draft, rule.law, prompts(ROWS), sampling=SAMPLING, max_tokens=LENGTH, randomness=keys(ROWS)
-    )
+    said = law.decode(target, draft, rule.law, Batch(prompts(ROWS), SAMPLING, LENGTH, keys(ROWS)))
     found = Counter((*each.tokens.tolist(), target.end)[: LENGTH if not each.finished else None] for each in said)
     total = 0.0
     for tokens in itertools.product(range(4), repeat=LENGTH):
@@ -47,8 +46,8 @@ def test_sequences_have_the_chain_of_laws(rule: SSD | PCG) -> None:
 def test_a_law_that_is_the_targets_says_what_the_target_says() -> None:
     target, draft = MarkovLM.random(9, seed=1), MarkovLM.random(9, seed=2)
     asked = {"sampling": Sampling(repetition_penalty=1.3), "max_tokens": 12, "randomness": keys(20)}
-    ours = law.decode(target, draft, Exact().law, prompts(20), **asked)
-    plain = autoregressive.decode(target, prompts(20), **asked)
+    ours = law.decode(target, draft, Exact().law, Batch(prompts(20), **asked))
+    plain = autoregressive.decode(target, Batch(prompts(20), **asked))
     assert [each.tokens.tolist() for each in ours] == [each.tokens.tolist() for each in plain]
     for each in ours:
         assert each.counts["draft_passes"] == each.counts["target_passes"] == each.counts["emitted"]
@@ -58,14 +57,12 @@ def test_a_law_that_is_the_targets_says_what_the_target_says() -> None:
 def test_the_same_tokens_in_any_batch() -> None:
     target, draft = MarkovLM.random(9, seed=1), MarkovLM.random(9, seed=2)
     asked = {"sampling": SAMPLING, "max_tokens": 12}
-    whole = law.decode(target, draft, SSD(0.4).law, prompts(5), **asked, randomness=keys(5))
+    whole = law.decode(target, draft, SSD(0.4).law, Batch(prompts(5), randomness=keys(5), **asked))
     for index, each in enumerate(whole):
         alone = law.decode(
             target,
             draft,
             SSD(0.4).law,
-            prompts(5)[index : index + 1],
-            **asked,
-            randomness=keys(5).keep(torch.tensor([index])),
+            Batch(prompts(5)[index : index + 1], randomness=keys(5).keep(torch.tensor([index])), **asked),
         )
         assert torch.equal(alone[0].tokens, each.tokens)

@@ -12,7 +12,7 @@ from pcg.acceptance.exact import Exact
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.clock import PARTS, Clock
 from pcg.decoding.pair import check_compatible
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import TokenLM
 from pcg.models.llama import LlamaLM
@@ -27,10 +27,11 @@ PROMPTS = [Prompt(Utterance(f"u{i}", text), torch.arange(i) % 3 if i % 2 else No
 
 def run(target: TokenLM, draft: TokenLM, order: list[int], **options: object) -> dict[int, Generation]:
     settings: dict = {"gamma": 3, "sampling": Sampling(repetition_penalty=1.2), "max_tokens": 60, **options}
-    rule = settings.pop("rule", ExactRule())
+    rule, gamma = settings.pop("rule", ExactRule()), settings.pop("gamma")
+    watched = {key: settings.pop(key) for key in ("observer", "clock") if key in settings}
     chosen = [PROMPTS[i] for i in order]
     randomness = Randomness(4, as_keys([prompt.utterance.id for prompt in chosen], torch.device("cpu")))
-    said = speculative_decode(target, draft, rule, chosen, randomness=randomness, **settings)
+    said = speculative_decode(target, draft, rule, Batch(chosen, randomness=randomness, **settings), gamma, **watched)
     return dict(zip(order, said, strict=True))
 
 
@@ -69,7 +70,7 @@ def test_greedy_on_llamas_equals_plain_decoding_in_batches_of_1_and_8(
     target, draft = llamas
     sampling = Sampling(temperature=0.0)
     keys = Randomness(0, torch.arange(8))
-    plain = decode(target, PROMPTS, sampling=sampling, max_tokens=30, randomness=keys)
+    plain = decode(target, Batch(PROMPTS, sampling, 30, keys))
     whole = run(target, draft, list(range(8)), gamma=gamma, sampling=sampling, max_tokens=30)
     for i, expected in enumerate(plain):
         assert whole[i].tokens.tolist() == expected.tokens.tolist()
@@ -133,9 +134,7 @@ def test_end_of_speech_inside_a_block_cuts_the_row(gamma: int, rule: object) -> 
 def test_maximum_length_cuts_the_row(gamma: int, limit: int) -> None:
     model = chain(9)
     speculative = run(model, model, [0], gamma=gamma, sampling=Sampling(), max_tokens=limit)[0]
-    plain = decode(
-        model, PROMPTS[:1], sampling=Sampling(), max_tokens=limit, randomness=Randomness(0, torch.zeros(1).long())
-    )
+    plain = decode(model, Batch(PROMPTS[:1], Sampling(), limit, Randomness(0, torch.zeros(1).long())))
     for each in (speculative, plain[0]):
         assert each.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7][:limit]
         assert each.finished == (limit == 8)  # the end is the eighth token
@@ -210,7 +209,7 @@ def test_logits_that_are_not_finite_are_an_error_with_the_target_alone_too(
     broken = MarkovLM(torch.where(torch.arange(20) == 5, bad, target.table))
     sampling = Sampling(temperature=temperature)
     with pytest.raises(ValueError, match=r"^target_probs holds NaN or infinity in 8 of 8 rows: the model overflows"):
-        decode(broken, PROMPTS, sampling=sampling, max_tokens=9, randomness=Randomness(0, torch.arange(8)))
+        decode(broken, Batch(PROMPTS, sampling, 9, Randomness(0, torch.arange(8))))
     for pair, which in ((broken, draft), "target"), ((target, broken), "draft"):
         with pytest.raises(ValueError, match=f"^{which}_probs holds NaN or infinity"):
             run(*pair, list(range(8)), rule=Exact(), sampling=sampling)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import COUNTS, Statistics, kl, overshoot_unlikely, total_variation
 from pcg.sampling import Purpose, Randomness, Sampling
@@ -99,15 +99,7 @@ def test_identities_hold_of_any_run(gamma: int, rule: ExactRule | AcceptAll) -> 
     statistics = Statistics(gamma, rule, randomness)
     said = statistics.annotate(
         speculative_decode(
-            target,
-            draft,
-            rule,
-            prompts,
-            gamma=gamma,
-            sampling=Sampling(),
-            max_tokens=11,
-            randomness=randomness,
-            observer=statistics,
+            target, draft, rule, Batch(prompts, Sampling(), 11, randomness), gamma=gamma, observer=statistics
         )
     )
     assert {each.finished for each in said} == {True, False}
@@ -143,9 +135,8 @@ def test_probabilities_are_those_of_reading_the_finished_utterance(penalty: floa
     prompts = [Prompt(Utterance(str(i), "x")) for i in range(8)]
     statistics = Statistics(3, ExactRule(), randomness)
     found = speculative_decode(
-        target, draft, ExactRule(), prompts,
-        gamma=3, sampling=sampling, max_tokens=30, randomness=randomness, observer=statistics,
-    )  # fmt: skip
+        target, draft, ExactRule(), Batch(prompts, sampling, 30, randomness), gamma=3, observer=statistics
+    )
     for prompt, said in zip(prompts, statistics.annotate(found), strict=True):
         for model, noted in ((target, said.target_probs), (draft, said.draft_probs)):
             ids = model.prompt(prompt.utterance, None)
@@ -161,7 +152,7 @@ def test_probabilities_are_those_of_reading_the_finished_utterance(penalty: floa
 def test_plain_decoding_counts_a_pass_a_token() -> None:
     target = MarkovLM.random(6, seed=1)
     prompts = [Prompt(Utterance(str(i), "x")) for i in range(10)]
-    said = decode(target, prompts, sampling=Sampling(), max_tokens=9, randomness=Randomness(0, torch.arange(10)))
+    said = decode(target, Batch(prompts, Sampling(), 9, Randomness(0, torch.arange(10))))
     assert {each.finished for each in said} == {True, False}
     for each in said:
         assert each.counts["emitted"] == each.counts["target_passes"] == len(each.tokens) + each.finished

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics, outside
 from pcg.decoding.transport import EarthMover, Movers, farthest
@@ -118,10 +118,10 @@ def said(rule: ExactRule | AcceptAll, movers: Movers | None, rows: int) -> list[
     for batch in torch.arange(24).split(rows):
         randomness = Randomness(0, batch * 7919)
         statistics = Statistics(3, rule, randomness, movers)
+        prompts = [Prompt(Utterance(str(index), "x")) for index in batch.tolist()]
         generations = speculative_decode(
-            target, draft, rule, [Prompt(Utterance(str(index), "x")) for index in batch.tolist()],
-            gamma=3, sampling=Sampling(), max_tokens=30, randomness=randomness, observer=statistics,
-        )  # fmt: skip
+            target, draft, rule, Batch(prompts, Sampling(), 30, randomness), gamma=3, observer=statistics
+        )
         found += statistics.annotate(generations)
     return found
 

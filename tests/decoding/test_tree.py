@@ -12,7 +12,7 @@ from pcg.acceptance.candidates import Candidates
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.statistics import Statistics
 from pcg.decoding.tree import stars, tree_decode
 from pcg.models.eagle import EagleLM
@@ -52,9 +52,10 @@ def run(pair: Pair, order: list[int], **options: object) -> dict[int, Generation
         **options,
     }  # fmt: skip
     target, draft = pair
-    rule, chosen = settings.pop("rule"), [PROMPTS[i] for i in order]
+    rule, gamma, observer = settings.pop("rule"), settings.pop("gamma"), settings.pop("observer", None)
+    chosen = [PROMPTS[i] for i in order]
     randomness = Randomness(4, as_keys([prompt.utterance.id for prompt in chosen], torch.device("cpu")))
-    said = tree_decode(target, draft, rule, chosen, randomness=randomness, **settings)
+    said = tree_decode(target, draft, rule, Batch(chosen, randomness=randomness, **settings), gamma, observer)
     return dict(zip(order, said, strict=True))
 
 
@@ -75,10 +76,7 @@ def test_sequences_have_the_targets_law(sampling: Sampling) -> None:
     for model in (target, draft):
         model.table[..., -1] = -2.0  # seldom ends: several rounds
     law = sequence_law(target, sampling, 4, VOICE)
-    said = tree_decode(
-        target, draft, Candidates(Exact(), 3), prompts(rows),
-        gamma=2, sampling=sampling, max_tokens=4, randomness=keys(rows),
-    )  # fmt: skip
+    said = tree_decode(target, draft, Candidates(Exact(), 3), Batch(prompts(rows), sampling, 4, keys(rows)), gamma=2)
     found = Counter((*each.tokens.tolist(), target.end)[: 4 if not each.finished else None] for each in said)
     assert set(found) <= {sequence for sequence, probability in law.items() if probability > 0}
     expected = torch.tensor([rows * probability for probability in law.values()])
@@ -96,7 +94,7 @@ def test_greedy_is_the_targets_own_token_for_token(
     pairs: dict[str, Pair], pair: str, gamma: int, penalty: float
 ) -> None:
     sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
-    plain = decode(pairs[pair][0], PROMPTS, sampling=sampling, max_tokens=40, randomness=Randomness(0, torch.arange(8)))
+    plain = decode(pairs[pair][0], Batch(PROMPTS, sampling, 40, Randomness(0, torch.arange(8))))
     for rule in (Exact(), PCG(table(13, "windows"), floor=0.1)):
         options = {"rule": Candidates(rule, 2), "gamma": gamma, "sampling": sampling}
         said = run(pairs[pair], list(range(8)), **options) | run(pairs[pair], [3], **options)
@@ -154,10 +152,14 @@ def test_counts_and_shapes(count: int) -> None:
     statistics = Statistics(gamma, rule, randomness)
     said = statistics.annotate(
         tree_decode(
-            target, draft, rule, [Prompt(Utterance(str(i), "x")) for i in range(rows)],
-            gamma=gamma, sampling=Sampling(), max_tokens=11, randomness=randomness, observer=statistics,
+            target,
+            draft,
+            rule,
+            Batch([Prompt(Utterance(str(i), "x")) for i in range(rows)], Sampling(), 11, randomness),
+            gamma=gamma,
+            observer=statistics,
         )
-    )  # fmt: skip
+    )
     assert {shape[1] for shape in target.passes} == {1 + gamma * count}
     assert {shape[1] for shape in draft.passes} == {1, 2}
     assert {each.finished for each in said} == {True, False}

@@ -112,7 +112,7 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
 
     from pcg.acceptance.exact import Exact
     from pcg.acceptance.pcg import PCG
-    from pcg.decoding.rows import Prompt
+    from pcg.decoding.rows import Batch, Prompt
     from pcg.decoding.speculative import speculative_decode
     from pcg.decoding.statistics import Statistics
     from pcg.engines.tables import Vectors
@@ -143,10 +143,14 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
         statistics = Statistics(GAMMA, rule, randomness)
         generations += statistics.annotate(
             speculative_decode(
-                target, draft, rule, batch, gamma=GAMMA, sampling=Sampling(TEMPERATURE), max_tokens=tokens,
-                randomness=randomness, observer=statistics,
+                target,
+                draft,
+                rule,
+                Batch(batch, Sampling(TEMPERATURE), tokens, randomness),
+                gamma=GAMMA,
+                observer=statistics,
             )
-        )  # fmt: skip
+        )
     columns = [[generation.counts[name] for generation in generations] for name in ("accepted", "tested")]
     found = ratio(*columns)
     return {"tested": sum(columns[1]), "accepted": sum(columns[0]), "alpha": found.value, "ci95": found.ci95}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from pcg.acceptance.dropmatch import DropMatch
 from pcg.acceptance.exact import Exact
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.models.checkpoint import Checkpoint
 from pcg.models.eagle import EagleLM
@@ -65,18 +65,9 @@ def say(
     prompts = [Prompt(Utterance(text, text), torch.arange(voice + i % 3) % 12) for i, text in enumerate(texts)]
     randomness = Randomness(3, as_keys(list(texts), torch.device("cpu")))
     if gamma == 0:
-        said = decode(target, prompts, sampling=sampling, max_tokens=24, randomness=randomness)
+        said = decode(target, Batch(prompts, sampling, 24, randomness))
     else:
-        said = speculative_decode(
-            target,
-            draft,
-            rule or Exact(),
-            prompts,
-            gamma=gamma,
-            sampling=sampling,
-            max_tokens=24,
-            randomness=randomness,
-        )
+        said = speculative_decode(target, draft, rule or Exact(), Batch(prompts, sampling, 24, randomness), gamma=gamma)
     return [[*each.tokens.tolist(), each.finished] for each in said]
 
 
@@ -137,9 +128,12 @@ def test_exact_with_it_has_the_targets_law(pair) -> None:
         law = longer
     counts = dict.fromkeys(law, 0)
     said = speculative_decode(
-        target, draft, Exact(), [prompt] * rows, gamma=2, sampling=sampling, max_tokens=3,
-        randomness=Randomness(0, torch.arange(rows) * 7919 + 1),
-    )  # fmt: skip
+        target,
+        draft,
+        Exact(),
+        Batch([prompt] * rows, sampling, 3, Randomness(0, torch.arange(rows) * 7919 + 1)),
+        gamma=2,
+    )
     for each in said:
         counts[(*each.tokens.tolist(), *([target.end] if each.finished else []))] += 1
     expected = torch.tensor([rows * probability for probability in law.values()])

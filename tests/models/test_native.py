@@ -15,9 +15,9 @@ from pcg.models.decoder import LlamaConfig
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
+from pcg.models.tree import Tree
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
-from pcg.types import Tree
 from tests.fakes import make_bundled_folder
 from tests.models.test_llama import FORMS
 

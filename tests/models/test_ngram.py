@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcg.decoding.autoregressive import decode
-from pcg.decoding.rows import Prompt
+from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.models.ngram import NGram
 from pcg.sampling import Randomness, Sampling, as_keys
@@ -58,8 +58,8 @@ def test_greedy_decoding_with_it_is_the_targets_own() -> None:
     prompts = [Prompt(Utterance(f"u{i}", "x" * i), torch.tensor([1, 2])) for i in range(3)]
     keys = as_keys([p.utterance.id for p in prompts], target.device)
     settings = {"sampling": Sampling(temperature=0.0), "max_tokens": 20, "randomness": Randomness(0, keys)}
-    alone = decode(target, prompts, **settings)
-    both = speculative_decode(target, NGram(8), ExactRule(), prompts, gamma=3, **settings)
+    alone = decode(target, Batch(prompts, **settings))
+    both = speculative_decode(target, NGram(8), ExactRule(), Batch(prompts, **settings), gamma=3)
     assert [g.tokens.tolist() for g in both] == [g.tokens.tolist() for g in alone]
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcg.types import Audio, Figure, Tree, Utterance
+from pcg.models.tree import Tree
+from pcg.types import Audio, Figure, Utterance
 
 AUDIO_TOKENS = 12
 calls: dict[str, int] = {}

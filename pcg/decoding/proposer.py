@@ -1,0 +1,104 @@
+"""The draft's side of a round: it proposes a block, and takes note of what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pcg.decoding.clock import Clock
+from pcg.decoding.rows import Rows, mark
+from pcg.interfaces import Drafted, TokenLM
+from pcg.sampling import Purpose, Sampling, draw
+
+
+class Proposer:
+    """A draft with its cache.
+
+    What a draft is fed at the start of a round:
+
+    - A model of its own: the last two tokens. The first of them is news after a block that was kept whole, whose last
+      token the draft has drawn and never read; it is fed always, so that every round has the same shapes.
+    - A draft that reads the target's states: all that the last round added. What its cache holds of these tokens was
+      computed from states of its own; now the target's are there.
+
+    Attributes:
+        latest: the latest tokens said, as many as one round can add, in the draft's own ids.
+        unread: how many of them are fed next.
+    """
+
+    def __init__(self, draft: TokenLM, rows: Rows, gamma: int, target_cache: Any, clock: Clock) -> None:
+        ids = [draft.prompt(prompt.utterance, prompt.speech) for prompt in rows.prompts]
+        self._draft, self._rows, self._gamma, self._clock = draft, rows, gamma, clock
+        self._whole = getattr(draft, "propose", None)  # a ``ChainLM`` drafts the block by itself
+        with clock.during("prefill"):
+            self._cache = draft.prefill(ids, max(map(len, ids)) + rows.max_tokens + gamma, target=target_cache)
+            self.unread, width = (1, gamma + 1) if draft.reads else (2, 2)
+            self._total = self._cache.lengths + 1  # tokens of each row, prompt included
+            self._cache.lengths = self._total - self.unread
+            # a prompt may be shorter; what stands before it is never fed
+            long = [each if len(each) >= width else F.pad(each, (width - len(each), 0)) for each in ids]
+            self.latest = torch.stack([each[-width:] for each in long])
+            self._places = torch.arange(1, width + 1, device=draft.device)
+
+    def propose(self) -> Drafted:
+        """Drafts gamma tokens: each token, the distribution it was drawn from, what was seen before it.
+
+        Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
+        draft that it did not keep, so a later round must not draw that position with the same number.
+        """
+        rows, latest = self._rows, self.latest[:, -self.unread :]
+        uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, self._gamma)
+        if self._whole is None:
+            return chain(self._step, self._draft.token_ids, latest, uniform, rows.sampling, rows.seen)
+        with self._clock.during("draft", passes=self._gamma):
+            return self._whole(latest, self._cache, uniform, rows.sampling, rows.seen)
+
+    def _step(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
+        with self._clock.during("draft"):
+            return self._draft.step(ids, self._cache)[:, -1]
+
+    def accept(
+        self, said: Int[Tensor, "batch places"], accepted: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]
+    ) -> None:
+        """Forgets the draft tokens that were not kept.
+
+        Args:
+            said: each row's block; its first ``accepted + 1`` tokens are said.
+            on_host: ``accepted`` on the CPU.
+        """
+        self._total = self._total + on_host + 1
+        if self._draft.reads:
+            self.unread = int(on_host.max()) + 1
+        self._cache.lengths = self._total - self.unread
+        newest = accepted.unsqueeze(1) + self._places
+        self.latest = torch.cat([self.latest, self._draft.token_ids(said)], 1).gather(1, newest)
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self._cache.keep(rows)
+        self._total, self.latest = self._total[rows], self.latest[rows.to(self.latest.device)]
+
+
+def chain(
+    step: Callable[[Int[Tensor, "batch new"]], Float[Tensor, "batch vocab"]],
+    token_ids: Callable[[Int[Tensor, "batch 1"]], Int[Tensor, "batch 1"]],
+    latest: Int[Tensor, "batch unread"],
+    uniform: Float[Tensor, "batch gamma"],
+    sampling: Sampling,
+    seen: Bool[Tensor, "batch vocab"] | None,
+) -> Drafted:
+    """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
+    drawn from, and what was seen before each."""
+    tokens: list[Tensor] = []
+    probs, marks = [], [seen]
+    for number in uniform.unbind(1):
+        logits = step(token_ids(tokens[-1]) if tokens else latest)
+        probs.append(sampling.probabilities(logits, marks[-1]))
+        tokens.append(draw(probs[-1], number).unsqueeze(1))
+        marks.append(None if marks[-1] is None else mark(marks[-1], tokens[-1]))
+    history = None if seen is None else torch.stack([each for each in marks if each is not None], 1)
+    return torch.cat(tokens, 1), torch.stack(probs, 1), history
