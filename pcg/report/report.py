@@ -11,7 +11,7 @@ from rich.console import Console
 from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
 from pcg.names import within
-from pcg.report import bridge, columns, compare, latex, page, tables
+from pcg.report import bridge, columns, compare, hearing, latex, page, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots
 from pcg.results import store
@@ -95,7 +95,22 @@ def _report(title: str, results: Sequence[Result], folder: Path, console: Consol
     console.print(tables.rich_table(title, header, rows))
     if note := _note_on_sharing(results):
         console.print(note)
+    _show_hearing(console, title, results, folder)
     _print_paths(console, results, folder, listening, plots)
+
+
+def _show_hearing(console: Console, title: str, results: Sequence[Result], folder: Path) -> None:
+    """Which distance agrees with what was heard of the runs, where there are enough of them."""
+    found, path = hearing.listen(results), folder / "hears.md"
+    if found is None:
+        path.unlink(missing_ok=True)  # of runs that are gone
+        return
+    header, rows = hearing.table(found)
+    console.print(tables.rich_table(f"{title}: does a distance hear? {found.runs} runs", header, rows))
+    write_atomically(
+        path, hearing.LEGEND.format(runs=found.runs, utterances=found.utterances) + tables.markdown(header, rows)
+    )
+    console.print(f"table   {path}", soft_wrap=True)
 
 
 def _heard(result: Result) -> bool:
