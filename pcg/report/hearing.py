@@ -30,10 +30,10 @@ _DISTANCES: Mapping[str, tuple[str, str, str]] = {
     "overshoot_unlikely": ("sum_overshoot_unlikely", "tested", "overshoot at unlikely tokens"),
     "kept": ("kept_beyond_exact", "tested", "alpha beyond exact's (a control: no distance)"),
 }
-LEGEND = """Does a distance hear? Spearman's rank correlation (rho), over {runs} runs, of each distance of the runs' laws
-from the target with how much worse they sound than the target alone on the same {utterances} utterances: 1 if it ranks
-the runs as the ear does, 0 if it knows nothing of that. Intervals are 95 %, over utterances and runs resampled together;
-`leads` is the share of these resamples in which no other distance has a higher rho. docs/sound.md.
+LEGEND = """Does a distance hear? Spearman's rank correlation (rho), over {runs} runs, of each distance of the runs'
+laws from the target with how much worse they sound than the target alone on the same {utterances} utterances: 1 if it
+ranks the runs as the ear does, 0 if it knows nothing of that. Intervals are 95 %, over utterances and runs resampled
+together; `leads` is the share of these resamples in which no other distance has a higher rho. docs/sound.md.
 
 """
 Rows = Mapping[str, Mapping[str, Any]]  # of one run, by utterance
