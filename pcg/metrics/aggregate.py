@@ -178,14 +178,15 @@ def _gradient(sums: np.ndarray, figure: Callable[..., np.ndarray]) -> np.ndarray
 def ratio(numerator: Column, denominator: Column | None = None, seed: int = 0) -> Estimate:
     """Ratio of sums, or the mean over utterances without a denominator.
 
-    A ratio of what is never below 0 has an interval that is not either, and a share of a whole one that ends at 1.
+    A ratio of what is never below 0 has an interval that is not either, and a share of counts one that ends at 1.
     """
     found = estimate(_pair((numerator, denominator)), np.divide, seed)
     if denominator is None or found.value is None:
         return found
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     floor = 0.0 if (top >= 0).all() else -math.inf
-    ceiling = 1.0 if floor == 0 and (top <= bottom).all() else math.inf
+    counted = bool((top % 1 == 0).all() and (bottom % 1 == 0).all() and (top <= bottom).all())
+    ceiling = 1.0 if floor == 0 and counted else math.inf
     if found.ci95 is None:
         return Estimate(found.value, _binomial(found.value, len(top)) if ceiling == 1 else None)
     return Estimate(found.value, (max(found.ci95[0], floor), min(found.ci95[1], ceiling)), found.spread)

@@ -82,7 +82,8 @@ def test_few_utterances_have_the_interval_that_they_deserve():
         low, high = estimate([rng.normal(5, 1, 4), np.ones(4)], np.divide, resamples=300).ci95
         covered += low <= 5 <= high
     assert 0.91 <= covered / 500 <= 0.98
-    assert ratio([1, 4], [4, 4]).ci95 == (0.0, 1.0)  # a share stays one
+    assert ratio([1, 4], [4, 4]).ci95 == (0.0, 1.0)  # a share of counts stays one
+    assert ratio([1.5, 4], [4, 4]).ci95[1] > 1
 
 
 def crossed(rng: np.random.Generator, utterances: int, seeds: int, share: float) -> list[np.ndarray]:

@@ -107,7 +107,9 @@ def test_what_is_heard_is_of_the_positions_that_were_measured() -> None:
     values = summarise(run, [record(rows)], FIGURES)
     expected = {"sound": 3 / 8, "sound_rest": 0.05, "embedding": 0.5, "embedding_rest": 0.0, "moved_positions": 8}
     assert {key: values["distortion"][key] for key in expected} == pytest.approx(expected)
-    assert values["distortion"]["sound_ci95"] == pytest.approx([0.25, 0.5])
+    low, high = values["distortion"]["sound_ci95"]  # of two utterances, .25 and .5
+    assert low == 0
+    assert high > 0.5
     assert values["left_out"] == []
 
 

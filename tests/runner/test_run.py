@@ -119,7 +119,7 @@ def test_target_alone(config):
         "alpha": None,
         "alpha_ci95": None,
         "tau": 1.0,
-        "tau_ci95": [1.0, 1.0],
+        "tau_ci95": None,
         "alpha_exact": None,
     }
     assert values["speed"]["speedup"] == 1.0
