@@ -37,7 +37,7 @@ def says_something(text: str) -> bool:
 
 def _sign(sign: str) -> str:
     kind = unicodedata.category(sign)
-    if kind == "Zs" or (kind == "Cc" and sign not in "\n\t"):
+    if kind[0] == "Z" or (kind == "Cc" and sign not in "\n\t"):
         return " "
     if kind == "Cf":
         return ""

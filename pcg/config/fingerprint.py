@@ -1,23 +1,23 @@
-"""What a run reads, as digests: a model that was trained further, or a text that was mended, is another one under the
-same name."""
+"""What a run reads, as digests of all of it: a model of which one row was changed, or a text that was mended, is
+another one under the same name, whatever the times and sizes of files say."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pcg import digest
 from pcg.models import hub
-from pcg.models.checkpoint import resolve_folder
+from pcg.models.checkpoint import BUNDLED, resolve_folder
 from pcg.types import Audio, Utterance
 
 _PATHS = ("path", "folder", "voice")
-_READ = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja"})  # of a model's folder: weights, config, tokens
-_WHOLE = 64 * 2**20  # bytes of a file that are all read; of a larger one as many, in blocks spread over it
-_BLOCK = 2**16
+_READ_FROM = (*_PATHS, "prompt", "corpus", "codec", "tokens", "start", "target")  # and what stages of training read
+# Of a model's folder: weights (of a metric's models pickles too), config, tokens.
+_READ = frozenset({".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".tiktoken", ".vocab"})
 
 
 def fingerprints(run: Mapping[str, Any]) -> dict[str, str]:
@@ -44,7 +44,7 @@ def of_utterances(utterances: Iterable[Utterance]) -> str:
     Raises:
         ValueError: two utterances have the same id, by which random numbers and files go.
     """
-    digest = hashlib.blake2b(digest_size=5)
+    found = hashlib.blake2b(digest_size=5)
     heard: dict[Callable[[], Audio] | None, bytes] = {None: b""}  # a voice that many share is read once
     known: set[str] = set()
     for each in utterances:
@@ -55,21 +55,49 @@ def of_utterances(utterances: Iterable[Utterance]) -> str:
             if load not in heard:
                 heard[load] = _recorded(load)
         sounds = (heard[each.load_prompt], heard[each.load_reference])
-        digest.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
+        found.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
         for codes in (load() for load in (each.load_prompt_codes, each.load_codes) if load):
-            digest.update(repr(len(codes)).encode() + codes.tobytes())
-    return digest.hexdigest()
+            found.update(repr(len(codes)).encode() + codes.tobytes())
+    return found.hexdigest()
+
+
+def described(node: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key every value of a config; of a place that is here the digest of all that lies there instead."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": item for inner, item in described(value).items()}
+        elif isinstance(value, str) and key in _READ_FROM:
+            found[key] = _lying_at(value) or value
+        else:
+            found[key] = value
+    return found
+
+
+def _lying_at(path: str) -> str | None:
+    """Digest of a file, or of all visible files of a folder; of a hub model the commit; None where nothing is here."""
+    if path.startswith(BUNDLED) or hub.is_hub_id(path):
+        return _content(path)
+    place = Path(path).expanduser()
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    told = [
+        (str(file.relative_to(place)), _of(file))
+        for file in files
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(place).parts)
+    ]
+    return hashlib.blake2b(repr(told).encode(), digest_size=5).hexdigest() if told else None
 
 
 def state(node: Mapping[str, Any]) -> str:
-    """Changes whenever a file changes at a path that a node names, as its size and time tell."""
-    digest = hashlib.blake2b(digest_size=8)
+    """Changes whenever a file changes at a path that a node, or a node inside it, names; nothing is read for it."""
+    found = hashlib.blake2b(digest_size=8)
     for value in node.values():
-        if isinstance(value, str) and (place := Path(value).expanduser()).exists():
+        if isinstance(value, Mapping):
+            found.update(state(value).encode())
+        elif isinstance(value, str) and (place := Path(value).expanduser()).exists():
             for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-                stat = file.stat()
-                digest.update(repr((str(file), stat.st_size, stat.st_mtime_ns)).encode())
-    return digest.hexdigest()
+                found.update(repr(digest.stamp(file) if file.exists() else file).encode())
+    return found.hexdigest()
 
 
 def _models(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,21 +128,16 @@ def _content(path: str) -> str | None:
     files = [place] if place.is_file() else sorted(file for file in place.glob("[!.]*") if file.suffix in _READ)
     if not files:
         return None
-    digest = hashlib.blake2b(digest_size=5)
+    found = hashlib.blake2b(digest_size=5)
     for file in files:
-        stat = file.stat()
-        digest.update(file.name.encode() if place.is_dir() else b"")
-        digest.update(_sampled(file, stat.st_size, stat.st_mtime_ns))
-    return digest.hexdigest()
+        found.update(file.name.encode() if place.is_dir() else b"")
+        found.update(_of(file).encode())
+    return found.hexdigest()
 
 
-@lru_cache(maxsize=1024)
-def _sampled(file: Path, size: int, _changed: int) -> bytes:
-    """Digest of a file's size and of blocks spread evenly over it, all of it where it is small."""
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    step = max(_BLOCK, size * _BLOCK // _WHOLE)
-    with file.open("rb") as content:
-        for start in range(0, size, step):
-            content.seek(start)
-            digest.update(content.read(_BLOCK))
-    return digest.digest()
+def _of(file: Path) -> str:
+    """Of weights by tensors, as ``Checkpoint.fingerprint`` asks too, so that they are read once; else of all bytes."""
+    if file.suffix == ".safetensors":
+        with contextlib.suppress(ValueError):  # a broken one is named by who loads it
+            return repr(sorted(digest.of_tensors(file).items()))
+    return digest.of_file(file)

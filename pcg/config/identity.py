@@ -68,14 +68,23 @@ def _reduce_engine(run: dict[str, Any]) -> None:
 
 
 def run_id(run: Mapping[str, Any]) -> str:
-    """Ten hexadecimal digits of a canonical config's hash.
+    """Ten hexadecimal digits of a canonical config's hash, in which ``1`` and ``1.0`` are the same number.
 
     Compiled and plain runs say the same tokens in other times, so they are two; but ``auto``, which is left where it
     means ``true`` and only forgives more, is no third.
     """
     if run["decoding"].get("compile") == "auto":
         run = {**run, "decoding": {**run["decoding"], "compile": True}}
-    return hashlib.blake2b(json.dumps(run, sort_keys=True).encode(), digest_size=5).hexdigest()
+    return hashlib.blake2b(json.dumps(_numbers(run), sort_keys=True).encode(), digest_size=5).hexdigest()
+
+
+def _numbers(value: Any) -> Any:
+    """A value in which whole numbers are whole numbers, however they were typed: ``1.0``, ``1e3``, ``-0.0``."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def method(run: Mapping[str, Any]) -> str:
@@ -119,4 +128,4 @@ def label(run: Mapping[str, Any]) -> str:
         settings = {"theta": theta(run), **settings}
     if is_built(run.get("engine")):
         settings["engine"] = engine(run)
-    return " ".join([method(run), *(f"{key}={value}" for key, value in settings.items())])
+    return " ".join([method(run), *(f"{key}={_numbers(value)}" for key, value in settings.items())])

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from pcg.files import absent
 from pcg.types import Audio
 
+_LOUDEST, _FAINTEST = (
+    4.0,
+    2e-4,
+)  # a peak beyond these is of samples that were never scaled, or of silence; 1 is full scale
+_CANCELLED = 0.2  # of the louder channel's level: what is left where channels are each other's opposite
 _UNKNOWN_SIZE = 0x7FFFF000  # programs that write a WAV into a pipe give a size above it
 _NO_SUFFIXES = ("mat4", "mat5", "raw")  # formats of soundfile that are not audio files, or do not say what they hold
 _MORE_SUFFIXES = ("aif", "aifc", "oga", "opus", "snd", "wave")
@@ -21,7 +27,8 @@ SUFFIXES = frozenset(
 
 
 class UnreadableAudio(ValueError):
-    """A recording that is damaged, cut short, empty or of no format that can be read; the message names it."""
+    """A recording that is damaged, cut short, empty, of no format that can be read, or in which nothing is heard:
+    silent, never scaled, or of channels that cancel each other out. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,24 @@ def _problem(data: bytes, samples: np.ndarray, promised: int) -> str | None:
     if data[:4] == b"RIFF" and len(data) + 1 < size < _UNKNOWN_SIZE:  # the last byte may be padding
         return f"is cut short: {len(data)} of {size} bytes are there"
     bad = int((~np.isfinite(samples)).sum())
-    return f"holds NaN or infinity in {bad} of its {samples.size} samples" if bad else None
+    return f"holds NaN or infinity in {bad} of its {samples.size} samples" if bad else _inaudible(samples)
+
+
+def _inaudible(samples: np.ndarray) -> str | None:
+    """Why nobody hears in it what was recorded: as a voice it would make a model say anything or nothing."""
+    peak = float(np.abs(samples).max())
+    if peak > _LOUDEST:
+        return f"holds samples up to {peak:,.0f}, and full scale is 1: divide them by 32,768, or whatever it was"
+    if peak < _FAINTEST:
+        return f"is silent: its loudest sample is {peak:.1g} of full scale"
+    levels, mixed = np.sqrt(np.square(samples).mean(0)), float(np.sqrt(np.square(samples.mean(1)).mean()))
+    if mixed < _CANCELLED * float(levels.max()):
+        return "has channels that cancel each other out when they are mixed to one: give one of them"
+    return None
 
 
 def recorded_in(path: str | Path) -> Recording:
+    """Of a file; raises FileNotFoundError where it is not there, or a link that leads nowhere."""
+    if wrong := absent(Path(path)):
+        raise FileNotFoundError(wrong)
     return Recording(Path(path).read_bytes, str(path))

@@ -12,10 +12,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import pyarrow
-import pyarrow.parquet
 
 from pcg.constraints import Limit, checked
 from pcg.data.audio import Recording
+from pcg.data.stored import open_parquet
 from pcg.types import Utterance
 
 
@@ -36,8 +36,8 @@ class Bundled:
     def __init__(self, limit: Limit = None, folder: str | None = None) -> None:
         with as_file(files("pcg.data") / "bundled") as bundled:
             root = Path(folder).expanduser() if folder else bundled
-            self._rows = pyarrow.parquet.read_table(root / "utterances.parquet").slice(0, limit)
-            self._voices = pyarrow.parquet.read_table(root / "voices.parquet")
+            self._rows = open_parquet(root / "utterances.parquet").read().slice(0, limit)
+            self._voices = open_parquet(root / "voices.parquet").read()
 
     def __len__(self) -> int:
         return self._rows.num_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pcg.constraints import BOUNDS, Limit, checked
-from pcg.data.reading import how_to_fetch
+from pcg.data.stored import open_rows, text_of
 from pcg.data.voices import Clip, Voices, grouped
 from pcg.types import Utterance
 
@@ -35,7 +35,7 @@ class LibriTTS:
 
     Raises:
         ValueError: a limit below 1.
-        FileNotFoundError: when first read, where the set is neither in the cache nor to be had.
+        FileNotFoundError, ValueError: when first read, where the set is neither here nor to be had, or damaged.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class LibriTTS:
 
     def _open(self) -> Any:
         """The set, audio as bytes: ``datasets`` itself would decode it by torchcodec."""
-        from datasets import Audio, load_dataset  # seconds; needed only here
-
         try:
-            found = load_dataset(self._path, self._config, split=self._split, streaming=self._streaming)
-        except (OSError, ValueError) as error:
+            found = open_rows(self._path, self._config, self._split, self._streaming)
+        except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{self._path} ({self._config}, {self._split}) is neither in the cache of `datasets` nor to be had "
-                f"{how_to_fetch(self._path, error)}; or use the published folders: "
-                "dataset=libritts_local dataset.path=LibriTTS/test-clean"
+                f"{error}; or use the published folders: dataset=libritts_local dataset.path=LibriTTS/test-clean"
             ) from error
+        if not hasattr(found, "cast_column"):
+            return found  # parquet, which holds bytes
+        from datasets import Audio  # it is here, since what was found is its own
+
         return found.cast_column("audio", Audio(decode=False))
 
     def _mapped(self) -> list[Clip]:
@@ -97,7 +97,8 @@ class LibriTTS:
     def _clip(self, row: Mapping[str, Any], read: Callable[[], bytes]) -> Clip:
         name = str(row["id"])
         source = f"recording {name} of {self._path}"
-        return Clip(name, str(row["speaker_id"]), row["text_normalized"].strip(), read, source)
+        text = text_of(dict(row), "text_normalized", f"row {name} of {self._path}")
+        return Clip(name, str(row["speaker_id"]), text, read, source)
 
     def _all_voiced(self, clips: Sequence[Clip]) -> bool:
         by_speaker = grouped(clips)

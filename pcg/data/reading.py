@@ -1,10 +1,13 @@
-"""A user's folders and text files: which files count, which encoding a text is in; and how a hub's set gets there."""
+"""A user's folders and text files: which files count, which encoding a text is in, where its lines end."""
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from pcg.files import absent
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -19,8 +22,11 @@ def read_text(path: Path) -> str:
     """A text file in UTF-8, or in the encoding that its byte-order mark tells.
 
     Raises:
+        FileNotFoundError: it is not there, or a link that leads nowhere.
         ValueError: naming the file and where it is something else.
     """
+    if wrong := absent(path):
+        raise FileNotFoundError(wrong)
     data = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
@@ -36,15 +42,24 @@ def read_text(path: Path) -> str:
     return text
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, as ``read_text`` reads it.
+
+    They end at ``\\n``, ``\\r\\n`` and ``\\r`` and nowhere else: texts that were pasted hold form feeds, U+0085 and
+    U+2028, at which ``str.splitlines`` would cut an utterance in two and number all later ones anew.
+    """
+    lines = re.split(r"\r\n|\n|\r", read_text(path))
+    return lines if lines[-1] else lines[:-1]
+
+
 def visible(paths: Iterator[Path]) -> list[Path]:
-    """Files but for those that systems hide (``.DS_Store``, macOS's ``._a.txt`` beside ``a.txt``), by name."""
-    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+    """Files but for those that systems hide (``.DS_Store``, macOS's ``._a.txt`` beside ``a.txt``), by name.
 
-
-def how_to_fetch(hub_id: str, error: Exception) -> str:
-    """Why a set of the hub is not to be had, and how to bring it here: the end of an error message."""
-    reason = " ".join(str(error).split())[:300]
-    return (
-        f"({type(error).__name__}: {reason}). Fetch it where there is a network: `hf download {hub_id} "
-        "--repo-type dataset --local-dir FOLDER`, and give dataset.path=FOLDER"
-    )
+    Raises:
+        FileNotFoundError: one is a link that leads nowhere.
+    """
+    found = sorted(path for path in paths if not path.name.startswith("."))
+    for path in found:
+        if wrong := absent(path):
+            raise FileNotFoundError(wrong)
+    return [path for path in found if path.is_file()]

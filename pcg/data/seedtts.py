@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from pcg.constraints import Limit, checked
-from pcg.data.audio import recorded_in
-from pcg.data.reading import read_text
+from pcg.data.audio import SUFFIXES, recorded_in
+from pcg.data.reading import lines_of
+from pcg.files import absent
 from pcg.types import Utterance
 
 
@@ -17,7 +18,8 @@ from pcg.types import Utterance
 class SeedTTS:
     """A line is ``id|prompt text|prompt audio|text`` and, in some lists, ``|recording of the text``.
 
-    Audio paths are relative to the list. Where the list names no recording, ``wavs/<id>.wav`` beside it is taken if
+    Audio paths are relative to the list. A ``|`` in the text belongs to it: a recording is told by its name's ending.
+    Where the list names no recording, ``wavs/<id>.wav`` beside it is taken if
     it is there. Each prompt is a speaker of its own.
 
     Args:
@@ -40,20 +42,27 @@ class SeedTTS:
 
     @cached_property
     def _utterances(self) -> tuple[Utterance, ...]:
-        lines = [line for line in read_text(self._file).splitlines() if line.strip()]
+        lines = [line for line in lines_of(self._file) if line.strip()]
         if not lines:
             raise ValueError(f"{self._file} holds no lines")
         return tuple(self._utterance(number, line.split("|")) for number, line in enumerate(lines[: self._limit], 1))
 
     def _utterance(self, number: int, fields: list[str]) -> Utterance:
         where = f"{self._file} line {number}"
-        if len(fields) not in (4, 5):
+        if len(fields) < 4:
             raise ValueError(f"{where}: {len(fields)} fields; want id|prompt text|prompt audio|text[|recording]")
-        name, prompt_text, prompt, text = (field.strip() for field in fields[:4])
-        prompt_file = self._file.parent / prompt
-        if not prompt_file.is_file():
-            raise ValueError(f"{where}: the voice prompt {prompt_file} is missing")
-        recording = self._file.parent / (fields[4].strip() if len(fields) == 5 else f"wavs/{name}.wav")
+        recorded = len(fields) > 4 and Path(fields[-1].strip()).suffix.lower() in SUFFIXES
+        name, prompt_text, prompt = (field.strip() for field in fields[:3])
+        text = "|".join(fields[3:-1] if recorded else fields[3:]).strip()
+        prompt_file, recording = self._file.parent / prompt, self._file.parent / f"wavs/{name}.wav"
+        if wrong := absent(prompt_file):
+            raise ValueError(f"{where}: the voice prompt is missing: {wrong}")
+        if recorded:
+            recording = self._file.parent / fields[-1].strip()
+            if wrong := absent(recording):
+                raise ValueError(f"{where}: the recording of the text is missing: {wrong}")
+        elif recording.is_symlink() and (wrong := absent(recording)):
+            raise ValueError(f"{where}: {wrong}")
         return Utterance(
             id=name,
             text=text,

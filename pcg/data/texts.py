@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pcg.constraints import Limit, checked
 from pcg.data.audio import recorded_in
-from pcg.data.reading import read_text
+from pcg.data.reading import lines_of
+from pcg.files import absent
 from pcg.types import Utterance
 
 
@@ -33,14 +34,14 @@ class Texts:
         wrong = [
             message
             for bad, message in [
-                (not file.is_file(), f"path={path}: no such file"),
-                (voice is not None and not voice.is_file(), f"prompt={prompt}: no such file"),
+                (not file.is_file(), f"path={path}: {_missing(file)}"),
+                (voice is not None and not voice.is_file(), f"prompt={prompt}: {voice and _missing(voice)}"),
                 (prompt is not None and not prompt_text.strip(), "prompt_text: must say what the prompt says"),
                 (prompt is None and prompt_text.strip(), "prompt_text: given without a prompt"),
             ]
             if bad
         ]
-        lines = [] if wrong else read_text(file).splitlines()
+        lines = [] if wrong else lines_of(file)
         self._lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()][:limit]
         if not wrong and not self._lines:
             wrong.append(f"path={path}: holds no text")
@@ -60,3 +61,7 @@ class Texts:
                 prompt_text=self._prompt_text,
                 load_prompt=voice,
             )
+
+
+def _missing(file: Path) -> str:
+    return "no such file" if file.exists() or not file.is_symlink() else absent(file) or ""

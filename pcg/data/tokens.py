@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from pcg.constraints import Limit, checked
-from pcg.data.reading import how_to_fetch
+from pcg.data.stored import open_rows, text_of
 from pcg.types import Utterance
+
+_LARGEST = 2**31 - 1  # code; what is larger would become another one in 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +28,13 @@ class Coded:
     source: str
 
     def __call__(self) -> np.ndarray:
-        """int32. Raises ValueError for anything but one row of whole numbers."""
+        """int32. Raises ValueError for anything but one row of whole numbers from 0 to 2,147,483,647."""
         codes = np.asarray(self.rows[self.index][self.column])
         if codes.ndim != 1 or not len(codes) or codes.dtype.kind not in "iu":
             raise ValueError(f"{self.source}: codes are {_described(codes)}, want one row of whole numbers")
+        wrong = codes[(codes < 0) | (codes > _LARGEST)]
+        if len(wrong):
+            raise ValueError(f"{self.source}: holds {int(wrong[0])}, and codes go from 0 to {_LARGEST:,}")
         return codes.astype(np.int32)
 
 
@@ -41,8 +46,8 @@ def _described(codes: np.ndarray) -> str:
 class Tokens:
     """Rows with a text and the codes of it spoken, of one codebook. There is no audio, so nothing is encoded.
 
-    Read as ``datasets`` reads: a parquet file, a folder of them, or a hub id; memory-mapped in its cache, or streamed
-    from the beginning, which keeps the first ``limit`` rows in memory. Rows without text or codes are refused.
+    A parquet file, a folder of them, what ``datasets`` saved, or a hub id (``pcg.data.stored``); what is streamed is
+    read from the beginning, and the first ``limit`` rows are kept in memory. Rows without text or codes are refused.
 
     Args:
         path: file, folder or hub id.
@@ -55,8 +60,8 @@ class Tokens:
         streaming: read no more than the limit needs.
 
     Raises:
-        ValueError: a limit below 1, streaming without one, half a voice prompt; when first read, a column that is not
-            there.
+        ValueError: a limit below 1, streaming without one, half a voice prompt; when first read, a file that cannot be
+            read, a column that is not there, a cell that is no text.
         FileNotFoundError: when first read, where the set is neither here nor to be had.
     """
 
@@ -96,10 +101,7 @@ class Tokens:
         columns, row = self._columns, self._rows[index]
         name = str(row[columns["id"]]) if "id" in columns else f"{Path(self._path).stem}-{index:07d}"
         where = f"row {index} ({name}) of {self._path}"
-        said = {key: (row[columns[key]] or "").strip() for key in ("text", "prompt_text") if key in columns}
-        empty = [f"{key}={columns[key]}" for key, words in said.items() if not words]
-        if empty:
-            raise ValueError(f"{where}: {', '.join(empty)} is empty")
+        said = {key: text_of(row, columns[key], where) for key in ("text", "prompt_text") if key in columns}
         coded = {
             key: Coded(self._rows, index, columns[key], f"{where}, column {columns[key]}")
             for key in ("codes", "prompt_codes")
@@ -116,25 +118,10 @@ class Tokens:
 
     @cached_property
     def _rows(self) -> Any:
-        rows = self._open()
+        rows = open_rows(self._path, self._config, self._split, self._streaming)
         self._refuse_missing(list(rows.column_names or next(iter(rows))))
         rows = rows.select_columns(list(self._columns.values()))
         return list(rows.take(self._limit)) if self._streaming else rows
-
-    def _open(self) -> Any:
-        from datasets import load_dataset  # seconds; needed only here
-
-        place = Path(self._path).expanduser()
-        if place.is_file():
-            source: dict[str, Any] = {"path": "parquet", "data_files": {self._split: str(place)}}
-        else:
-            source = {"path": str(place) if place.exists() else self._path, "name": self._config}
-        try:
-            return load_dataset(**source, split=self._split, streaming=self._streaming)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"{self._path} (split {self._split}) is neither here nor to be had {how_to_fetch(self._path, error)}"
-            ) from error
 
     def _refuse_missing(self, there: list[str]) -> None:
         problems = []

@@ -100,7 +100,7 @@ def load(run: Mapping[str, Any]) -> Parts:
     _kept.drop("engine")  # and its process
     target = _kept.get(
         "target",
-        [run["target"], str(device)],
+        [_as_it_lies(run["target"]), str(device)],
         lambda: build(run["target"], device=device),
         holders=("draft", "graphs", "movers"),
     )
@@ -229,8 +229,13 @@ def release_models() -> None:
         torch.cuda.empty_cache()
 
 
+def _as_it_lies(node: Mapping[str, Any] | None) -> list[Any]:
+    """What a part is kept under: its config, and the state of the files that it names, which may be replaced."""
+    return [node, fingerprint.state(node or {})]
+
+
 def _kept_part(role: str, node: Mapping[str, Any], **supplied: Any) -> Any:
-    key = [node, {name: str(value) for name, value in supplied.items()}]
+    key = [_as_it_lies(node), {name: str(value) for name, value in supplied.items()}]
     return _kept.get(role, key, lambda: build(node, **supplied))
 
 
@@ -238,7 +243,8 @@ def _draft(run: Mapping[str, Any], target: TokenLM, device: torch.device) -> Tok
     """None without one; the target's own weights where it is its own draft."""
     if run["draft"] in (None, run["target"]):
         return target if run["draft"] else None
-    key = [run["draft"], run["target"], str(device)]  # some drafts hold on to the target
+    # some drafts hold on to the target
+    key = [_as_it_lies(run["draft"]), _as_it_lies(run["target"]), str(device)]
     supplied = {"device": device, "vocab_size": target.vocab_size, "target": target}
     return _kept.get("draft", key, lambda: build(run["draft"], **supplied), holders=("graphs",))
 
@@ -254,7 +260,8 @@ def _graphed(run: Mapping[str, Any], target: Any, draft: Any, rule: Any) -> tupl
         return target, draft, rule
     from pcg.decoding.graphs import Graphs  # torch's compiler takes seconds to import
 
-    key, device = [run["target"], run["draft"], run["device"], asked], torch.device(run["device"])
+    models = [_as_it_lies(run[part]) for part in ("target", "draft")]
+    key, device = [models, run["device"], asked], torch.device(run["device"])
     graphs = _kept.get("graphs", key, lambda: Graphs(device, folder=cache_folder() / "kernels", strict=asked is True))
     try:
         graphed = graphs.of_model(target), draft and graphs.of_model(draft), rule and graphs.of_rule(rule)
@@ -285,7 +292,7 @@ def _rule(run: Mapping[str, Any], target: Embedded, draft: Embedded, codec: Code
     if "groups" not in run["grouping"]:
         return build(node)
     groups = dict(run["grouping"]["groups"])
-    key = [groups, run["target"], run["draft"], run["codec"], run["device"]]
+    key = [groups, *(_as_it_lies(run[part]) for part in ("target", "draft", "codec")), run["device"]]
     table = _kept.get("groups", key, lambda: group_table(groups, target, draft, codec, run))
     return build(node, groups=table)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from pcg import constraints
+from pcg import constraints, digest
 from pcg.config.build import is_built
+from pcg.config.fingerprint import fingerprints, of_utterances
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_language, problems_of_metrics
 from pcg.constraints import hints_of
@@ -24,7 +25,7 @@ from pcg.results.schema import quality
 from pcg.runner import parts
 from pcg.runner.batch import baseline_of, read_wav
 from pcg.runner.scores import ScoreMemo, Scores
-from pcg.types import Figure, Utterance
+from pcg.types import Figure, Result, Utterance
 
 TOGETHER = 32  # utterances scored between two writes
 Line = dict[str, Any]  # of the file of scores: utterance, scores, baseline_scores
@@ -111,17 +112,27 @@ def scored(
         ValueError: two utterances share a file.
     """
     known = Records(folder / f"scores-{_id(run['metrics'])}.jsonl")
-    done = {line["utterance"]: line for line in known.lines}
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     audio = {row["utterance"]: row["audio"] for row in rows}
     _check_apart(folder, audio)
+    heard = {row["utterance"]: _heard(folder, row) for row in rows}
+    done = {line["utterance"]: line for line in known.lines if line.get("heard") == heard.get(line["utterance"])}
     pending = [name for name in audio if name not in done]
     batches = tuple(tuple(pending[start : start + TOGETHER]) for start in range(0, len(pending), TOGETHER))
     for lines in score(Scoring(run, folder, audio, batches)) if batches else ():
         for line in lines:
-            known.append(line)
+            known.append({**line, "heard": heard[line["utterance"]]})
             done[line["utterance"]] = line
     return [{**record, "rows": [_with_scores(row, done) for row in record["rows"]]} for record in records]
+
+
+def _heard(folder: Path, row: Mapping[str, Any]) -> str:
+    """Digest of what is scored of an utterance: its text and its audio, that of the target alone too."""
+    found = hashlib.blake2b(row["text"].encode(), digest_size=8)
+    for file in (row["audio"], baseline_of(row["audio"])):
+        if (folder / file).is_file():
+            found.update(digest.of_file(folder / file).encode())
+    return found.hexdigest()
 
 
 def _check_apart(folder: Path, audio: Mapping[str, str]) -> None:
@@ -147,6 +158,23 @@ def _with_scores(row: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) 
     return {**row, **{key: found[key] for key in ("scores", "baseline_scores")}} if found else dict(row)
 
 
+def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where a dataset no longer is what a run said: its audio would be held to another text or voice.
+
+    Utterances that have come since do not matter.
+    """
+    run, texts = result.values["config"], {row["utterance"]: row["text"] for row in rows}
+    there = _utterances(dataset, list(texts))
+    begin = f"the dataset has changed since {result.folder} was decoded: utterance"
+    advice = "decode it anew, or bring the dataset back"
+    for name, text in texts.items():
+        if there[name].text != text:
+            raise ValueError(f"{begin} {name!r} was {text!r} and now is {there[name].text!r}; {advice}")
+    made = run.get("fingerprints", {}).get("dataset")
+    if made not in (None, of_utterances(each for name, each in there.items() if name in texts)):
+        raise ValueError(f"{begin}s have other voices, recordings, speakers or words of their voices; {advice}")
+
+
 def figures_of(metrics: Mapping[str, Metric]) -> dict[str, Figure]:
     """What all metrics of a run declare."""
     return {key: figure for metric in metrics.values() for key, figure in metric.figures.items()}
@@ -160,7 +188,7 @@ def rescore(config: Mapping[str, Any]) -> Path:
         ``result.json``.
 
     Raises:
-        ValueError: no finished run there.
+        ValueError: no finished run there, or its dataset has changed since.
     """
     torch.set_num_threads(config["threads"])
     folder = Path(config["run"]).expanduser()
@@ -169,6 +197,8 @@ def rescore(config: Mapping[str, Any]) -> Path:
         raise ValueError(f"run={folder}: no finished run there (no {store.NAME})")
     nodes = metric_nodes(config["metrics"])
     run, decoded = {**result.values["config"], "metrics": nodes}, latest(Records(folder / "batches.jsonl"))
+    all_rows = [row for record in decoded for row in record["rows"]]
+    refuse_changed(parts.load_dataset(run["dataset"]), result, all_rows)
     records = scored(run, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     figures = quality(rows, figures_of(parts.load_metrics(nodes)))
@@ -208,4 +238,6 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _id(nodes: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(nodes, sort_keys=True).encode(), digest_size=4).hexdigest()
+    """Of metrics: their config, and what lies at the paths that it names."""
+    told = json.dumps([nodes, fingerprints({"metrics": nodes})], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import lightning as L
 import torch
@@ -126,7 +126,7 @@ class DraftModule(L.LightningModule):
             with torch.no_grad():
                 alphas = {f"alpha_{n}": acceptance(draft, target).mean() for n, draft in enumerate(drafts, 1)}
             self.log_dict({"loss": losses[0].detach(), **alphas})
-        if self.trained % self.report_every == 0:
+        if self._heldout and self.trained % self.report_every == 0:
             self.log_dict(self.held_out())
 
     @torch.no_grad()
@@ -164,10 +164,12 @@ class DraftTrainer:
         share: of the positions of a batch that the loss is taken at.
         batch_tokens: most padded tokens a step and device.
         groups: by name, group builders over the target's input table on which acceptance is reported.
-        report_every: steps between two reports on held-out speech; ``heldout``: its batches.
+        report_every: steps between two reports on held-out speech; ``heldout``: its batches, 0 for no reports.
         wandb: figures while training to W&B: ``disabled``, ``offline`` or ``online``.
         devices: how many train together.
     """
+
+    REPORTS: ClassVar[frozenset[str]] = frozenset({"groups", "report_every", "heldout"})  # what is learnt is the same
 
     tokens: str
     labels: Literal["corpus", "self"]
@@ -199,7 +201,7 @@ class DraftTrainer:
         student = self.student.make(teacher)
         size = sum(parameter.numel() for parameter in student.parameters()) / 1e6
         log.info("%s: %.1f M parameters of its own", Path(self.out).name, size)
-        held = iter(Batches(self._epoch("heldout"), self.batch_tokens, 0, pad_ids))
+        held = iter(Batches(self._epoch("heldout"), self.batch_tokens, 0, pad_ids) if self.heldout else ())
         module = DraftModule(
             student,
             teacher,

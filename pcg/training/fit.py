@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -35,7 +36,7 @@ class _Checkpoint(L.Callback):
         if self.batches % 50 == 0 and trainer.is_global_zero:
             figures = " ".join(f"{k} {float(v):.4g}" for k, v in trainer.callback_metrics.items())
             step, seconds = module.get_buffer("trained").item(), time.monotonic() - self.started
-            log.info("%s: step %d (%.0f s) %s", self.path.stem, step, seconds, figures)
+            log.info("%s: step %d (%.0f s) %s", _name(self.path), step, seconds, figures)
         if self.batches % self.every == 0:
             self.save(trainer)
 
@@ -43,7 +44,7 @@ class _Checkpoint(L.Callback):
         self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        part = self.path.with_suffix(".part")
+        part = self.path.with_name(f"{_name(self.path)}.part")
         trainer.save_checkpoint(part)  # all devices
         if trainer.is_global_zero:
             os.replace(part, self.path)
@@ -51,13 +52,33 @@ class _Checkpoint(L.Callback):
 
 
 def _checkpoint(out: str) -> Path:
-    return Path(out).with_suffix(".ckpt")
+    """Beside the folder: its whole name, dots and all, and ``.ckpt``."""
+    return Path(out).with_name(f"{Path(out).name}.ckpt")
+
+
+def _name(checkpoint: Path) -> str:
+    return checkpoint.name.removesuffix(".ckpt")
+
+
+def _state(out: str) -> dict[str, Any] | None:
+    """What the checkpoint beside ``out`` holds of the module.
+
+    Raises:
+        ValueError: it cannot be read; naming it.
+    """
+    path = _checkpoint(out)
+    if not path.exists():
+        return None
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} is cut short or no checkpoint ({error}): remove it to begin anew") from error
 
 
 def resumed_at(out: str) -> int:
     """The step that the checkpoint beside ``out`` was taken at, 0 without one: seeds the data that follow."""
-    path = _checkpoint(out)
-    return int(torch.load(path, map_location="cpu", weights_only=True)["state_dict"]["trained"]) if path.exists() else 0
+    state = _state(out)
+    return 0 if state is None else int(state["trained"])
 
 
 class Stage(Protocol):
@@ -65,6 +86,7 @@ class Stage(Protocol):
 
     Attributes:
         out: the folder of its model.
+        steps: how many it is trained for.
         accelerator, precision: Lightning's.
         devices: how many train together.
         wandb: whether its figures go to W&B, and how.
@@ -73,6 +95,8 @@ class Stage(Protocol):
 
     @property
     def out(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
     @property
     def accelerator(self) -> str: ...
     @property
@@ -90,10 +114,15 @@ def fit(
 ) -> None:
     """Train up to ``max_steps`` optimiser steps, from the checkpoint beside the stage's ``out`` if there is one.
 
+    A training that is finished is told to be, and its folder is written where it is missing.
+
     Args:
         export: writes the model folder; called with every checkpoint.
     """
-    checkpoint = _checkpoint(stage.out)
+    checkpoint, state = _checkpoint(stage.out), _state(stage.out)
+    if state is not None and int(state["trained"]) >= stage.steps:
+        _finished(stage, module, state, export)
+        return
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = L.Trainer(
         max_steps=max_steps,
@@ -110,8 +139,19 @@ def fit(
     )
     resume = str(checkpoint) if checkpoint.exists() else None
     if resume:
-        log.info("%s: resuming", checkpoint.stem)
+        log.info("%s: resuming", _name(checkpoint))
     trainer.fit(module, loader, ckpt_path=resume)
+
+
+def _finished(stage: Stage, module: L.LightningModule, state: dict[str, Any], export: Callable[[], None]) -> None:
+    log.info(
+        "%s: already trained, %d steps of trainer.steps=%d; more steps go on, another trainer.out begins anew",
+        Path(stage.out).name, int(state["trained"]), stage.steps,
+    )  # fmt: skip
+    if not Path(stage.out).is_dir() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        module.load_state_dict(state)
+        export()
+        log.info("%s: its folder was missing and is written from the checkpoint", stage.out)
 
 
 def _logger(stage: Stage) -> TrainingLog | Literal[False]:

@@ -73,6 +73,11 @@ class Samples:
         rows: list[dict[str, list[int]]] = []
         for start in range(0, len(prompts), self.batch_size):
             rows += [{"ids": ids} for ids in self._say(prompts[start : start + self.batch_size])]
+        if not rows:
+            raise ValueError(
+                f"none of the {len(prompts)} utterances of {path} ended within max_tokens={self.max_tokens}, and only "
+                "samples that end are labels: raise trainer.max_tokens"
+            )
         write_shard(path, rows)
         log.info("samples: %s, %d of %d utterances ended by themselves", path.name, len(rows), len(prompts))
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from pcg.data.stored import Rows
 from pcg.training.shards import shards
 
 MARKERS = {"text_start": 1, "text_end": 2, "speech_start": 3, "speech_end": 4}
@@ -34,12 +35,10 @@ class Spoken:
 
 
 def read_tokens(folder: str, split: str) -> dict[str, list[Spoken]]:
-    """Utterances by speaker."""
-    import datasets
-
+    """Utterances by speaker; raises as ``Rows`` for shards that are empty or cannot be read."""
     by_speaker: dict[str, list[Spoken]] = {}
     for shard in shards(folder, split):
-        for row in datasets.Dataset.from_parquet(str(shard), keep_in_memory=True):
+        for row in Rows([shard], ("speaker", "phonemes", "tokens")):
             by_speaker.setdefault(row["speaker"], []).append(Spoken(row["phonemes"], row["tokens"]))
     return by_speaker
 
@@ -84,14 +83,8 @@ def corpus(speakers: dict[str, list[Spoken]], phonemes: dict[str, int], single: 
 
 
 def samples(folder: str, split: str) -> Epoch:
-    """What a target has said itself (``pcg.training.samples``)."""
-    import datasets
-
-    said = [
-        Sequence(row["ids"], [])
-        for shard in shards(folder, split)
-        for row in datasets.Dataset.from_parquet(str(shard), keep_in_memory=True)
-    ]
+    """What a target has said itself (``pcg.training.samples``); raises as ``Rows`` for shards without any."""
+    said = [Sequence(row["ids"], []) for shard in shards(folder, split) for row in Rows([shard], ("ids",))]
     return lambda rng: rng.sample(said, len(said))
 
 

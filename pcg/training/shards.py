@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
+
 
 def shards(folder: str, split: str) -> list[Path]:
     """The shards of a split in order.
@@ -17,15 +20,14 @@ def shards(folder: str, split: str) -> list[Path]:
     found = sorted(Path(folder).glob(f"{split}-*.parquet"))
     if not found:
         raise FileNotFoundError(
-            f"no {split}-*.parquet in {folder}: make the corpus first (experiments/train.py trainer=corpus)"
+            f"no {split}-*.parquet in {folder}: make them first (pcg train trainer=corpus, samples or recorded)"
+            + ("; trainer.heldout=0 trains without held-out speech" if split == "heldout" else "")
         )
     return found
 
 
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Under another name until it is whole: a stage that is started again takes a shard that is there for finished."""
-    import datasets  # seconds
-
     part = path.with_suffix(".part")
-    datasets.Dataset.from_list(list(rows)).to_parquet(part)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), part)
     os.replace(part, path)

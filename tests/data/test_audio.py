@@ -32,7 +32,31 @@ def test_what_soundfile_reads_is_read(kind: str, tmp_path: Path) -> None:
 
 
 def test_channels_are_averaged() -> None:
-    assert decode(audio(samples=np.stack([TONE, -TONE], 1))).samples == pytest.approx(np.zeros(16_000), abs=1e-4)
+    both = decode(audio(samples=np.stack([TONE, TONE / 2], 1))).samples
+    assert both == pytest.approx(0.75 * TONE, abs=1e-4)
+    one = decode(audio(samples=np.stack([TONE, 0 * TONE], 1))).samples  # a voice in one channel of two is a voice
+    assert one == pytest.approx(TONE / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "problem"),
+    [
+        (TONE * 32_767, r"holds samples up to 9,830, and full scale is 1: divide them"),
+        (0 * TONE, "is silent: its loudest sample is 0 of full scale"),
+        (TONE / 32_767, "is silent: its loudest sample is 9e-06 of full scale"),
+        (np.stack([TONE, -TONE], 1), "has channels that cancel each other out when they are mixed to one"),
+        (np.stack([TONE, -0.8 * TONE], 1), "has channels that cancel each other out"),
+        (np.stack([TONE, -TONE, 0 * TONE], 1), "has channels that cancel each other out"),
+    ],
+)
+def test_a_voice_that_nobody_hears_is_refused_by_name(samples: np.ndarray, problem: str) -> None:
+    with pytest.raises(UnreadableAudio, match=f"my voice.wav {problem}"):
+        decode(audio(samples=samples, subtype="FLOAT"), "my voice.wav")
+
+
+def test_loud_and_quiet_voices_are_voices() -> None:
+    for scale in (3.0, 0.003):
+        assert decode(audio(samples=TONE * scale, subtype="FLOAT")).samples == pytest.approx(TONE * scale, abs=1e-6)
 
 
 @pytest.mark.parametrize(

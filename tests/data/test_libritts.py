@@ -186,10 +186,43 @@ def test_seed_tts_in_both_languages_from_its_folder(tmp_path: Path) -> None:
     [
         ("", "holds no lines"),
         ("a|b|c", "line 1: 3 fields"),
-        ("a|b|prompt-wavs/c.wav|d", r"line 1: the voice prompt .*c\.wav is missing"),
+        ("a|b|prompt-wavs/c.wav|d", r"line 1: the voice prompt is missing: .*c\.wav: no such file"),
     ],
 )
 def test_a_broken_list_is_named(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "meta.lst").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):
         list(SeedTTS(str(tmp_path / "meta.lst")))
+
+
+def test_a_bar_in_a_text_belongs_to_it(tmp_path: Path) -> None:
+    path = make_seedtts(tmp_path / "en")
+    first = path.read_text().splitlines()[0].rpartition("|")[0]
+    spoken = f"wavs/{first.partition('|')[0]}.wav"
+    path.write_text(f"{first}|One | two.\n{first.replace('-x|', '-y|')}|Three|four.|{spoken}\n")
+    one, two = SeedTTS(str(path))
+    assert (one.text, two.text) == ("One | two.", "Three|four.")
+    assert two.load_reference().seconds == one.load_reference().seconds
+
+
+def test_a_recording_that_a_list_names_must_be_there(tmp_path: Path) -> None:
+    path = make_seedtts(tmp_path / "en")
+    line = path.read_text().splitlines()[0]
+    path.write_text(f"{line}|wavs/gone.wav\n")
+    with pytest.raises(
+        ValueError, match=r"meta\.lst line 1: the recording of the text is missing: .*gone\.wav: no such"
+    ):
+        list(SeedTTS(str(path)))
+    path.write_text(f"{line}\n")
+    recording = tmp_path / "en" / "wavs" / f"{line.partition('|')[0]}.wav"
+    recording.unlink()
+    recording.symlink_to("nowhere.wav")
+    with pytest.raises(ValueError, match=r"line 1: .*\.wav is a link to nowhere\.wav, which is not there"):
+        list(SeedTTS(str(path)))
+
+
+@pytest.mark.parametrize("sign", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c"])
+def test_lines_of_a_list_end_where_lines_end(sign: str, tmp_path: Path) -> None:
+    path = make_seedtts(tmp_path / "en")
+    path.write_text(path.read_text().replace("Say this.", f"Say{sign}this."), encoding="utf-8")
+    assert [each.text for each in SeedTTS(str(path))] == [f"Say{sign}this."] * 3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pcg.data.reading import read_text, visible
+from pcg.data.reading import lines_of, read_text, visible
 from pcg.data.seedtts import SeedTTS
 from pcg.data.text_folder import TextFolder
 from pcg.data.texts import Texts
@@ -46,3 +46,34 @@ def test_hidden_files_are_not_seen(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "c.txt").mkdir()
     assert [path.name for path in visible(tmp_path.iterdir())] == ["a.txt", "b.txt"]
+
+
+def test_lines_end_at_the_ends_of_lines_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    for text, lines in (
+        ("a\nb\r\nc\rd", ["a", "b", "c", "d"]),
+        ("a\n\n b \n", ["a", "", " b "]),
+        ("a\x85b\n\x0cc\u2028d\x0be\u2029f\x1cg\n", ["a\x85b", "\x0cc\u2028d\x0be\u2029f\x1cg"]),
+        ("", []),
+        ("\n", [""]),
+    ):
+        path.write_bytes(text.encode())
+        assert lines_of(path) == lines
+    path.write_bytes("a\r\nb\u2028c\r\n".encode("utf-16"))
+    assert lines_of(path) == ["a", "b\u2028c"]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.wav", "a.prompt"):
+        link = tmp_path / name
+        link.symlink_to("gone")
+        with pytest.raises(FileNotFoundError, match=f"{link} is a link to gone, which is not there"):
+            read_text(link)
+        with pytest.raises(FileNotFoundError, match=f"{link} is a link to gone"):
+            visible(tmp_path.iterdir())
+        link.unlink()
+    (tmp_path / "folder").symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match="folder is a link to gone"):
+        read_text(tmp_path / "folder" / "a.txt")
+    with pytest.raises(FileNotFoundError, match=r"b\.txt: no such file"):
+        read_text(tmp_path / "b.txt")

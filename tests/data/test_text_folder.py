@@ -13,7 +13,7 @@ def test_each_text_has_its_own_voice_or_none(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("Spoken\nby nobody. ")
     (tmp_path / "a.txt").write_text("Spoken by me.")
     (tmp_path / "a.prompt").write_text("This is me.\n")
-    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16_000)
+    soundfile.write(tmp_path / "a.wav", np.full(1600, 0.1), 16_000)
     mine, nobodys = TextFolder(str(tmp_path))
     assert (mine.id, mine.text, mine.prompt_text) == ("a", "Spoken by me.", "This is me.")
     assert mine.load_prompt().seconds == pytest.approx(0.1)

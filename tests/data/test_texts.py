@@ -42,8 +42,10 @@ def test_prompt_is_read_as_mono_when_asked_for(lines, voice):
 
 
 def test_everything_wrong_is_named_at_once(tmp_path, lines, voice):
-    with pytest.raises(ValueError, match=r"path=.*no such file; prompt=.*no such file; prompt_text.*; limit=0"):
-        Texts(str(tmp_path / "none.txt"), prompt=str(tmp_path / "none.wav"), limit=0)
+    with pytest.raises(ValueError, match=r"path=.*no such file; prompt=.*no such file; prompt_text"):
+        Texts(str(tmp_path / "none.txt"), prompt=str(tmp_path / "none.wav"))
+    with pytest.raises(ValueError, match="limit=0"):
+        Texts(lines, limit=0)
     with pytest.raises(ValueError, match="prompt_text: given without a prompt"):
         Texts(lines, prompt_text="Hello.")
     with pytest.raises(ValueError, match="must say what the prompt says"):
@@ -52,3 +54,13 @@ def test_everything_wrong_is_named_at_once(tmp_path, lines, voice):
     empty.write_text("\n \n")
     with pytest.raises(ValueError, match="holds no text"):
         Texts(str(empty))
+
+
+def test_signs_that_are_no_ends_of_lines_stay_in_their_utterance(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("She waited\x85 and left.\nWe came\u2028late.\n\nThe fourth line.\n", encoding="utf-8")
+    assert [each.id for each in Texts(str(path))] == ["lines-0001", "lines-0002", "lines-0004"]
+    link = tmp_path / "link.txt"
+    link.symlink_to("gone.txt")
+    with pytest.raises(ValueError, match=r"link\.txt is a link to gone\.txt, which is not there"):
+        Texts(str(link))

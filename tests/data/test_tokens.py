@@ -88,7 +88,7 @@ def test_codes_beyond_the_vocabulary_are_named(parquet: str) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"text": " ", "codes": [1]}, "text=text is empty"),
+        ({"text": " ", "codes": [1]}, "column text: is empty"),
         ({"text": "Yes.", "codes": []}, "codes are empty"),
         ({"text": "Yes.", "codes": [[1, 2], [3, 4]]}, r"codes are of shape \(2, 2\)"),
         ({"text": "Yes.", "codes": [0.5]}, "float64, want one row of whole numbers"),
@@ -104,8 +104,10 @@ def test_arguments_that_cannot_be(parquet: str, tmp_path: Path) -> None:
         Tokens(parquet, streaming=True)
     with pytest.raises(ValueError, match="needs both columns"):
         Tokens(parquet, prompt_codes="voice")
-    with pytest.raises(FileNotFoundError, match=r"neither here nor to be had .*hf download"):
+    with pytest.raises(FileNotFoundError, match="nothing: no such file or folder, and it is no hub id"):
         len(Tokens(str(tmp_path / "nothing")))
+    with pytest.raises(FileNotFoundError, match=r"owner/nothing .*neither here nor to be had .*hf download"):
+        len(Tokens("owner/nothing"))
 
 
 def test_other_codes_are_another_run(tmp_path: Path) -> None:

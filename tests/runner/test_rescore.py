@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from pcg.config.validate import ConfigError
 from pcg.results import store
@@ -127,7 +129,7 @@ def test_a_wrong_config_is_named_at_once(config: Config, tmp_path: Path) -> None
     assert [problem.split(";")[0].split(":")[0] for problem in caught.value.problems] == [
         "threads=0", "metrics.loudness.ofset", f"run={tmp_path}",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match=r"metrics\.when='later': inline or after"):
+    with pytest.raises(ConfigError, match=r"metrics\.when='later': expected one of 'inline', 'after'"):
         run.run_once(config(**{"metrics.when": "later"}))
 
 
@@ -142,3 +144,48 @@ def test_the_run_tells_the_language_that_metrics_are_to_hear(config: Config) -> 
     (folder / store.NAME).write_text(json.dumps({**result, "schema": 999}))
     with pytest.raises(ConfigError, match="schema 999"):
         rescore.check(anew(str(folder)))
+
+
+def test_audio_is_not_held_to_a_text_or_a_voice_that_it_was_not_decoded_of(config: Config, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in "ab":
+        (texts / f"{name}.txt").write_text(f"Text {name}.")
+        (texts / f"{name}.prompt").write_text("Hello.")
+        soundfile.write(texts / f"{name}.wav", np.full(80, 0.5), 16_000)
+    made = config()
+    made["dataset"] = {"_target_": "pcg.data.text_folder.TextFolder", "path": str(texts)}
+    folder = run.run_once(made).folder
+    before = rescore.rescore(anew(folder))
+    (texts / "c.txt").write_text("One that has come since.")
+    assert rescore.rescore(anew(folder)) == before
+    (texts / "b.txt").write_text("Another text.")
+    with pytest.raises(
+        ValueError, match=r"has changed since .* utterance 'b' was 'Text b\.' and now is 'Another text\.'"
+    ):
+        rescore.rescore(anew(folder))
+    (texts / "b.txt").write_text("Text b.")
+    soundfile.write(texts / "a.wav", np.full(80, 0.25), 16_000)
+    with pytest.raises(ValueError, match=r"has changed since .*: utterances have other voices"):
+        rescore.rescore(anew(folder))
+
+
+def test_scores_are_of_the_audio_that_lies_there(config: Config) -> None:
+    """As of an utterance that was decoded again after it had been scored."""
+    folder = Path(run.run_once(config()).folder)
+    first = json.loads(rescore.rescore(anew(str(folder))).read_text())["quality"]["mos"]
+    file = max((folder / "audio").iterdir(), key=lambda each: each.stat().st_size)
+    samples, rate = soundfile.read(file)
+    soundfile.write(file, [*samples, *samples], rate, subtype="PCM_16")
+    calls["clips"] = 0
+    assert json.loads(rescore.rescore(anew(str(folder))).read_text())["quality"]["mos"] != first
+    assert calls["clips"] == 2  # that one and the target alone on the same prompt
+
+
+def test_a_metric_of_other_weights_scores_anew(tmp_path: Path) -> None:
+    node = {"asr": {"_target_": "x", "path": str(tmp_path)}}
+    found = set()
+    for content in ("{}", "[]"):
+        (tmp_path / "config.json").write_text(content)
+        found.add(rescore._id(node))
+    assert len(found) == 2

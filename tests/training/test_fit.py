@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 import wandb
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
 
 from pcg.command import cli
 from pcg.config.build import build
+from pcg.config.validate import ConfigError
 from pcg.groups.cosine import Cosine
 from pcg.models.phonemes import Phonemes
+from pcg.runner.stage import run_stage
 from pcg.training.drafts import DraftTrainer
 from pcg.training.losses.kl import KL
 from pcg.training.students import EagleDraft
@@ -89,6 +95,107 @@ def test_a_failing_logger_is_told_of_and_costs_no_training(work, caplog, monkeyp
     stage(work, wandb="offline").run()
     assert caplog.text.count("the training goes on without it: OSError: no space left") == 1
     assert int(torch.load(work / "draft.ckpt", weights_only=True)["state_dict"]["trained"]) == 4
+
+
+def node(work: Path, name: str, **changes: object) -> dict[str, object]:
+    """The same stage as a config."""
+    target = str(work / "target")
+    parts = {
+        "text": {"_target_": "pcg.models.phonemes.Phonemes", "path": target},
+        "student": {"_target_": "pcg.training.students.EagleDraft", "reads": [1, 2]},
+        "loss": {"_target_": "pcg.training.losses.kl.KL"},
+    }
+    plain = {field: value for field, value in vars(stage(work)).items() if field not in parts}
+    told = {"_target_": "pcg.training.drafts.DraftTrainer", **plain, **parts}
+    return told | {"labels": "self", "out": str(work / name), "groups": {}, "heldout": 0, "steps": 2} | changes
+
+
+def weights(work: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(work / name / "model.safetensors")
+
+
+def test_a_training_goes_on_with_what_it_was_begun_with_and_with_nothing_else(work, caplog):
+    caplog.set_level("INFO")
+    run_stage(node(work, "head"))
+    before = (work / "head" / "model.safetensors").read_bytes()
+    run_stage(node(work, "head", wandb="disabled", report_every=1, checkpoint_every=1))
+    assert "head: already trained, 2 steps of trainer.steps=2" in caplog.text
+    other = {**load_file(work / "target" / "model.safetensors")}
+    other["model.norm.weight"] = other["model.norm.weight"] * 1.01
+    student = {"_target_": "pcg.training.students.EagleDraft", "reads": [0, 2]}
+    for changes, said in (
+        ({"student": student}, r"student\.reads was \[1, 2\], is \[0, 2\]"),
+        ({"temperature": 0.9}, "temperature was 0.8, is 0.9"),
+        ({"seed": 1, "steps": 3}, "seed was 0, is 1"),
+        ({"labels": "corpus"}, "labels was 'self', is 'corpus'"),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"head was made with other settings: {said}\. Choose another folder, or"
+        ):
+            run_stage(node(work, "head", **changes))
+    save_file(other, work / "target" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"target was '\w{10}', is '\w{10}'"):  # by content, under the same name
+        run_stage(node(work, "head"))
+    assert (work / "head" / "model.safetensors").read_bytes() == before
+    run_stage(node(work, "other"))
+    assert not torch.equal(weights(work, "head")["fc.weight"], weights(work, "other")["fc.weight"])
+
+
+def test_more_steps_go_on_and_a_folder_that_is_missing_is_written(work, caplog):
+    caplog.set_level("INFO")
+    run_stage(node(work, "head"))
+    first = weights(work, "head")
+    shutil.rmtree(work / "head")
+    run_stage(node(work, "head"))
+    assert "its folder was missing and is written from the checkpoint" in caplog.text
+    assert all(torch.equal(first[name], value) for name, value in weights(work, "head").items())
+    run_stage(node(work, "head", steps=4))
+    assert "head: resuming" in caplog.text
+    assert int(torch.load(work / "head.ckpt", weights_only=True)["state_dict"]["trained"]) == 4
+
+
+def test_names_that_differ_behind_a_dot_are_two_trainings(work):
+    run_stage(node(work, "eagle-t0.8"))
+    run_stage(node(work, "eagle-t0.9", temperature=0.9, seed=1))
+    assert {path.name for path in work.glob("*.ckpt")} == {"eagle-t0.8.ckpt", "eagle-t0.9.ckpt"}
+    one, two = weights(work, "eagle-t0.8"), weights(work, "eagle-t0.9")
+    assert not torch.equal(one["fc.weight"], two["fc.weight"])
+
+
+def test_what_nobody_noted_the_settings_of(work, caplog):
+    run_stage(node(work, "head"))
+    (work / "head.made.json").unlink()
+    run_stage(node(work, "head", steps=3))  # of an earlier version: its checkpoint is gone on with
+    assert "made by a version that did not note what with" in caplog.text
+    (work / "head.made.json").unlink()
+    (work / "head.ckpt").unlink()
+    with pytest.raises(
+        ConfigError, match="head holds a model, and not what it was trained with: choose another folder"
+    ):
+        run_stage(node(work, "head"))
+
+
+def test_a_checkpoint_that_was_cut_is_named(work):
+    run_stage(node(work, "head"))
+    whole = (work / "head.ckpt").read_bytes()
+    for size in (0, 100, len(whole) // 2):
+        (work / "head.ckpt").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"head\.ckpt is cut short or no checkpoint .*remove it to begin anew"):
+            run_stage(node(work, "head", steps=3))
+
+
+def test_shards_without_a_sequence_are_named(work):
+    empty = pyarrow.table({"ids": pyarrow.array([], pyarrow.list_(pyarrow.int64()))})
+    pyarrow.parquet.write_table(empty, work / "tokens" / "train-0000.parquet")
+    with pytest.raises(ValueError, match=r"train-0000\.parquet holds no rows"):
+        run_stage(node(work, "head"))
+
+
+def test_no_held_out_speech_is_needed_for_no_reports(work):
+    (work / "tokens" / "heldout-0000.parquet").unlink()
+    run_stage(node(work, "head", report_every=1))
+    with pytest.raises(FileNotFoundError, match=r"no heldout-\*\.parquet .*trainer\.heldout=0 trains without"):
+        run_stage(node(work, "head", heldout=1, steps=3))
 
 
 @pytest.mark.slow

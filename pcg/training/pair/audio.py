@@ -1,4 +1,4 @@
-"""Reads the corpus back: parquet shards through ``datasets``, FLAC bytes through soundfile."""
+"""Reads the corpus back: parquet shards, FLAC bytes through soundfile."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcg.data.stored import Rows
+
 
 def rows(shard: Path) -> Iterator[dict[str, Any]]:
     """The rows of one shard, with ``samples`` (float32) in place of ``audio``."""
-    import datasets
-
-    table = datasets.Dataset.from_parquet(str(shard), keep_in_memory=True)
-    for row in table:
+    for row in Rows([shard]):
         samples, _ = soundfile.read(io.BytesIO(row.pop("audio")), dtype="float32")
         yield row | {"samples": torch.from_numpy(samples)}
 

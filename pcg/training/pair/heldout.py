@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pcg.constraints import FROM_1
+from pcg.data.stored import Rows
 from pcg.training.pair.texts import clauses
 from pcg.training.shards import write_shard
 
@@ -45,14 +46,12 @@ class Heldout:
     seed: int
 
     def run(self) -> None:
-        import datasets
-
-        shards = sorted(str(path) for path in Path(self.corpus).glob("heldout-*.parquet"))
+        shards = sorted(Path(self.corpus).glob("heldout-*.parquet"))
         if not shards:
             raise FileNotFoundError(f"no heldout-*.parquet in {self.corpus}: run the corpus stage first")
-        source = datasets.Dataset.from_parquet(shards)
+        source = Rows(shards)
         chosen, prompts = self.choose(list(source.remove_columns("audio")))
-        audio = dict(zip(source["id"], source["audio"], strict=True))
+        audio = {row["id"]: row["audio"] for row in source.select_columns(["id", "audio"])}
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         for name, rows in [("utterances", chosen), ("voices", prompts)]:
             path = Path(self.folder) / f"{name}.parquet"
