@@ -12,8 +12,8 @@ from torch import Tensor
 from pcg.acceptance.candidates import Candidates
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
+from pcg.decoding.tree import StarVerdict
 from pcg.sampling import Purpose, Randomness, Sampling, draw
-from pcg.types import Verdict
 from tests.acceptance.harness import (
     TABLES,
     TOGETHER,
@@ -47,7 +47,7 @@ def simulate(
     target_nodes: Float[Tensor, "nodes vocab"],
     rows: int,
     seed: int = 0,
-) -> tuple[Int[Tensor, "rows gamma count"], Verdict]:
+) -> tuple[Int[Tensor, "rows gamma count"], StarVerdict]:
     """Candidates and verdicts of independent rows."""
     gamma, vocab = drafts.shape
     drafted, verdicts = [], []
@@ -59,10 +59,10 @@ def simulate(
         rows_of = (each.expand(len(keys), -1, -1) for each in (drafts, target_nodes))
         verdicts.append(rule.verify(drafted[-1], *rows_of, positions, randomness))
     fields = (torch.cat([getattr(each, name) for each in verdicts]) for name in ("accepted", "token", "rival"))
-    return torch.cat(drafted), Verdict(*fields)
+    return torch.cat(drafted), StarVerdict(*fields)
 
 
-def emitted(drafted: Int[Tensor, "rows gamma count"], verdict: Verdict, index: int) -> Int[Tensor, "kept"]:
+def emitted(drafted: Int[Tensor, "rows gamma count"], verdict: StarVerdict, index: int) -> Int[Tensor, "kept"]:
     """The token at ``index`` of the block, of the rows that kept all before it as first candidates."""
     last = verdict.accepted == index + 1
     chain = (verdict.accepted > index) | ((verdict.accepted == index) & (verdict.rival == 0))
