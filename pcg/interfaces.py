@@ -29,16 +29,25 @@ class Cache(Protocol):
 
 
 @runtime_checkable
-class TokenLM(Protocol):
-    """A causal language model over the speech vocabulary."""
+class SpeechModel(Protocol):
+    """What is known of a model without a pass through it: its tokens, its prompts, its tables."""
 
     vocab_size: int  # audio tokens + end-of-speech
     end: int
     device: torch.device
-    reads: tuple[int, ...]  # hidden states of the target that it reads as a draft; () of a model of its own
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         """The model's own token ids that lead up to the first speech token to generate."""
+
+    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
+        """Rows of the ``input`` or ``output`` table over the speech vocabulary, float32."""
+
+
+@runtime_checkable
+class TokenLM(SpeechModel, Protocol):
+    """A causal language model over the speech vocabulary."""
+
+    reads: tuple[int, ...]  # hidden states of the target that it reads as a draft; () of a model of its own
 
     def prefill(
         self,
@@ -60,9 +69,6 @@ class TokenLM(Protocol):
 
     def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """Speech vocabulary -> the model's own token ids."""
-
-    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
-        """Rows of the ``input`` or ``output`` table over the speech vocabulary, float32."""
 
 
 @runtime_checkable

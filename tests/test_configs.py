@@ -20,11 +20,11 @@ from pcg.codecs.bundled import BundledCodec
 from pcg.command import cli
 from pcg.config import identity
 from pcg.config.build import build, is_built
+from pcg.config.settings import SOURCES
 from pcg.config.validate import check, problems_of_node
 from pcg.engines.vllm.engine import Vllm
 from pcg.groups.table import GroupTable
 from pcg.interfaces import StateRule
-from pcg.runner import parts
 from pcg.sampling import Sampling
 from pcg.studies import substitute
 
@@ -160,7 +160,7 @@ def test_every_rule_is_built(choice: str) -> None:
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "grouping/groups"])
 def test_every_group_builder_is_built(choice: str) -> None:
     node = dict(composed("grouping/groups", choice)["grouping"]["groups"])
-    assert node.pop("source") in parts.SOURCES
+    assert node.pop("source") in SOURCES
     supplied = {"codec": BundledCodec("bundled:codec"), "codec_name": "bundled", "cache": None}
     assert callable(build(node, **supplied).build)
 

@@ -26,7 +26,7 @@ from pcg.config.validate import check_trainer
 from pcg.models import templated
 from pcg.models.espeak import phonemizer_of
 from pcg.results.store import read_utterances
-from pcg.runner import parts, run
+from pcg.runner import loading, run
 from pcg.studies import plan
 from tests.shapes import (
     COSYVOICE,
@@ -71,7 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, folders: Path) -> Iterator[None]:
-    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    loading.kept.clear()
     monkeypatch.setattr(templated, "phonemizer_of", lambda language: str.lower)
     monkeypatch.setitem(inspect.CODECS, "neucodec", (64, "<|speech_{}|>"))
     monkeypatch.chdir(folders)

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from pcg.command import cli
 from pcg.config.build import build
 from pcg.config.validate import check_trainer
-from pcg.runner import parts, run
+from pcg.runner import loading, run
 from tests.shapes import make_libritts_parquet, make_llasa, make_xcodec2
 
 pytestmark = [
@@ -28,7 +28,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
     datasets.disable_progress_bars()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    loading.kept.clear()
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         yield
 

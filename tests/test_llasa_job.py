@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from pcg.command import cli
 from pcg.config.validate import ConfigError
-from pcg.runner import parts, rescore, run
+from pcg.runner import loading, rescore, run
 from tests.shapes import (
     REAL_AUDIO,
     REAL_BASE,
@@ -44,7 +44,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import datasets
 
     datasets.disable_progress_bars()
-    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    loading.kept.clear()
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         yield
 

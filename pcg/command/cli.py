@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import itertools
 import locale
@@ -10,17 +9,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra import compose, version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra import compose
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -31,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pcg.command import launching, objective, pipes, places, status
 from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
+from pcg.command.hydra_loader import arguments_of, loader_of
 from pcg.command.launching import texts as _texts
 from pcg.config.validate import ConfigError, check, nearest
 from pcg.config.values import expanded, problems_of_values
@@ -158,10 +151,10 @@ def carry_out(work: Callable[[], T], stopped: str = "nothing was written") -> T 
 
 def check_command_line(config_name: str, arguments: Sequence[str], check: Check | None = check_run) -> None:
     """Raise a ConfigError that lists what is wrong with the overrides, in any run of the sweep that they ask for."""
-    args = get_args_parser().parse_args(list(arguments))
+    args = arguments_of(arguments)
     if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
         return
-    with _composing(args.config_dir) as loader:
+    with loader_of(CONF, args.config_dir) as loader:
         problems, overrides = typed.parse(loader, args.overrides)
         if not problems:
             started = []
@@ -177,35 +170,6 @@ def check_command_line(config_name: str, arguments: Sequence[str], check: Check 
             problems = typed.problems_of_lone_study(config, config_name, args.overrides)
     if problems:
         raise ConfigError(problems)
-
-
-@contextmanager
-def _composing(config_dir: str | None) -> Iterator[ConfigLoader]:
-    """A loader of conf/ and of the folder given by ``--config-dir``, set up as Hydra will set it up."""
-    search_path = create_config_search_path(CONF)
-    if config_dir is not None:
-        place = f"file://{Path(config_dir).resolve()}"
-        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
-    version.setbase("1.3")
-    try:
-        loader = Hydra.create_main_hydra2("check", search_path).config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-        loader.repository = _ReadOnce(loader.repository)  # type: ignore[assignment]  # all that it asks for is there
-        yield loader
-    finally:
-        GlobalHydra.instance().clear()
-
-
-class _ReadOnce(CachingConfigRepository):
-    """Each YAML is read once for all that a check asks; Hydra by itself copies its sources and reads anew each time."""
-
-    def __deepcopy__(self, memo: object) -> _ReadOnce:
-        return copy.copy(self)
-
-    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        """A composition with a search path of its own has files of its own."""
-        self.delegate, self.cache = copy.deepcopy(self.delegate), {}
-        super().initialize_sources(config_search_path)
 
 
 def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> DictConfig | None:

@@ -30,35 +30,30 @@ _TEXT = "/text@text"  # how the choice of a model names its text side in its def
 CODECS = {"bundled": (4096, None), "xcodec2": (65_536, "<|s_{}|>"), "neucodec": (65_536, "<|speech_{}|>")}
 
 
-@dataclass
-class Tokens:
-    """What a model's tokens are compared by."""
-
-    vocab_size: int
-    end: int
-    text: Any
-
-
 @dataclass(frozen=True)
 class Voice:
-    """A text side that reads the folder.
+    """A text side that reads the folder; see ``pcg.decoding.pair.Speaks``.
 
     Attributes:
         name: of the choice of conf/text.
         speech: what speech tokens are called, where the choice has to be told (``text.speech``).
     """
 
-    side: Any
+    text: Any
     name: str
     speech: str | None = None
 
     @property
     def codes(self) -> int:
-        return len(self.side.speech_ids) - 1
+        return len(self.text.speech_ids) - 1
 
     @property
-    def tokens(self) -> Tokens:
-        return Tokens(self.codes + 1, self.codes, self.side)
+    def vocab_size(self) -> int:
+        return self.codes + 1
+
+    @property
+    def end(self) -> int:
+        return self.codes
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     _section("missing", missing)
     chosen = dict(_drafts(found, voice, drafts)) if voice else {}
     _section("drafts", [f"{name:<22} {told}" for name, told in chosen.items()])
-    ids = voice.side.speech_ids[:-1] if voice else names.ids if names else None
+    ids = voice.text.speech_ids[:-1] if voice else names.ids if names else None
     chosen_theta = _groups(found, ids) if ids is not None else None
     if voice and not missing:
         _section("to run it", [_line(path, found, voice, names, drafts, chosen, chosen_theta)])
@@ -137,7 +132,7 @@ def _tokens(voice: Voice | None, names: Numbered | None) -> Iterator[str]:
     if voice is None:
         return
     yield _fact(
-        "speech tokens", f"{voice.codes:,}, {_span(voice.side.speech_ids[:-1])}; end {voice.side.speech_ids[-1]}"
+        "speech tokens", f"{voice.codes:,}, {_span(voice.text.speech_ids[:-1])}; end {voice.text.speech_ids[-1]}"
     )
     told = f" with text.speech={voice.speech!r}" if voice.speech else ""
     yield _fact("text side", f"{voice.name}: target={', '.join(_with_text('target', voice.name))}{told}")
@@ -237,7 +232,7 @@ def _shares(voice: Voice, path: str) -> str:
     if other is None:
         return f"no: {next(iter(refused.values()))}"
     try:
-        check_tokens(other.tokens, voice.tokens)
+        check_tokens(other, voice)
     except ValueError as error:
         return f"no: {error}"
     return "shares its tokens"

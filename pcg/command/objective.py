@@ -15,7 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pcg.config.validate import metric_nodes, nearest
+from pcg.config.settings import metric_nodes
+from pcg.config.validate import nearest
 from pcg.results.schema import KEYS
 
 _PENALTY = -1000.0  # no figure that one would maximise comes near it

@@ -9,7 +9,7 @@ from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, problems_of_node
 from pcg.config.values import study_folder
 from pcg.report import report
-from pcg.runner import run
+from pcg.runner import tracking
 
 
 def check(config: Mapping[str, Any]) -> list[str]:
@@ -32,4 +32,4 @@ def check(config: Mapping[str, Any]) -> list[str]:
 
 def again(config: Mapping[str, Any]) -> None:
     for study in check(config):
-        run.log_again(study_folder(config["paths"]["outputs"], study), config["logger"])
+        tracking.log_again(study_folder(config["paths"]["outputs"], study), config["logger"])

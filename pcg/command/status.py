@@ -13,11 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pcg.config.identity import canonical, label, run_id
-from pcg.config.validate import check
+from pcg.config.run import parse
 from pcg.results import lock, store
 from pcg.results.records import newest, peek
-from pcg.runner import parts
+from pcg.runner.loading import load_dataset, with_dataset
 
 STATES = ("done", "running", "failed", "partial", "missing", "unknown")
 _asked: dict[str, Status] = {}
@@ -49,17 +48,17 @@ def of(config: Mapping[str, Any]) -> Status:
     Raises:
         ConfigError: the config is wrong.
     """
-    settings, run = check(config), canonical(config)
+    run = parse(config)
     try:
-        run = parts.with_dataset(run)
+        run = with_dataset(run)
     except FileNotFoundError as error:
-        return Status(label(run), "", "unknown", 0, 0, " ".join(str(error).split()))
-    name = run_id(run)
-    folder = settings.study_folder / name
+        return Status(run.label, "", "unknown", 0, 0, " ".join(str(error).split()))
+    label, name = run.label, run.id
+    folder = run.settings.study_folder / name
     result = store.read(folder)
     if result is not None:
         good, failed = result.values["counts"]["utterances"], len(result.values["failures"])
-        return Status(label(run), name, "done", good, good + failed)
+        return Status(label, name, "done", good, good + failed)
     batches = newest(peek(folder / "batches.jsonl"))
     done = sum(row["error"] is None for batch in batches for row in batch["rows"])
     reason, state = "", "partial" if batches else "missing"
@@ -67,8 +66,8 @@ def of(config: Mapping[str, Any]) -> Status:
         state, reason = "failed", (folder / store.FAILED).read_text(encoding="utf-8")
     if holder := lock.holder(folder):
         state, reason = "running", holder
-    reason = " ".join(reason.removeprefix(f"{label(run)}: ").split())
-    return Status(label(run), name, state, done, len(parts.load_dataset(run["dataset"])), reason)
+    reason = " ".join(reason.removeprefix(f"{label}: ").split())
+    return Status(label, name, state, done, len(load_dataset(run.dataset)), reason)
 
 
 def ask(config: Mapping[str, Any]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 TARGET = "_target_"
-T = TypeVar("T")
 
 
 def constructor(name: str) -> Callable[..., Any]:
@@ -46,45 +44,6 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
     asked = inspect.signature(make).parameters
     arguments = {key: _value(value, supplied) for key, value in node.items() if key != TARGET}
     return make(**{**arguments, **{key: value for key, value in supplied.items() if key in asked}})
-
-
-class Kept:
-    """Objects built once a process: the runs of a sweep share what they have in common, models above all.
-
-    Each role (target, draft, codec, ...) holds one object; what no role holds any more is let go before the next
-    is built, so that two models never lie in memory where one is asked for. What has a ``close`` is closed then, as an
-    engine, whose processes would otherwise stay until it is collected.
-    """
-
-    def __init__(self) -> None:
-        self._keys: dict[str, str] = {}
-        self._objects: dict[str, Any] = {}
-
-    def get(self, role: str, key: Any, make: Callable[[], T], holders: tuple[str, ...] = ()) -> T:
-        """The object that ``make`` makes, or the one made before for an equal ``key`` (plain values).
-
-        Args:
-            holders: roles whose objects may hold on to this one, and go when it does.
-        """
-        name = json.dumps(key, sort_keys=True)
-        if self._keys.get(role) != name:
-            self.drop(*holders)
-        self._keys[role] = name
-        self._let_go()
-        if name not in self._objects:
-            self._objects[name] = make()
-        return self._objects[name]
-
-    def drop(self, *roles: str) -> None:
-        for role in roles:
-            self._keys.pop(role, None)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        gone = [made for held, made in self._objects.items() if held not in self._keys.values()]
-        self._objects = {held: made for held, made in self._objects.items() if held in self._keys.values()}
-        for made in gone:
-            getattr(made, "close", lambda: None)()
 
 
 def is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -11,8 +11,7 @@ from typing import Any
 
 from pcg.config.build import TARGET, constructor, is_built
 from pcg.config.fingerprint import fingerprints
-from pcg.config.settings import pick_device
-from pcg.config.validate import metric_nodes
+from pcg.config.settings import metric_nodes, pick_device
 
 # Where results go, who is told, how many share the work: no part of what is measured.
 _ASIDE = ("paths", "logger", "study", "devices", "max_failures", "dry", "status", "plan", "objective")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import torch
 
+from pcg.config.build import is_built
 from pcg.config.values import study_folder
 from pcg.constraints import FROM_0, FROM_1, SHARE, Constraint, Device, one_of, up_to
 from pcg.sampling import RepetitionPenalty, Sampling, Temperature, TopK, TopP
 
 # Where a strategy's groups take their embeddings from: a model's input or output table, or the codec's codebook.
+Node = Mapping[str, Any]  # of a config: ``_target_`` names a constructor, the rest are its arguments
 Source = Literal["target_input", "target_output", "draft_input", "draft_output", "codec"]
 SOURCES: tuple[str, ...] = get_args(Source)
 
@@ -80,6 +83,14 @@ class Paths:
     outputs: str
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """The ``metrics`` group: what to build, by name, and when audio is scored."""
+
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    when: Literal["inline", "after"] = "inline"
+
+
 _FOLDER = Constraint(
     lambda value: re.fullmatch(r"[\w+-][\w.+-]*", value) is not None and len(value.encode()) <= 200,
     "a folder name of letters, digits, _ + - and dots, of at most 200 bytes",
@@ -88,46 +99,68 @@ _FOLDER = Constraint(
 
 @dataclass(frozen=True)
 class Settings:
-    """One run: the whole config, with the parts still as plain dictionaries."""
+    """One run: the whole config. What is to be built is a node; None where the choice is ``none``."""
 
     study: Annotated[str, _FOLDER]
     seed: Annotated[int, FROM_0]
     device: Device
     threads: Annotated[int, up_to(10_000)]
     max_failures: Annotated[int, FROM_0]
-    paths: dict[str, Any]
-    target: dict[str, Any]
-    draft: dict[str, Any] | None
-    codec: dict[str, Any]
-    dataset: dict[str, Any]
-    grouping: dict[str, Any]
-    decoding: dict[str, Any]
-    metrics: dict[str, Any] | None
-    logger: dict[str, Any] | None
+    paths: Paths
+    target: Node
+    draft: Node | None
+    codec: Node | None
+    dataset: Node
+    grouping: Node
+    decoding: Decoding
+    metrics: Metrics
+    logger: Node | None
     devices: Annotated[int, up_to(10_000)] = 1
     dry: bool = False
     status: bool = False
     objective: dict[str, Any] | None = None
-    plan: dict[str, Any] = field(default_factory=dict)
-    engine: dict[str, Any] | None = None
+    plan: Plan = Plan()  # it is frozen
+    engine: Node | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Settings:
+        """Of a config that ``pcg.config.validate.check`` has found right."""
+        nodes = {key: config.get(key) for key in ("draft", "codec", "logger", "engine")}
+        metrics = config.get("metrics") or {}
+        return cls(
+            **{
+                **config,
+                **{key: node if is_built(node) else None for key, node in nodes.items()},
+                "paths": Paths(**config["paths"]),
+                "decoding": Decoding(**config["decoding"]),
+                "metrics": Metrics(metric_nodes(metrics), metrics.get("when", "inline")),
+                "plan": Plan(**config.get("plan") or {}),
+            }
+        )
 
     @property
     def together(self) -> int:
         """Utterances that are handed over, and recorded, together."""
-        return self._served("window")
+        return self.decoding.batch_size if self.engine is None else self.engine["window"]
 
     @property
     def at_once(self) -> int:
-        """Utterances that are at work at once."""
-        return self._served("concurrency")
+        """Utterances that are decoded at the same time."""
+        return self.decoding.batch_size if self.engine is None else self.engine["concurrency"]
 
-    def _served(self, key: str) -> int:
-        engine = self.engine or {}
-        return engine[key] if engine.get("_target_") else self.decoding["batch_size"]
+    @property
+    def scored_inline(self) -> bool:
+        """Whether each batch is scored when it is decoded; without a codec there is nothing to be heard later."""
+        return self.metrics.when == "inline" or self.codec is None
 
     @property
     def study_folder(self) -> Path:
-        return study_folder(self.paths["outputs"], self.study)
+        return study_folder(self.paths.outputs, self.study)
+
+
+def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Node]:
+    """The metrics that a config asks for, by name; none for ``metrics=none``."""
+    return {name: node for name, node in (metrics or {}).items() if is_built(node)}
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 import torch
 
 from pcg import constraints
 from pcg.config.build import TARGET, constructor, is_built
-from pcg.config.settings import Decoding, Paths, Plan, Settings, Source
+from pcg.config.settings import Settings, Source, metric_nodes
 from pcg.config.values import problems_of_values
 
 # Arguments that the runner gives to a constructor, by role; a config does not name them.
@@ -48,7 +49,7 @@ class ConfigError(ValueError):
 
 def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
-    problems = problems_of_values(config) + _problems_of_settings(config)
+    problems = problems_of_values(config) + _wrong_arguments(Settings, {**config, "metrics": {}}, "")
     for role in ("target", "draft", "codec", "dataset", "grouping", "logger"):
         optional = role in ("draft", "logger", "codec")  # which command does without is for the command to say
         node = config.get(role)
@@ -62,7 +63,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     problems += _problems_of_devices(config.get("device"), config.get("devices", 1))
     if problems:
         raise ConfigError(problems)
-    return Settings(**config)
+    return Settings.of(config)
 
 
 def _problems_of_engine(config: Mapping[str, Any], others: list[str]) -> list[str]:
@@ -118,11 +119,6 @@ def problems_of_language(metrics: Mapping[str, Any] | None, dataset: Mapping[str
     return problems
 
 
-def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    """The metrics that a config asks for, by name; none for ``metrics=none``."""
-    return {name: node for name, node in (metrics or {}).items() if is_built(node)}
-
-
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'? allowed: ...`` for an error message.
 
@@ -154,16 +150,6 @@ def problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
     return problems + _wrong_arguments(make, given, path)
 
 
-def _problems_of_settings(config: Mapping[str, Any]) -> list[str]:
-    parts = ((Settings, config, ""), (Paths, config.get("paths"), "paths"),
-             (Decoding, config.get("decoding"), "decoding"), (Plan, config.get("plan"), "plan"))  # fmt: skip
-    return [
-        problem
-        for part, given, path in parts
-        for problem in _wrong_arguments(part, given if isinstance(given, Mapping) else {}, path)
-    ]
-
-
 def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: str) -> list[str]:
     """What is wrong with the arguments of a constructor: unknown and missing keys, values that it refuses."""
     parameters, shared = inspect.signature(make).parameters, SHARED.get(path, {})
@@ -175,6 +161,10 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in given and name not in supplied
     ]
-    plain = {key: value for key, value in given.items() if key in allowed and not is_built(value)}
     hints = {**shared, **constraints.hints_of(make)}
-    return [*unknown, *missing, *constraints.problems(plain, hints, prefix).values()]
+    plain = {key: value for key, value in given.items() if key in allowed and not is_built(value)}
+    inner = [key for key, value in plain.items() if is_dataclass(hints.get(key)) and isinstance(value, Mapping)]
+    problems = [*unknown, *missing]
+    for key in inner:
+        problems += _wrong_arguments(hints[key], plain.pop(key), prefix + key)
+    return [*problems, *constraints.problems(plain, hints, prefix).values()]

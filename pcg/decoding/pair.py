@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
+from pcg.interfaces import SpeechModel
 
 
 @runtime_checkable
 class Speaks(Protocol):
     """What of a model tells its tokens; ``text``, if it has one, their names."""
 
-    vocab_size: int
-    end: int
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
 
 
-class Placed(Speaks, Protocol):
-    """One that lies on a device."""
-
-    device: torch.device
-
-
-def check_compatible(draft: Placed, target: Placed) -> None:
+def check_compatible(draft: SpeechModel, target: SpeechModel) -> None:
     """Raises ValueError that names the first difference in what the two models emit, or where they are."""
     check_tokens(draft, target)
     if draft.device != target.device:

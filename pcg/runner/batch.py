@@ -24,14 +24,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pcg.config.settings import Node
+from pcg.decoding.decoder import Decoded, Decoder
 from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
-from pcg.engines.engine import Decoded, Decoder
 from pcg.interfaces import Codec, Metric
 from pcg.names import marked, within
 from pcg.results.environment import memory_advice
-from pcg.runner.grouped import mean_sizes
-from pcg.runner.parts import Composed
+from pcg.runner.composition import Composition
+from pcg.runner.groups import mean_sizes
 from pcg.runner.scores import ScoreMemo, Scores, to_pcm
 from pcg.types import Audio, Generation, Utterance
 
@@ -49,13 +50,13 @@ class BatchRunner:
         folder: where ``audio/`` goes, or without a codec ``tokens/``.
     """
 
-    parts: Composed
+    parts: Composition[Any]
     decoder: Decoder
     max_tokens: int
     baseline: bool
     metrics: Mapping[str, Metric]
     memo: ScoreMemo
-    metric_nodes: dict[str, Any]
+    metric_nodes: Mapping[str, Node]
     folder: Path
 
     @cached_property
@@ -104,7 +105,7 @@ class BatchRunner:
         return {**_timing("", own), **_timing("baseline_", alone), "counters": own.counters, "rows": rows}
 
     def _prompt(self, utterance: Utterance) -> Prompt:
-        return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.audio_tokens))
+        return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.target.end))
 
     def _speak_and_score(
         self, prompts: Sequence[Prompt], generations: Sequence[Generation]

@@ -17,8 +17,9 @@ from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 from pcg.interfaces import Dataset, Metric
-from pcg.runner import parts, worker
+from pcg.runner import worker
 from pcg.runner.batch import failed_batch
+from pcg.runner.loading import load_dataset, metrics_of
 from pcg.runner.rescore import Line, Scoring
 from pcg.runner.schedule import WorkerDied, dispatch
 from pcg.runner.work import Finished, Job, Work, batches, now
@@ -160,9 +161,9 @@ class OverDevices:
     """One run on a pool's workers. This process holds the dataset, and of models and metrics no weights."""
 
     def __init__(self, job: Job, pool: Pool) -> None:
-        self.dataset: Dataset = parts.load_dataset(job.run["dataset"])
-        self.metrics: Mapping[str, Metric] = parts.metrics_of(job.run)
-        self._pool, self._size = pool, job.decoding.batch_size
+        self.dataset: Dataset = load_dataset(job.run.dataset)
+        self.metrics: Mapping[str, Metric] = metrics_of(job.run)
+        self._pool, self._size = pool, job.run.settings.together
         pool.begin(job)
 
     def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:

@@ -8,25 +8,27 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from pcg import constraints, digest
 from pcg.config.build import is_built
 from pcg.config.fingerprint import fingerprints, of_utterances
-from pcg.config.settings import Settings
-from pcg.config.validate import ConfigError, metric_nodes, nearest, problems_of_language, problems_of_metrics
-from pcg.constraints import hints_of
+from pcg.config.settings import Node, metric_nodes
+from pcg.config.validate import ConfigError, nearest, problems_of_language, problems_of_metrics
+from pcg.constraints import Device, up_to
 from pcg.interfaces import Metric
 from pcg.results import environment, store
 from pcg.results.records import Records, latest, write_atomically
 from pcg.results.schema import quality
-from pcg.runner import parts
 from pcg.runner.batch import baseline_of, read_wav
+from pcg.runner.loading import load_dataset, load_metrics, release_models
 from pcg.runner.scores import ScoreMemo, Scores
 from pcg.types import Figure, Result, Utterance
 
+# Of conf/score.yaml.
+_KEYS = {"run": str, "metrics": Mapping[str, Any], "device": Device, "threads": Annotated[int, up_to(10_000)]}
 TOGETHER = 32  # utterances scored between two writes
 Line = dict[str, Any]  # of the file of scores: utterance, scores, baseline_scores
 log = logging.getLogger("pcg")
@@ -37,13 +39,14 @@ class Scoring:
     """What a process must know to score audio of a run; see ``pcg.runner.work.Work``.
 
     Attributes:
-        run: the canonical config, with the metrics to score by.
+        metrics: to score by, by name.
         folder: of the run.
         audio: by utterance, its file in the folder, as the run's record has it.
         batches: ids of the utterances to be scored together.
     """
 
-    run: dict[str, Any]
+    metrics: Mapping[str, Node]
+    dataset: Node
     folder: Path
     audio: Mapping[str, str]
     batches: tuple[tuple[str, ...], ...]
@@ -66,11 +69,11 @@ class Scorer:
     """
 
     def __init__(self, scoring: Scoring, memo: ScoreMemo) -> None:
-        parts.release_models()
+        release_models()
         self._scoring, self._memo = scoring, memo
-        self._metrics = parts.load_metrics(scoring.run["metrics"])
+        self._metrics = load_metrics(scoring.metrics)
         names = [name for batch in scoring.batches for name in batch]
-        self._utterances = _utterances(parts.load_dataset(scoring.run["dataset"]), names)
+        self._utterances = _utterances(load_dataset(scoring.dataset), names)
 
     def do(self, index: int) -> list[Line]:
         said = [self._utterances[name] for name in self._scoring.batches[index]]
@@ -87,7 +90,7 @@ class Scorer:
         return {}
 
     def _score(self, said: Sequence[Utterance], names: Sequence[str]) -> dict[str, Scores]:
-        folder, nodes = self._scoring.folder, self._scoring.run["metrics"]
+        folder, nodes = self._scoring.folder, self._scoring.metrics
         lost = [name for name in names if not (folder / name).is_file()]
         if lost:
             raise ValueError(f"{folder}: {len(lost)} audio file(s) of the run are gone, the first is {lost[0]}")
@@ -96,12 +99,13 @@ class Scorer:
 
 
 def scored(
-    run: dict[str, Any],
+    metrics: Mapping[str, Node],
+    dataset: Node,
     folder: Path,
     records: Sequence[Mapping[str, Any]],
     score: Callable[[Scoring], Iterable[list[Line]]],
 ) -> list[dict[str, Any]]:
-    """The records with the scores of the run's metrics instead of their own.
+    """The records with the scores of these metrics instead of their own.
 
     What is scored is kept in the run's folder, so that a kill costs no more than a few utterances.
 
@@ -111,7 +115,7 @@ def scored(
     Raises:
         ValueError: two utterances share a file.
     """
-    known = Records(folder / f"scores-{_id(run['metrics'])}.jsonl")
+    known = Records(folder / f"scores-{_id(metrics)}.jsonl")
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     audio = {row["utterance"]: row["audio"] for row in rows}
     _check_apart(folder, audio)
@@ -119,7 +123,7 @@ def scored(
     done = {line["utterance"]: line for line in known.lines if line.get("heard") == heard.get(line["utterance"])}
     pending = [name for name in audio if name not in done]
     batches = tuple(tuple(pending[start : start + TOGETHER]) for start in range(0, len(pending), TOGETHER))
-    for lines in score(Scoring(run, folder, audio, batches)) if batches else ():
+    for lines in score(Scoring(metrics, dataset, folder, audio, batches)) if batches else ():
         for line in lines:
             known.append({**line, "heard": heard[line["utterance"]]})
             done[line["utterance"]] = line
@@ -196,12 +200,11 @@ def rescore(config: Mapping[str, Any]) -> Path:
     if result is None:
         raise ValueError(f"run={folder}: no finished run there (no {store.NAME})")
     nodes = metric_nodes(config["metrics"])
-    run, decoded = {**result.values["config"], "metrics": nodes}, latest(Records(folder / "batches.jsonl"))
-    all_rows = [row for record in decoded for row in record["rows"]]
-    refuse_changed(parts.load_dataset(run["dataset"]), result, all_rows)
-    records = scored(run, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
+    decoded, dataset = latest(Records(folder / "batches.jsonl")), result.values["config"]["dataset"]
+    refuse_changed(load_dataset(dataset), result, [row for record in decoded for row in record["rows"]])
+    records = scored(nodes, dataset, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
-    figures = quality(rows, figures_of(parts.load_metrics(nodes)))
+    figures = quality(rows, figures_of(load_metrics(nodes)))
     path = folder / f"scores-{_id(nodes)}.json"
     document = {
         "run_id": result.values["run_id"], "metrics": nodes, "versions": environment.versions(), "quality": figures,
@@ -214,10 +217,8 @@ def rescore(config: Mapping[str, Any]) -> Path:
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with the config of experiments/score.py."""
-    known = ("run", "metrics", "device", "threads")
-    problems = [f"{key}: unknown key{nearest(key, known)}" for key in config if key not in known]
-    hints = {key: hint for key, hint in hints_of(Settings).items() if key in ("device", "threads")}
-    problems += [*constraints.problems(config, hints).values(), *problems_of_metrics(config["metrics"])]
+    problems = [f"{key}: unknown key{nearest(key, _KEYS)}" for key in config if key not in _KEYS]
+    problems += [*constraints.problems(config, _KEYS).values(), *problems_of_metrics(config["metrics"])]
     if not metric_nodes(config["metrics"]):
         problems.append("metrics: name at least one metric")
     try:

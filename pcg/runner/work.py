@@ -11,17 +11,13 @@ from typing import Any, Protocol
 
 import torch
 
-from pcg.config.build import is_built
-from pcg.config.settings import Decoding
+from pcg.config.run import Run
 from pcg.decoding.clock import compiling
-from pcg.engines.engine import Decoder
 from pcg.interfaces import Dataset, Metric
 from pcg.results import environment
-from pcg.runner import parts
 from pcg.runner.batch import BatchRunner
-from pcg.runner.decode import OwnLoop
-from pcg.runner.grouped import size_report
-from pcg.runner.parts import Composed
+from pcg.runner.composition import Composition, with_decoder
+from pcg.runner.groups import size_report
 from pcg.runner.rescore import Line, Scoring
 from pcg.runner.scores import ScoreMemo
 from pcg.types import Utterance
@@ -55,33 +51,29 @@ class Job:
     """What a process must know to decode batches of a run; see ``Work``.
 
     Attributes:
-        run: the canonical config.
         folder: where ``audio/`` goes, or without a codec ``tokens/``.
-        inline: whether metrics score each batch as it is decoded.
     """
 
-    run: dict[str, Any]
-    decoding: Decoding
-    seed: int
+    run: Run
     folder: Path
-    inline: bool
 
     def begun(self, device: torch.device, memo: ScoreMemo) -> InProcess:
-        return InProcess(replace(self, run={**self.run, "device": str(device)}), memo)
+        return InProcess(replace(self, run=self.run.on(device)), memo)
 
     def runner(self, memo: ScoreMemo) -> BatchRunner:
         """Raises ConfigError: parts that do not fit each other."""
-        composed, decoder = self._composed()
-        baseline = self.decoding.baseline and is_built(self.run["draft"]) and not is_built(self.run.get("engine"))
-        metrics = composed.metrics if self.inline else {}
-        nodes = self.run["metrics"]
-        return BatchRunner(composed, decoder, self.decoding.max_tokens, baseline, metrics, memo, nodes, self.folder)
-
-    def _composed(self) -> tuple[Composed, Decoder]:
-        if is_built(self.run.get("engine")):
-            return parts.served(self.run, self.decoding.sampling, self.seed)
-        composed = parts.load(self.run)
-        return composed, OwnLoop(composed, self.decoding, self.seed)
+        run = self.run
+        parts, decoder = with_decoder(run)
+        return BatchRunner(
+            parts=parts,
+            decoder=decoder,
+            max_tokens=run.decoding.max_tokens,
+            baseline=run.decoding.baseline and run.draft is not None and run.engine is None,
+            metrics=parts.metrics if run.settings.scored_inline else {},
+            memo=memo,
+            metric_nodes=run.metrics,
+            folder=self.folder,
+        )
 
 
 @dataclass(frozen=True)
@@ -126,9 +118,10 @@ class InProcess:
         self.metrics: Mapping[str, Metric] = runner.parts.metrics
         self._device = runner.parts.device
         self._memo = memo
-        self._described = {"groups": size_report(runner.parts.rule), "layouts": _layouts(runner.parts)}
-        self._elsewhere = is_built(job.run.get("engine"))
-        self._batches = batches(self.dataset, job.decoding.batch_size)
+        self._in_an_engine = job.run.engine is not None
+        layouts = None if self._in_an_engine else _layouts(runner.parts)
+        self._described = {"groups": size_report(runner.parts.rule), "layouts": layouts}
+        self._batches = batches(self.dataset, job.run.settings.together)
         self._warm, self._compiled = False, 0
         environment.start_memory(self._device)
 
@@ -157,18 +150,16 @@ class InProcess:
         return self._described
 
     def peak_memory_bytes(self) -> int | None:
-        return None if self._elsewhere else environment.peak_memory_bytes(self._device)
+        return None if self._in_an_engine else environment.peak_memory_bytes(self._device)
 
     def score(self, scoring: Scoring) -> Iterator[list[Line]]:
         self._runner = None
         return scoring.alone(self._memo)
 
 
-def _layouts(composed: Composed) -> dict[str, str | None] | None:
-    """How the weights of target and draft lie in memory; None where an engine holds them."""
-    if not hasattr(composed, "target"):
-        return None
-    return {role: getattr(getattr(composed, role), "layout", None) for role in ("target", "draft")}
+def _layouts(parts: Composition[Any]) -> dict[str, str | None]:
+    """How the weights of target and draft lie in memory."""
+    return {"target": getattr(parts.target, "layout", None), "draft": getattr(parts.draft, "layout", None)}
 
 
 def batches(dataset: Dataset, size: int) -> list[list[Utterance]]:

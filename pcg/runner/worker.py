@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pcg.engines.lifeline import end_after
+from pcg.processes import end_after
 from pcg.results import environment
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.work import Begun, Work

@@ -19,20 +19,19 @@ from rich.table import Table
 from torch import Tensor
 
 from pcg import constraints
-from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
-from pcg.config.identity import method
-from pcg.config.settings import Decoding, Settings
+from pcg.config.run import Run, parse
+from pcg.config.settings import Decoding
 from pcg.config.validate import ConfigError
 from pcg.constraints import FROM_1
 from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
-from pcg.interfaces import Rule
+from pcg.interfaces import Rule, TokenLM
 from pcg.results import environment
 from pcg.results.records import write_atomically
 from pcg.results.timing import speedup
-from pcg.runner import parts
-from pcg.runner.parts import Parts
+from pcg.runner.composition import Composition, load
+from pcg.runner.loading import with_dataset
 from pcg.studies.timing import Method, Timed, against, as_values, in_turns, own_method, total
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -41,8 +40,8 @@ _KEYS = {"repeats": Annotated[int, FROM_1], "clock": Literal["wall", "cpu"]}  # 
 _THEIRS = "transformers, "
 
 
-def check(config: Mapping[str, Any]) -> Settings:
-    """Settings of conf/bench.yaml.
+def check(config: Mapping[str, Any]) -> Run:
+    """The run that conf/bench.yaml compares.
 
     Raises:
         ConfigError: everything that is wrong with it.
@@ -52,39 +51,38 @@ def check(config: Mapping[str, Any]) -> Settings:
         problems.append("draft is required: pcg bench draft=NAME")
     run = {key: value for key, value in config.items() if key not in _KEYS}
     try:
-        settings = validate.check(run | {"metrics": {}, "logger": None, "max_failures": 0})
+        parsed = parse(run | {"metrics": {}, "logger": None, "max_failures": 0})
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems:
         raise ConfigError(problems)
-    return settings
+    return parsed
 
 
 def compare(config: Mapping[str, Any]) -> Path:
     """Time every contestant on every prompt, show the table, write ``outputs/<study>/bench.json``; returns its path."""
-    settings = check(config)
-    torch.set_num_threads(settings.threads)
-    run = parts.identified({**config, "metrics": {}, "logger": None, "max_failures": 0})
-    composed, decoding = parts.load(run), Decoding(**settings.decoding)
+    run = with_dataset(check(config))
+    torch.set_num_threads(run.settings.threads)
+    composed, decoding = load(run), run.decoding
     assert composed.rule is not None
     now = CLOCKS[config["clock"]]
     exact, graphs = build({TARGET: "pcg.acceptance.exact.Exact"}), getattr(composed.rule, "graphs", None)
-    rules: dict[str, Any] = {"exact": exact if graphs is None else graphs.of_rule(exact), method(run): composed.rule}
+    rules: dict[str, Any] = {"exact": exact if graphs is None else graphs.of_rule(exact), run.method: composed.rule}
     methods: dict[str, Method] = {"target alone": own(composed, None, decoding, now)}
     methods |= {name: own(composed, rule, decoding, now) for name, rule in rules.items()}
     methods |= {_THEIRS + name: method for name, method in transformers(composed, decoding, now).items()}
-    times = in_turns(methods, prompts(composed), config["repeats"], settings.seed)
+    times = in_turns(methods, prompts(composed), config["repeats"], run.settings.seed)
     values = {
         "schema": 1,
-        "config": run,
+        "config": run.values,
         "clock": config["clock"],
         "git": environment.git(),
         "versions": environment.versions(),
         "device": environment.device_name(composed.device),
         "contestants": {name: summary(name, times) for name in methods},
     }
-    settings.study_folder.mkdir(parents=True, exist_ok=True)
-    path = settings.study_folder / "bench.json"
+    run.settings.study_folder.mkdir(parents=True, exist_ok=True)
+    path = run.settings.study_folder / "bench.json"
     write_atomically(path, json.dumps(values, indent=1, allow_nan=False))
     console = Console(width=None if Console().is_terminal else 140, markup=False, emoji=False)
     console.print(table(values["contestants"], decoding.gamma, config["clock"]))
@@ -92,13 +90,13 @@ def compare(config: Mapping[str, Any]) -> Path:
     return path
 
 
-def prompts(composed: Parts) -> Iterator[list[Prompt]]:
+def prompts(composed: Composition[TokenLM]) -> Iterator[list[Prompt]]:
     """Each prompt as a batch of its own."""
     for utterance in composed.dataset:
         yield [Prompt(utterance, voice_tokens(utterance, composed.codec, composed.target.end))]
 
 
-def own(composed: Parts, rule: Rule | None, decoding: Decoding, now: Callable[[], float]) -> Method:
+def own(composed: Composition[TokenLM], rule: Rule | None, decoding: Decoding, now: Callable[[], float]) -> Method:
     """Our loop with this rule; without one, the target alone."""
     return own_method(
         composed.target, composed.draft, rule, gamma=decoding.gamma, sampling=decoding.sampling,
@@ -106,7 +104,7 @@ def own(composed: Parts, rule: Rule | None, decoding: Decoding, now: Callable[[]
     )  # fmt: skip
 
 
-def transformers(composed: Parts, decoding: Decoding, now: Callable[[], float]) -> dict[str, Method]:
+def transformers(composed: Composition[TokenLM], decoding: Decoding, now: Callable[[], float]) -> dict[str, Method]:
     """``generate`` with the target alone, and assisted by the draft with gamma tokens in every round.
 
     A draft that is no model of transformers' (one that reads the target, n-grams) assists ours only.

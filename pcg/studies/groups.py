@@ -13,8 +13,8 @@ from pcg.config.settings import pick_device
 from pcg.config.validate import ConfigError, problems_of_node
 from pcg.config.values import problems_of_values
 from pcg.constraints import Device
-from pcg.engines.tables import in_words, vectors_of
-from pcg.runner import parts
+from pcg.engines.tables import in_words, unloaded
+from pcg.runner.groups import group_table
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -42,11 +42,11 @@ def write(config: Mapping[str, Any]) -> Path:
     """
     check(config)
     device = pick_device(config["device"])
-    target = vectors_of(config["target"], device)
-    draft = vectors_of(config["draft"], device) if is_built(config["draft"]) else None
+    target = unloaded(config["target"], device)
+    draft = unloaded(config["draft"], device) if is_built(config["draft"]) else None
     codec = build(config["codec"], device=device) if is_built(config["codec"]) else None
-    described = {"codec": config["codec"], "fingerprints": fingerprints({"codec": config["codec"]})}
-    table = parts.group_table(config["grouping"]["groups"], target, draft, codec, described)
+    described = config["codec"], fingerprints({"codec": config["codec"]})
+    table = group_table(config["grouping"]["groups"], target, draft, codec, *described)
     table = table.among(target.ids, target.rows)
     place = Path(config["out"])
     place.parent.mkdir(parents=True, exist_ok=True)

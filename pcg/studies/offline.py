@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pcg import constraints
 from pcg.config.build import is_built
-from pcg.config.settings import Decoding, Settings
+from pcg.config.settings import Settings
 from pcg.constraints import FROM_1
 from pcg.decoding.statistics import DISTANCES
 from pcg.decoding.transport import Movers
@@ -34,7 +34,8 @@ from pcg.metrics.aggregate import Estimate, ratio
 from pcg.report import tables
 from pcg.results import environment, predictions
 from pcg.results.records import write_atomically
-from pcg.runner import parts
+from pcg.runner.composition import load
+from pcg.runner.loading import with_dataset
 from pcg.sampling import Sampling
 from pcg.studies import offline_plots
 from pcg.studies.points import Point, rules_of, settings_and_points
@@ -67,9 +68,8 @@ def study(config: Mapping[str, Any]) -> Path:
     began = time.perf_counter()
     settings, points = check(config)
     torch.set_num_threads(settings.threads)
-    decoding = Decoding(**settings.decoding)
-    read = parts.with_dataset(points[0].run)
-    composed = parts.load(read)
+    run = with_dataset(points[0].run)
+    composed = load(run)
     assert composed.draft is not None
     scorers = [Scorer(rule, composed.movers) for rule in rules_of(points)]
     rows: list[dict[str, Any]] = []
@@ -80,14 +80,14 @@ def study(config: Mapping[str, Any]) -> Path:
     )  # fmt: skip
     for utterance in dataset:
         for draft_probs, target_probs in teacher_forced(
-            utterance, composed.target, composed.draft, composed.codec, decoding.sampling, config["chunk"]
+            utterance, composed.target, composed.draft, composed.codec, settings.decoding.sampling, config["chunk"]
         ):
             for scorer in scorers:
                 scorer.see(draft_probs, target_probs)
         rows += _rows(utterance, points, scorers, config["gammas"])
     values = {
         "study": settings.study,
-        "config": {key: read[key] for key in ("target", "draft", "codec", "dataset", "decoding", "fingerprints")},
+        "config": {key: run.values[key] for key in ("target", "draft", "codec", "dataset", "decoding", "fingerprints")},
         "git": environment.git(),
         "versions": environment.versions(),
         "device": environment.device_name(composed.device),
@@ -96,7 +96,7 @@ def study(config: Mapping[str, Any]) -> Path:
         "wall_seconds": time.perf_counter() - began,
     }
     files = predictions.write(settings.study_folder, values, rows)
-    return _show(values, files, decoding.gamma)
+    return _show(values, files, settings.decoding.gamma)
 
 
 @torch.inference_mode()
@@ -222,7 +222,7 @@ def _summary(
         {
             "curve": point.curve,
             "name": point.name,
-            "grouping": point.run["grouping"],
+            "grouping": point.run.grouping,
             "groups": _group_report(scorer.rule),
             **_figures(by_point[point.name], gammas),
         }

@@ -75,7 +75,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
         ConfigError: the config is wrong, or a model's shape is not to be had.
     """
     settings = check(config)
-    decoding, plan = replace(Decoding(**settings.decoding), batch_size=settings.at_once), Plan(**settings.plan)
+    decoding, plan = replace(settings.decoding, batch_size=settings.at_once), settings.plan
     models = {
         role: _model(role, config["target"], config[role], decoding, plan)
         for role in ("target", "draft")
@@ -130,7 +130,8 @@ def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decodi
 
 def show(config: Mapping[str, Any]) -> None:
     """Print the plan."""
-    found, plan, decoding = needs(config), Plan(**config.get("plan", {})), Decoding(**config["decoding"])
+    found, settings = needs(config), check(config)
+    plan, decoding = settings.plan, settings.decoding
     table = Table(title=f"{plan.gpu}, batch {decoding.batch_size}, {plan.prompt_tokens} + {decoding.max_tokens} tokens")
     for column in (
         "",

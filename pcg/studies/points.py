@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pcg.config import validate
-from pcg.config.identity import canonical
+from pcg.config.run import Run, parse
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.tree import CandidateRule
 from pcg.interfaces import Rule, StateRule
-from pcg.runner import parts
+from pcg.runner.composition import load
 
 _OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")
 
@@ -31,12 +30,12 @@ class Point:
     Attributes:
         curve: the rule's name in the config; points of one curve differ in their settings alone.
         name: the curve, with the values of its grid.
-        run: the canonical config of the run that measures it online.
+        run: that measures it online.
     """
 
     curve: str
     name: str
-    run: Mapping[str, Any]
+    run: Run
 
 
 def settings_and_points(
@@ -55,26 +54,25 @@ def settings_and_points(
     only = [only] if isinstance(only, str) else only
     problems = [*found]
     problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
-    settings: Settings | None = None
-    points = []
+    points: list[Point] = []
     for curve in [name for name in rules if only is None or name in only]:
         for changes in _combinations(grids.get(curve, {})):
             run = {key: config[key] for key in _OF_A_RUN}
             run |= {"grouping": _changed(rules[curve], changes), "metrics": config.get("metrics", {})}
             run |= {"logger": None, "max_failures": 0}
             try:
-                settings = validate.check(run)
+                measured = parse(run)
             except ConfigError as error:
                 problems += [_renamed(problem, curve) for problem in error.problems]
                 continue
             values = (f"{path[-1]}={value}" for path, value in changes.items())
-            points.append(Point(curve, " ".join([curve, *values]), canonical(run)))
+            points.append(Point(curve, " ".join([curve, *values]), measured))
             problems += wrong_with(points[-1])
     if not points and not problems:
         problems.append("rules: there is none to score")
-    if problems or settings is None:
+    if problems:
         raise ConfigError(problems)
-    return settings, points
+    return points[0].run.settings, points
 
 
 def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
@@ -86,7 +84,7 @@ def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
     built: dict[int, Rule | CandidateRule] = {}
     # the runner keeps one table at a time: those who share it come one after another
     for index in sorted(range(len(points)), key=lambda index: _groups_key(points[index])):
-        rule = parts.load(points[index].run).rule
+        rule = load(points[index].run).rule
         assert rule is not None
         if isinstance(rule, StateRule):
             raise ConfigError([f"rules.{points[index].curve}: reads the target's states, so only runs can measure it"])
@@ -95,7 +93,7 @@ def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
 
 
 def _groups_key(point: Point) -> str:
-    return json.dumps(point.run["grouping"].get("groups"), sort_keys=True)
+    return json.dumps((point.run.grouping or {}).get("groups"), sort_keys=True)
 
 
 def _strangers(rules: Mapping[str, Any], grids: Mapping[str, Any], only: list[str] | None) -> list[tuple[str, str]]:

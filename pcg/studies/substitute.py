@@ -25,12 +25,14 @@ from pcg.config.build import is_built
 from pcg.config.settings import Settings
 from pcg.constraints import SHARE_ABOVE_0
 from pcg.groups.table import GroupTable
+from pcg.interfaces import TokenLM
 from pcg.metrics.aggregate import Ratio, paired_difference, ratio
 from pcg.report import tables
 from pcg.results import environment
 from pcg.results.records import write_atomically
-from pcg.runner import parts
 from pcg.runner.batch import wav_name, write_wav
+from pcg.runner.composition import Composition, load
+from pcg.runner.loading import with_dataset
 from pcg.runner.scores import ScoreMemo
 from pcg.sampling import Purpose, Randomness, as_keys
 from pcg.studies import substitute_plots
@@ -56,7 +58,7 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
 
 
 def _without_groups(point: Point) -> list[str]:
-    there = "groups" in (point.run["grouping"] or {})
+    there = "groups" in (point.run.grouping or {})
     return [] if there else [f"rules.{point.curve}: has no groups to swap in"]
 
 
@@ -69,10 +71,10 @@ def study(config: Mapping[str, Any]) -> Path:
     """
     settings, points = check(config)
     torch.set_num_threads(settings.threads)
-    read = parts.with_dataset(points[0].run)
-    composed = parts.load(read)
+    run = with_dataset(points[0].run)
+    composed = load(run)
     tables = {point.name: rule.groups for point, rule in zip(points, rules_of(points), strict=True)}  # type: ignore[attr-defined]
-    work = _Work(composed, read["metrics"], tables, config["share"], settings.seed, settings.study_folder / FOLDER)
+    work = _Work(composed, run.metrics, tables, config["share"], settings.seed, settings.study_folder / FOLDER)
     console = Console(stderr=True)
     dataset = track(
         composed.dataset, "substitute", len(composed.dataset), console=console, transient=True,
@@ -85,7 +87,7 @@ def study(config: Mapping[str, Any]) -> Path:
         "study": settings.study,
         "share": config["share"],
         "seed": settings.seed,
-        "config": {key: read[key] for key in ("target", "codec", "dataset", "metrics", "fingerprints")},
+        "config": {key: run.values[key] for key in ("target", "codec", "dataset", "metrics", "fingerprints")},
         "git": environment.git(),
         "versions": environment.versions(),
         "utterances": len(composed.dataset),
@@ -142,7 +144,7 @@ def _seeded(table: GroupTable) -> bool:
 class _Work:
     """One utterance after another, in every condition."""
 
-    parts: parts.Parts
+    parts: Composition[TokenLM]
     metric_nodes: Mapping[str, Any]
     tables: Mapping[str, GroupTable]
     share: float
@@ -210,7 +212,7 @@ def _summary(
             {
                 "name": name,
                 "curve": None if point is None else point.curve,
-                "grouping": None if point is None else point.run["grouping"],
+                "grouping": None if point is None else point.run.grouping,
                 "groups": None if point is None else tables[name].report(),
                 **{f"{kind}_share": sum(row[kind] for row in own) / total for kind in ("company", "drawn", "swapped")},
                 **figures,

@@ -20,7 +20,8 @@ from pcg.command import callbacks, relog
 from pcg.command.callbacks import StudyReport
 from pcg.config.validate import ConfigError
 from pcg.report import report
-from pcg.runner.run import RunFailed, log_again, run_once
+from pcg.runner.run import RunFailed, run_once
+from pcg.runner.tracking import log_again
 
 Config = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]

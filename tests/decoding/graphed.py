@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.ngram import NGram
 from pcg.models.phonemes import Phonemes
-from pcg.runner import parts
+from pcg.runner.composition import Composition, _compiled
 from pcg.sampling import Randomness, Sampling, as_keys, draw
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
@@ -191,14 +192,19 @@ def test_what_has_no_graph_is_named(plain: dict[str, Any], graphed: dict[str, An
 
 
 def test_a_run_says_what_cannot_be_compiled(plain: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    run = {"target": "a", "draft": "b", "device": "cpu", "decoding": {"compile": True}}
+    cpu = torch.device("cpu")
+    run = SimpleNamespace(target="a", draft="b", device=cpu, compile=True)
+
+    def compiled(rule: Any) -> Any:
+        return _compiled(run, Composition(plain["target"], plain["draft"], rule, None, [], {}, cpu))
+
     with pytest.raises(ConfigError, match=r"compile=true: DropMatch is no rule of one graph; auto goes without"):
-        parts._graphed(run, plain["target"], plain["draft"], DropMatch())
-    run["decoding"]["compile"] = "auto"
+        compiled(DropMatch())
+    run.compile = "auto"
     with caplog.at_level("INFO"):
-        found = parts._graphed(run, plain["target"], plain["draft"], DropMatch())
-    assert found[:2] == (plain["target"], plain["draft"])
+        found = compiled(DropMatch())
+    assert (found.target, found.draft) == (plain["target"], plain["draft"])
     assert "compile=auto: nothing is compiled" in caplog.text
-    target, draft, rule = parts._graphed(run, plain["target"], plain["draft"], Exact())
-    assert (target.model, draft.model, rule.rule) == (plain["target"], plain["draft"], Exact())
-    assert parts._graphed(run, plain["target"], plain["draft"], Exact())[0] is target
+    found = compiled(Exact())
+    assert (found.target.model, found.draft.model, found.rule.rule) == (plain["target"], plain["draft"], Exact())
+    assert compiled(Exact()).target is found.target

@@ -115,11 +115,11 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
     from pcg.decoding.rows import Batch, Prompt
     from pcg.decoding.speculative import speculative_decode
     from pcg.decoding.statistics import Statistics
-    from pcg.engines.tables import Vectors
     from pcg.groups.cosine import Cosine
     from pcg.metrics.aggregate import ratio
     from pcg.models.llama import LlamaLM
     from pcg.models.phonemes import Phonemes
+    from pcg.models.unloaded import UnloadedModel
     from pcg.sampling import Randomness, Sampling, as_keys
 
     cpu = torch.device("cpu")
@@ -129,7 +129,7 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
     )
     rule: Any = Exact()
     if settings["rule"] == "pcg":
-        vectors = Vectors.of("bundled:target", target.text.speech_ids)
+        vectors = UnloadedModel("bundled:target", target.text.speech_ids)
         rule = PCG(
             Cosine(**settings["groups"]).build(
                 vectors.embeddings("input"), torch.arange(target.vocab_size) < target.end

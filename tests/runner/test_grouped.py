@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pcg.config import identity
+from pcg.config.run import parse
 from pcg.config.validate import check
 from pcg.groups.table import GroupTable
 from pcg.results.store import read_utterances
-from pcg.runner import parts
-from pcg.runner.grouped import mean_sizes, size_report
+from pcg.runner.composition import load
+from pcg.runner.groups import mean_sizes, size_report
 from pcg.runner.run import run_once
 
 LATE = ("group_sizes", "target_probs", "draft_probs")
@@ -61,7 +61,7 @@ def test_a_builder_that_listens_is_given_the_runs_codec(config, like, tmp_path, 
     groups = {"_target_": "pcg.groups.random_like.RandomLike", "like": sound} if like else sound
     run = config(grouping={"_target_": "pcg.acceptance.pcg.PCG", "groups": groups})
     check(run)
-    table = parts.load(identity.canonical(run)).rule.groups
+    table = load(parse(run)).rule.groups
     assert table.sizes.tolist() == [3] * 12 + [1]
     assert len(list((tmp_path / "cache").iterdir())) == 2  # the table, and what was heard
 

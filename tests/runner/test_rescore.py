@@ -13,7 +13,7 @@ import soundfile
 
 from pcg.config.validate import ConfigError
 from pcg.results import store
-from pcg.runner import parts, rescore, run
+from pcg.runner import loading, rescore, run
 from tests.tiny.parts import calls
 
 Config = Callable[..., dict[str, Any]]
@@ -41,7 +41,7 @@ def test_the_models_are_let_go_before_metrics_run(config: Config, monkeypatch: p
     score = run.ScoreMemo.score
 
     def watched(*arguments: Any) -> Any:
-        held.append(sum(type(thing).__name__ in ("Bigram", "Tones") for thing in parts._kept._objects.values()))
+        held.append(sum(type(thing).__name__ in ("Bigram", "Tones") for thing in loading.kept._objects.values()))
         return score(*arguments)
 
     monkeypatch.setattr(run.ScoreMemo, "score", watched)

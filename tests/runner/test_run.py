@@ -10,7 +10,8 @@ import soundfile
 from pcg.config.validate import ConfigError
 from pcg.results.records import Records
 from pcg.runner import run as run_module
-from pcg.runner.run import RunFailed, log_again, run_once
+from pcg.runner.run import RunFailed, run_once
+from pcg.runner.tracking import log_again
 from tests.tiny.parts import Bigram, Recorder, calls
 
 GROUPS = {"_target_": "pcg.groups.cosine.Cosine", "theta": 0.4, "center": False, "source": "target_input"}

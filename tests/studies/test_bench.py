@@ -15,7 +15,7 @@ from pcg.config.validate import ConfigError
 from pcg.groups.table import GroupTable
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
-from pcg.runner.parts import Parts
+from pcg.runner.composition import Composition
 from pcg.studies import bench, timing
 from pcg.studies.timing import Timed
 from pcg.types import Utterance
@@ -23,14 +23,14 @@ from tests.fakes import make_bundled_folder
 
 
 @pytest.fixture
-def composed(tmp_path: Path) -> Parts:
+def composed(tmp_path: Path) -> Composition:
     models = []
     for name, layers in (("target", 2), ("draft", 1)):
         folder = str(make_bundled_folder(tmp_path / name, layers=layers, seed=layers))
         models.append(LlamaLM(folder, Phonemes(folder), "float32", "cpu", "speech"))
     groups = GroupTable.from_members([[k, (k + 1) % 96] for k in range(96)], 97)
     said = [Utterance("a", "A fox."), Utterance("b", "It is.")]
-    return Parts(*models, rule=PCG(groups), codec=None, dataset=said, metrics={}, device=torch.device("cpu"))
+    return Composition(*models, rule=PCG(groups), codec=None, dataset=said, metrics={}, device=torch.device("cpu"))
 
 
 def config(*overrides: str) -> dict:
@@ -40,9 +40,13 @@ def config(*overrides: str) -> dict:
 
 @pytest.mark.parametrize("clock", list(bench.CLOCKS))
 def test_every_contestant_is_timed(
-    clock: str, composed: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: str,
+    composed: Composition,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(bench.parts, "load", lambda run: composed)
+    monkeypatch.setattr(bench, "load", lambda run: composed)
     asked = config(
         f"paths.outputs={tmp_path}", f"clock={clock}", "decoding.max_tokens=12", "decoding.gamma=2", "repeats=1"
     )

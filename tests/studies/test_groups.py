@@ -13,7 +13,7 @@ from pcg.config.validate import ConfigError
 from pcg.engines.tables import of_file
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
-from pcg.runner.parts import group_table
+from pcg.runner.groups import group_table
 from pcg.studies import groups
 from tests.fakes import make_bundled_folder
 
@@ -36,7 +36,7 @@ def test_the_groups_of_a_run_over_the_models_tokens(
     model = LlamaLM(folder, Phonemes(folder), "float32", "cpu", "speech")
     rows = model.llama.config.vocab
     node = asked["grouping"]["groups"]  # type: ignore[index]
-    table = group_table(node, model, None, None, {"codec": None, "fingerprints": {}})
+    table = group_table(node, model, None, None, None, {})
     assert of_file(str(out), rows) == table.among(model.text.speech_ids, rows)
     assert capsys.readouterr().out.startswith(f"{out}: 96 groups of ")
     assert [path.name for path in out.parent.iterdir()] == ["groups.safetensors"]

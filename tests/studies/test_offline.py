@@ -15,7 +15,7 @@ from pcg.command import cli
 from pcg.config.validate import ConfigError
 from pcg.results import predictions
 from pcg.runner import movers
-from pcg.runner.parts import embeddings_of
+from pcg.runner.groups import embeddings_of
 from pcg.sampling import Sampling
 from pcg.studies import offline, offline_plots
 from pcg.studies.points import rules_of, settings_and_points
@@ -230,7 +230,7 @@ def test_files_and_plots(asked, capsys) -> None:
 def test_points_are_runs(asked) -> None:
     _, points = settings_and_points(asked(only=["pcg", "exact"]))
     assert [point.name for point in points] == ["exact", "pcg theta=0.0", "pcg theta=0.6"]
-    assert [point.run["grouping"].get("groups", {}).get("theta") for point in points] == [None, 0.0, 0.6]
+    assert [point.run.grouping.get("groups", {}).get("theta") for point in points] == [None, 0.0, 0.6]
     rules = rules_of(points)
     assert isinstance(rules[0], Exact)
     assert len(rules[2].groups.members) <= len(rules[1].groups.members)

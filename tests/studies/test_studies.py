@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pcg.command import cli
-from pcg.config import identity
+from pcg.config.run import parse
 from pcg.config.validate import ConfigError
-from pcg.runner import parts, run
+from pcg.runner import run
+from pcg.runner.composition import load
 from tests.test_docs import commands
 
 CONF = Path(cli.CONF)
@@ -33,7 +34,7 @@ def test_substitution_is_told_to_have_a_command_of_its_own() -> None:
 def test_the_target_as_its_own_draft_is_one_model_and_keeps_everything(config) -> None:
     bigram = {"_target_": "pcg.tiny.Bigram"}
     own = config(target=bigram, draft=dict(bigram))
-    loaded = parts.load(identity.canonical(own))
+    loaded = load(parse(own))
     assert loaded.draft is loaded.target
     found = run.run_once(own).values
     assert found["acceptance"]["alpha"] == 1.0

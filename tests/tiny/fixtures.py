@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pcg.runner import parts, run
+from pcg.runner import loading, run
 from pcg.runner.scores import ScoreMemo
 from tests.tiny import parts as parts_for_tests
 
@@ -24,7 +24,7 @@ def _tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         if part.__module__ == parts_for_tests.__name__:
             monkeypatch.setattr(part, "__module__", "pcg.tiny")
     monkeypatch.setitem(sys.modules, "pcg.tiny", parts_for_tests)
-    monkeypatch.setattr(parts, "_kept", parts.Kept())
+    loading.kept.clear()
     monkeypatch.setattr(run, "_memo", ScoreMemo())
     monkeypatch.setattr(run, "_done_here", set())
     parts_for_tests.calls.clear()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pcg.runner import parts, worker
+from pcg.runner import loading, worker
 from pcg.types import Audio, Utterance
 from tests.tiny import parts as parts_for_tests
 
@@ -60,7 +60,7 @@ class Ears(parts_for_tests.Loudness):
         self._journal, self._deadly, self._kills = Path(journal), deadly, kills
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
-        held = [each for each in parts._kept._objects.values() if isinstance(each, DECODES)]
+        held = [each for each in loading.kept._objects.values() if isinstance(each, DECODES)]
         note(self._journal, f"scored {os.getpid()} {len(held)}")
         for said in utterances:
             end_of_process(self._journal, said, self._deadly, self._kills)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pcg.results.store import read_utterances
-from pcg.runner.run import log_again, run_once
+from pcg.runner.run import run_once
+from pcg.runner.tracking import log_again
 from pcg.tracking.wandb import flatten
 from tests.tracking.offline import artifacts, items, records
 

@@ -26,13 +26,14 @@ from pcg.config.build import TARGET, is_built
 from pcg.config.identity import name_of
 from pcg.config.validate import ConfigError
 from pcg.constraints import Constraint, up_to
+from pcg.decoding.decoder import Decoded
 from pcg.decoding.rows import Prompt
 from pcg.decoding.statistics import COUNTS, plain_counts
-from pcg.engines.engine import INSTALL, Decoded, Pair, Started
-from pcg.engines.lifeline import RUN, exit_when_told_to_end
+from pcg.engines.engine import INSTALL, Pair, Started
 from pcg.engines.settings import rules
 from pcg.engines.vllm import allowed, plugin
 from pcg.models.checkpoint import resolve_folder
+from pcg.processes import RUN, exit_when_told_to_end
 from pcg.types import Generation
 
 _MODEL = "pcg.models.llama.LlamaLM"  # whose folders vLLM reads; of others it would want another class, or cannot
@@ -232,7 +233,7 @@ def _started(engine: Vllm, pair: Pair) -> Any:
         RuntimeError: the plugin is not loaded, or vLLM runs on another device than the run.
     """
     arguments: dict[str, Any] = {
-        "skip_tokenizer_init": True, "dtype": pair.target.dtype, "max_num_seqs": engine.concurrency, "seed": pair.seed,
+        "skip_tokenizer_init": True, "dtype": pair.dtype, "max_num_seqs": engine.concurrency, "seed": pair.seed,
         "disable_log_stats": False,
         "additional_config": {allowed.KEY: allowed.ranges_of(pair.target.ids)},  # our loop has logits of speech alone
         "enable_prefix_caching": False,  # or the warm-up would have done the prompts of what is timed

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from pcg.engines.lifeline import end_with_the_parent
 from pcg.engines.settings import node_of, rule_of, told
 from pcg.engines.vllm import allowed, v1, v2
 from pcg.interfaces import Rule
+from pcg.processes import end_with_the_parent
 
 KEY = "pcg"
 TRIED = ("0.32.0",)  # versions whose functions have these signatures, and with which `make test-vllm` passes

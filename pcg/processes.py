@@ -1,7 +1,7 @@
-"""No process that a run began outlives it, an engine's or a device's, however that run ends.
+"""The processes that a run starts, of its devices and of an engine, end with it, however it ends.
 
-The run's own end is an exit, after which finalizers end the engine (``exit_when_told_to_end``). Where a run has no time
-for that, killed or out of memory, its processes see that their parent is gone (``end_after``).
+A run that is told to end exits, so that finalizers end its processes (``exit_when_told_to_end``). A run that is killed
+or out of memory cannot do that: its processes watch their parent, and end when it is gone (``end_after``).
 """
 
 from __future__ import annotations
@@ -44,4 +44,4 @@ def end_after(parent: BaseProcess) -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, name="pcg-lifeline", daemon=True).start()
+    threading.Thread(target=wait, name="pcg-ends-with-parent", daemon=True).start()

@@ -1,0 +1,88 @@
+"""What decodes the prompts of a run, and how our own loops do it; engines are in ``pcg.engines``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pcg.decoding import autoregressive, law
+from pcg.decoding.clock import Clock
+from pcg.decoding.rows import Batch, Prompt
+from pcg.decoding.speculative import speculative_decode
+from pcg.decoding.statistics import Statistics
+from pcg.decoding.transport import Movers
+from pcg.decoding.tree import tree_decode
+from pcg.interfaces import TokenLM
+from pcg.sampling import Randomness, Sampling, as_keys
+from pcg.types import Generation
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch, decoded.
+
+    Attributes:
+        seconds: by part of the loop (``pcg.decoding.clock``), for the batch as a whole; of an engine that does not tell
+            parts ``engine`` alone, prefill included.
+        calls: model passes of the batch as a whole, by part; none where they are not told.
+        counters: what an engine itself has counted of the batch; None of our loop.
+    """
+
+    generations: list[Generation]
+    seconds: Mapping[str, float]
+    calls: Mapping[str, int]
+    counters: Mapping[str, Any] | None = None
+
+    @property
+    def emitted(self) -> int:
+        return sum(generation.counts["emitted"] for generation in self.generations)
+
+
+class Decoder(Protocol):
+    """Prompts in, generations and statistics out."""
+
+    def decode(self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False) -> Decoded:
+        """
+        Args:
+            max_tokens: speech tokens an utterance, at most.
+            alone: with the target alone, whatever the draft.
+        """
+
+
+@dataclass(frozen=True)
+class OwnLoop:
+    """Our own loops.
+
+    Attributes:
+        draft, rule: None for the target alone.
+        mode: ``law`` draws each token from the rule's law, ``truncated`` from the target cut to what the rule keeps.
+        candidates: draft tokens a position; several make a tree.
+        movers: what measures how far the rule's law is moved from the target; None measures nothing.
+    """
+
+    target: TokenLM
+    draft: TokenLM | None
+    rule: Any
+    sampling: Sampling
+    gamma: int
+    seed: int
+    mode: Literal["speculative", "law", "truncated"] = "speculative"
+    candidates: int = 1
+    movers: Movers | None = None
+
+    def decode(self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False) -> Decoded:
+        clock = Clock(self.target.device)
+        randomness = Randomness(self.seed, as_keys([each.utterance.id for each in prompts], self.target.device))
+        batch = Batch(prompts, self.sampling, max_tokens, randomness)
+        if alone or self.draft is None:
+            generations = autoregressive.decode(self.target, batch, clock)
+        elif self.mode == "speculative":
+            statistics = Statistics(self.gamma, self.rule, randomness, self.movers)
+            decode: Any = speculative_decode if self.candidates == 1 else tree_decode
+            generations = decode(self.target, self.draft, self.rule, batch, self.gamma, statistics, clock)
+            generations = statistics.annotate(generations)
+        else:
+            by = self.rule.law if self.mode == "law" else lambda _, target_probs: self.rule.truncated(target_probs)
+            generations = law.decode(self.target, self.draft, by, batch, clock)
+        return Decoded(generations, clock.seconds, dict(clock.passes))

@@ -1,0 +1,109 @@
+"""The groups of a run's rule: the table they are, built of a model's or codec's vectors, and how large they are."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcg.config.build import TARGET, build, constructor
+from pcg.config.settings import SOURCES, Node
+from pcg.config.validate import ConfigError, nearest
+from pcg.files import cache_folder
+from pcg.groups.cache import build_cached
+from pcg.groups.table import GroupTable
+from pcg.interfaces import Codec, SpeechModel
+
+log = logging.getLogger(__name__)
+
+
+def group_table(
+    groups: Node,
+    target: SpeechModel,
+    draft: SpeechModel | None,
+    codec: Codec | None,
+    codec_node: Node | None,
+    fingerprints: Mapping[str, str],
+) -> GroupTable:
+    """Groups over the speech vocabulary; only audio tokens are grouped, end-of-speech stays alone.
+
+    Args:
+        groups: the config of their builder, with the source of the vectors.
+        codec_node: the config of the codec, which with its fingerprints names what is kept of its sounds.
+        fingerprints: of the run (``pcg.config.fingerprint``).
+
+    Raises:
+        ConfigError: the vectors are of a model or a codec that is not there.
+    """
+    builder = {key: value for key, value in groups.items() if key != "source"}
+    supplied = {"codec": codec, "codec_name": codec_name(codec_node, fingerprints), "cache": cache_folder()}
+    if codec is None and "codec" in inspect.signature(constructor(groups[TARGET])).parameters:
+        raise ConfigError([f"grouping.groups: {groups[TARGET]} listens to a codec, and there is none (codec=none)"])
+    vectors = embeddings_of(groups.get("source", "target_input"), target, draft, codec)
+    groupable = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
+    groupable[target.end] = False
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = build_cached(build(builder, **supplied), vectors, groupable, cache_folder())
+    table.check(groupable)
+    for warning in caught:
+        log.warning("%s", warning.message)
+    return table.to(target.device)
+
+
+def codec_name(node: Node | None, fingerprints: Mapping[str, str]) -> str:
+    """A digest of all that the codec's config says, and of its weights."""
+    weights = {key: value for key, value in fingerprints.items() if key.startswith("codec.")}
+    text = json.dumps([node, weights], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def embeddings_of(
+    source: str, target: SpeechModel, draft: SpeechModel | None, codec: Codec | None
+) -> Float[Tensor, "vocab dim"]:
+    """One vector a token of the speech vocabulary; the codec has none for end-of-speech, which gets zeros.
+
+    Raises:
+        ConfigError: no such source, or no codec or draft to take it from.
+    """
+    if source not in SOURCES:
+        raise ConfigError([f"grouping.groups.source={source!r}: no such source{nearest(str(source), SOURCES)}"])
+    if source == "codec":
+        if codec is None:
+            raise ConfigError(["grouping.groups.source=codec: there is no codec (codec=none)"])
+        codebook = codec.codebook()
+        return torch.cat([codebook, codebook.new_zeros(1, codebook.shape[1])])
+    model, table = source.split("_")
+    if model == "target":
+        return target.embeddings(table)
+    if draft is None:
+        raise ConfigError([f"grouping.groups.source={source}: there is no draft (draft=none)"])
+    return draft.embeddings(table)
+
+
+def size_report(rule: object) -> dict[str, Any] | None:
+    """``GroupTable.report`` with a histogram: groups of 1, 2 to 3, 4 to 7, ... tokens. None without groups."""
+    table = _table(rule)
+    if table is None:
+        return None
+    counts = torch.bincount(table.sizes.cpu().double().log2().floor().long())
+    edges = [2**power for power in range(len(counts) + 1)]
+    return {**table.report(), "histogram": {"edges": edges, "counts": counts.tolist()}}
+
+
+def mean_sizes(rule: object) -> Float[Tensor, "vocab"] | None:
+    """For each token ``sum_k w[k,t] |G_k|``: the mean size of the groups that hold it, one of which a test draws."""
+    table = _table(rule)
+    return None if table is None else table.spread(table.sizes.double()).cpu()
+
+
+def _table(rule: object) -> GroupTable | None:
+    return getattr(rule, "groups", None)
