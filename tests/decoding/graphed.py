@@ -193,7 +193,7 @@ def test_what_has_no_graph_is_named(plain: dict[str, Any], graphed: dict[str, An
 
 def test_a_run_says_what_cannot_be_compiled(plain: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     cpu = torch.device("cpu")
-    run = SimpleNamespace(target="a", draft="b", device=cpu, compile=True)
+    run = SimpleNamespace(target={"_target_": "a"}, draft={"_target_": "b"}, device=cpu, compile=True)
 
     def compiled(rule: Any) -> Any:
         return _compiled(run, Composition(plain["target"], plain["draft"], rule, None, [], {}, cpu))
