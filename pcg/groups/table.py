@@ -154,7 +154,7 @@ class GroupTable:
         if self._padded is not None:
             ids, weights = self._padded
             return embedding(groups, ids), embedding(groups, weights)  # rows copied whole, unlike by an index
-        ids, inside = _ragged(self._member_spans[groups], self.members, self._largest)
+        ids, inside = ragged(self._member_spans[groups], self.members, self._largest)
         return ids, self.weights[ids] * inside
 
     @cached_property
@@ -163,14 +163,14 @@ class GroupTable:
         operations, and these are two instead of thirteen."""
         if len(self) * self._largest > SMALL:
             return None
-        ids, inside = _ragged(self._member_spans, self.members, self._largest)
+        ids, inside = ragged(self._member_spans, self.members, self._largest)
         return ids, self.weights[ids] * inside
 
     def holders_of(
         self, tokens: Int[Tensor, "*shape"]
     ) -> tuple[Int[Tensor, "*shape width"], Bool[Tensor, "*shape width"]]:
         """The groups of each token, padded to the largest number of them, and which of these are not padding."""
-        return _ragged(self._holder_spans[tokens], self.holders, self._most)
+        return ragged(self._holder_spans[tokens], self.holders, self._most)
 
     def coarse(
         self, probs: Float[Tensor, "*batch vocab"], wanted: Bool[Tensor, ""] | None = None
@@ -185,13 +185,13 @@ class GroupTable:
         """
         if probs.shape[-1] != self.vocab_size:
             raise ValueError(f"probabilities over {probs.shape[-1]} tokens, groups over {self.vocab_size}")
-        return _bag(_if(wanted, self.member_starts), self.members, probs * self.weights.to(probs.dtype))
+        return bag(starts_if(wanted, self.member_starts), self.members, probs * self.weights.to(probs.dtype))
 
     def spread(
         self, values: Float[Tensor, "*batch groups"], wanted: Bool[Tensor, ""] | None = None
     ) -> Float[Tensor, "*batch vocab"]:
         """``sum_k w[k,t] values(k)``: the mean over each token's groups. ``wanted``: as of ``coarse``."""
-        return _bag(_if(wanted, self.holder_starts), self.holders, values) * self.weights.to(values.dtype)
+        return bag(starts_if(wanted, self.holder_starts), self.holders, values) * self.weights.to(values.dtype)
 
     def near(self, probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
         """For each token, the probability of all tokens that share a group with it, itself included.
@@ -200,7 +200,7 @@ class GroupTable:
         at each call above that. Meant for analysis, with many rows at once.
         """
         rows = probs.reshape(-1, self.vocab_size)
-        blocks = self._company if self.vocab_size <= 8192 else self._company_blocks()
+        blocks = self._company if self.vocab_size <= 8192 else self.sharing()
         sums = torch.cat([rows @ block.to(rows.dtype).t() for block in blocks], 1)
         return sums.view(probs.shape)
 
@@ -211,14 +211,15 @@ class GroupTable:
 
     @cached_property
     def _company(self) -> list[Bool[Tensor, "block vocab"]]:
-        return list(self._company_blocks())
+        return list(self.sharing())
 
-    def _company_blocks(self, block: int = 512) -> Iterator[Bool[Tensor, "block vocab"]]:
+    def sharing(self, block: int = 512) -> Iterator[Bool[Tensor, "block vocab"]]:
+        """Which tokens share a group, for some tokens at a time."""
         for tokens in torch.arange(self.vocab_size, device=self.members.device).split(block):
             ids, inside = self.holders_of(tokens)
             held = torch.zeros(len(tokens), len(self) + 1, device=ids.device)
             held.scatter_(1, ids.masked_fill(~inside, len(self)), 1.0)  # padding goes to a column of its own
-            yield _bag(self.holder_starts, self.holders, held[:, :-1]) > 0
+            yield bag(self.holder_starts, self.holders, held[:, :-1]) > 0
 
     def among(self, ids: Int[Tensor, "vocab"], vocab_size: int) -> GroupTable:
         """The same groups over a larger vocabulary, in which every other token is alone.
@@ -236,7 +237,7 @@ class GroupTable:
             raise ValueError(f"token ids from {int(ids.min())} to {int(ids.max())} leave a vocabulary of {vocab_size}")
         alone = torch.ones(vocab_size, dtype=torch.bool, device=ids.device).index_fill_(0, ids, False).nonzero()[:, 0]
         owners = torch.repeat_interleave(torch.arange(len(self), device=ids.device), self.sizes)
-        if self.symmetric:  # stays so where groups are in the order of the tokens that they belong to
+        if self.symmetric or self.seeded:  # stays so where groups are in the order of the tokens that they belong to
             owners, last = ids[owners], alone
         else:
             last = len(self) + torch.arange(len(alone), device=ids.device)
@@ -248,6 +249,14 @@ class GroupTable:
         if self.symmetric:
             return GroupTable(self.vocab_size, starts, members, starts, members)
         return GroupTable(self.vocab_size, starts, members, self.holder_starts.to(device), self.holders.to(device))
+
+    @cached_property
+    def seeded(self) -> bool:
+        """Whether group ``k`` is token ``k``'s own, which holds it, for every token."""
+        if len(self) != self.vocab_size:
+            return False
+        owners = torch.repeat_interleave(torch.arange(len(self), device=self.members.device), self.sizes)
+        return int((owners == self.members).sum()) == self.vocab_size
 
     @property
     def symmetric(self) -> bool:
@@ -311,7 +320,7 @@ def _starts(sizes: Int[Tensor, "rows"]) -> Int[Tensor, "rows+1"]:
     return starts
 
 
-def _ragged(
+def ragged(
     spans: Int[Tensor, "*shape 2"], values: Int[Tensor, "memberships"], widest: int
 ) -> tuple[Int[Tensor, "*shape width"], Bool[Tensor, "*shape width"]]:
     """Values of the CSR rows side by side, int64, padded to the longest of these rows with whatever comes next.
@@ -324,12 +333,12 @@ def _ragged(
     return values[(first + steps).clamp_(max=len(values) - 1)].long(), steps < size
 
 
-def _if(wanted: Bool[Tensor, ""] | None, starts: Int[Tensor, "starts"]) -> Int[Tensor, "starts"]:
+def starts_if(wanted: Bool[Tensor, ""] | None, starts: Int[Tensor, "starts"]) -> Int[Tensor, "starts"]:
     """Starts of empty rows where nothing is wanted."""
     return starts if wanted is None else starts * wanted
 
 
-def _bag(
+def bag(
     starts: Int[Tensor, "starts"], values: Int[Tensor, "memberships"], inputs: Float[Tensor, "*batch columns"]
 ) -> Float[Tensor, "*batch {len(starts)-1}"]:
     """The sum of ``inputs`` over each CSR row's columns."""

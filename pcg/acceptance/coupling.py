@@ -1,0 +1,202 @@
+"""Coupling: keeps a drafted token if it can be paired with one that the target would have said and that is alike.
+
+Ours (DESIGN section 3; docs/coupling.md has the theorem, its proof and what came before). Exact speculative decoding is
+the maximal coupling of draft and target for *equal* tokens (Strassen 1965 for any relation; SpecTr 2310.15141 for the
+view of speculative decoding as optimal transport). Here tokens need only be alike, by ``pcg.groups.alike``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from pcg.acceptance import thinning
+from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.steps import at_end, leading, of_drafted
+from pcg.groups.alike import Alike, Neighbours
+from pcg.groups.table import GroupTable, starts_if
+from pcg.sampling import Purpose, Randomness, draw_several, may_look
+from pcg.types import Verdict
+
+AT_ONCE = 1 << 24  # pairs of alike tokens, times rows, that a sum over all pairs holds at a time: 64 MB
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Keep ``x`` when exact keeps it; else when a token ``y`` alike to it, that the draft gives too little, takes it.
+
+    With ``over = (q - p)+``, ``under = (p - q)+``, ``U(x)`` the sum of ``under`` over ``N(x)`` and ``O(y)`` the sum of
+    ``over`` over ``S(y)``, the flow between alike tokens is ``flow(x, y) = over(x) under(y) / max(O(y), U(x))``. Over
+    ``y`` it sums to at most ``over(x) U(x)/U(x)``, over ``x`` to at most ``under(y) O(y)/O(y)``, whatever the table.
+
+    Test: ``u q(x) < p(x)`` as exact. Else ``v = (u q(x) - p(x)) / over(x)`` is uniform again. ``x`` asks one ``y`` of
+    ``N(x)``, drawn from ``under``, and is kept when ``v < U(x)/O(y)``. That is ``(x, y)`` with probability
+    ``over(x) under(y)/U(x) min(1, U(x)/O(y)) = flow(x, y)``, and costs the members of two groups.
+
+    Residual: ``under(y) - sum_x flow(x, y)``. Thinning proposes ``y`` from ``under``, lets it ask one ``x`` of ``S(y)``,
+    drawn from ``over``, and drops it when they are a pair: with ``min(1, O(y)/U(x))``, so ``flow`` once more.
+
+    Law: ``min(p, q) + sum_y flow(., y) + under - sum_x flow(x, .)``. Expected acceptance: ``sum min(p, q) + sum flow``.
+    The law's total variation from ``p`` is the sum of the flow, ``alpha - alpha_exact``, the least that any rule with
+    this alpha can have; and it can be paired with ``p`` so that paired tokens are equal or alike.
+    """
+
+    groups: GroupTable
+    alike: Alike = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alike", Alike.of(self.groups))
+
+    def verify(
+        self,
+        draft_tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma+1 vocab"],
+        positions: Int[Tensor, "batch"],
+        randomness: Randomness,
+    ) -> Verdict:
+        check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
+        gamma = draft_tokens.shape[1]
+        numbers = randomness.block(positions, gamma + 1)
+        accepted = leading(self._kept(draft_tokens, draft_probs, target_probs[:, :gamma], numbers[:, :gamma]))
+
+        draft_end, target_end = at_end(accepted, draft_probs, target_probs)
+        residual = PairResidual(self.alike, target_end - draft_end)
+        return thinning.emit(accepted, residual, target_end, positions, numbers, randomness)
+
+    def _kept(
+        self,
+        tokens: Int[Tensor, "batch gamma"],
+        draft_probs: Float[Tensor, "batch gamma vocab"],
+        target_probs: Float[Tensor, "batch gamma vocab"],
+        numbers: Float[Tensor, "batch gamma purposes"],
+    ) -> Bool[Tensor, "batch gamma"]:
+        """Groups are looked at from the first place on where exact rejects, in any row."""
+        draft, target = of_drafted(draft_probs, tokens), of_drafted(target_probs, tokens)
+        uniform = numbers[..., Purpose.ACCEPT] * draft
+        exact = uniform < target
+        first = int(leading(exact).min()) if may_look(exact) else 0
+        if first == exact.shape[1]:
+            return exact
+        tokens, draft_probs, target_probs = tokens[:, first:], draft_probs[:, first:], target_probs[:, first:]
+
+        def under(ids: Int[Tensor, "batch places width"]) -> Float[Tensor, "batch places width"]:
+            return target_probs.gather(2, ids) - draft_probs.gather(2, ids)
+
+        near, back = self.alike.near, self.alike.back
+        around, theirs = ask(tokens, near, back, under, numbers[:, first:, Purpose.GROUP])
+        draft, target, uniform = draft[:, first:], target[:, first:], uniform[:, first:]
+        paired = (uniform - target) * theirs < (draft - target) * around
+        return torch.cat([exact[:, :first], exact[:, first:] | paired], 1)
+
+    def law(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        check_pair(draft_probs, target_probs, self.groups)
+        gap = target_probs - draft_probs
+        over, under = (-gap).clamp(min=0), gap.clamp(min=0)
+        kept = over * paired(over, under, self.alike)
+        taken = under * paired(under, over, self.alike.reversed)
+        return draft_probs.minimum(target_probs) + kept + (under - taken).clamp(min=0)
+
+    def expected_acceptance(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch"]:
+        """``sum min(p, q) + sum flow``, never below exact's nor above the maximal flow along alike pairs."""
+        check_pair(draft_probs, target_probs, self.groups)
+        gap = target_probs - draft_probs
+        over, under = (-gap).clamp(min=0), gap.clamp(min=0)
+        return (draft_probs.minimum(target_probs) + over * paired(over, under, self.alike)).sum(-1)
+
+
+@dataclass(frozen=True)
+class PairResidual:
+    """``under(y) - sum_x flow(x, y)``, in the form of ``thinning.Residual``.
+
+    Attributes:
+        gap: ``p - q``.
+    """
+
+    alike: Alike
+    gap: Float[Tensor, "batch vocab"]
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> PairResidual:
+        return replace(self, gap=self.gap[rows])
+
+    def propose(self, numbers: Float[Tensor, "batch trials 3"]) -> tuple[Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
+        trial, asked, keep = numbers.unbind(2)
+        tokens = draw_several(self.gap.clamp(min=0), trial)
+        over = (-self.gap).unsqueeze(1).expand(-1, tokens.shape[1], -1)
+        around, theirs = ask(tokens, self.alike.back, self.alike.near, lambda ids: over.gather(2, ids), asked)
+        token, found = thinning.first(around <= keep * theirs, tokens)
+        return token, found
+
+    def weights(self, wanted: Bool[Tensor, ""] | None) -> Float[Tensor, "batch vocab"]:
+        """The dense form is a sum over all pairs. On a GPU the host waits, where they are many, to be spared it."""
+        over, under = (-self.gap).clamp(min=0), self.gap.clamp(min=0)
+        many = not self.alike.disjoint and len(self.gap) * len(self.alike.near.members) > AT_ONCE
+        if many and wanted is not None and not torch.compiler.is_compiling() and not wanted:
+            return under
+        left = (under * (1 - paired(under, over, self.alike.reversed, wanted))).clamp(min=0)
+        return torch.where((left > 0).any(1, keepdim=True), left, under)  # where rounding leaves nothing
+
+
+def ask(
+    tokens: Int[Tensor, "batch n"],
+    near: Neighbours,
+    back: Neighbours,
+    weight: Callable[[Tensor], Tensor],
+    uniform: Float[Tensor, "batch n"],
+) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+    """Each token asks one of its neighbours, drawn from the positive part of ``weight``.
+
+    Returns:
+        The total of that weight around each token, and the total of the negative part around the neighbour asked.
+    """
+    ids = near.of(tokens)
+    sums = weight(ids).clamp(min=0).cumsum(2, dtype=torch.float64)
+    around = sums[..., -1:]
+    place = torch.searchsorted(sums, uniform.unsqueeze(2) * around, right=True).clamp_(max=sums.shape[2] - 1)
+    neighbour = ids.gather(2, place).squeeze(2)
+    theirs = weight(back.of(neighbour)).clamp(max=0).sum(2, dtype=torch.float64).neg()
+    return around.squeeze(2), theirs
+
+
+def paired(
+    mine: Float[Tensor, "*batch vocab"],
+    theirs: Float[Tensor, "*batch vocab"],
+    alike: Alike,
+    wanted: Bool[Tensor, ""] | None = None,
+) -> Float[Tensor, "*batch vocab"]:
+    """The share of ``mine(x)`` that is paired: ``sum over y in N(x) of theirs(y) / max(M(y), T(x))``.
+
+    ``M(y)`` is the sum of ``mine`` over ``S(y)``, ``T(x)`` of ``theirs`` over ``N(x)``. The sum goes over all pairs of
+    alike tokens, some rows at a time; where groups are disjoint it has a closed form.
+
+    Args:
+        wanted: where it is false the result is not read.
+    """
+    around, asked = alike.near.total(theirs, wanted), alike.back.total(mine, wanted)
+    if alike.disjoint:
+        return around / _positive(around.maximum(asked))
+    owners, others = alike.near.owners, alike.near.members
+    starts = starts_if(wanted, alike.near.starts)
+    places = torch.arange(len(others), dtype=starts.dtype, device=starts.device)
+    columns = [values.reshape(-1, values.shape[-1]).t() for values in (theirs, asked, around)]
+    sums = []
+    for some in zip(*(each.split(max(1, AT_ONCE // len(others)), 1) for each in columns), strict=True):
+        weight, theirs_around, own = (values.contiguous() for values in some)
+        larger = theirs_around.index_select(0, others).maximum(own.index_select(0, owners))
+        shares = weight.index_select(0, others) / _positive(larger)
+        sums.append(embedding_bag(places, shares, starts, mode="sum", include_last_offset=True))
+    return torch.cat(sums, 1).t().reshape(mine.shape)
+
+
+def _positive(total: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """What may be divided by: where a total is 0, so is all that it divides."""
+    return total.clamp(min=torch.finfo(total.dtype).tiny)
