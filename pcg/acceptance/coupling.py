@@ -38,8 +38,8 @@ class Coupling:
     ``N(x)``, drawn from ``under``, and is kept when ``v < U(x)/O(y)``. That is ``(x, y)`` with probability
     ``over(x) under(y)/U(x) min(1, U(x)/O(y)) = flow(x, y)``, and costs the members of two groups.
 
-    Residual: ``under(y) - sum_x flow(x, y)``. Thinning proposes ``y`` from ``under``, lets it ask one ``x`` of ``S(y)``,
-    drawn from ``over``, and drops it when they are a pair: with ``min(1, O(y)/U(x))``, so ``flow`` once more.
+    Residual: ``under(y) - sum_x flow(x, y)``. Thinning proposes ``y`` from ``under``, has it ask one ``x`` of ``S(y)``,
+    drawn from ``over``, and drops it when the two are a pair, with ``min(1, O(y)/U(x))``: ``flow`` once more.
 
     Law: ``min(p, q) + sum_y flow(., y) + under - sum_x flow(x, .)``. Expected acceptance: ``sum min(p, q) + sum flow``.
     The law's total variation from ``p`` is the sum of the flow, ``alpha - alpha_exact``, the least that any rule with
@@ -76,23 +76,21 @@ class Coupling:
         target_probs: Float[Tensor, "batch gamma vocab"],
         numbers: Float[Tensor, "batch gamma purposes"],
     ) -> Bool[Tensor, "batch gamma"]:
-        """Groups are looked at from the first place on where exact rejects, in any row."""
+        """Which tokens pass, those before a rejection or not. Groups are looked at where exact rejects one."""
         draft, target = of_drafted(draft_probs, tokens), of_drafted(target_probs, tokens)
-        uniform = numbers[..., Purpose.ACCEPT] * draft
-        exact = uniform < target
-        first = int(leading(exact).min()) if may_look(exact) else 0
-        if first == exact.shape[1]:
+        beyond = numbers[..., Purpose.ACCEPT] * draft - target
+        exact = beyond < 0
+        if may_look(exact) and all(map(all, exact.tolist())):
             return exact
-        tokens, draft_probs, target_probs = tokens[:, first:], draft_probs[:, first:], target_probs[:, first:]
 
-        def under(ids: Int[Tensor, "batch places width"]) -> Float[Tensor, "batch places width"]:
-            return target_probs.gather(2, ids) - draft_probs.gather(2, ids)
+        def over(ids: Int[Tensor, "batch gamma width"]) -> Float[Tensor, "batch gamma width"]:
+            return (draft_probs.gather(2, ids) - target_probs.gather(2, ids)).clamp_(min=0)
 
-        near, back = self.alike.near, self.alike.back
-        around, theirs = ask(tokens, near, back, under, numbers[:, first:, Purpose.GROUP])
-        draft, target, uniform = draft[:, first:], target[:, first:], uniform[:, first:]
-        paired = (uniform - target) * theirs < (draft - target) * around
-        return torch.cat([exact[:, :first], exact[:, first:] | paired], 1)
+        def under(ids: Int[Tensor, "batch gamma width"]) -> Float[Tensor, "batch gamma width"]:
+            return (target_probs.gather(2, ids) - draft_probs.gather(2, ids)).clamp_(min=0)
+
+        around, theirs = ask(tokens, self.alike.near, self.alike.back, under, over, numbers[..., Purpose.GROUP])
+        return exact | (beyond * theirs < (draft - target) * around)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
@@ -131,8 +129,15 @@ class PairResidual:
     def propose(self, numbers: Float[Tensor, "batch trials 3"]) -> tuple[Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
         trial, asked, keep = numbers.unbind(2)
         tokens = draw_several(self.gap.clamp(min=0), trial)
-        over = (-self.gap).unsqueeze(1).expand(-1, tokens.shape[1], -1)
-        around, theirs = ask(tokens, self.alike.back, self.alike.near, lambda ids: over.gather(2, ids), asked)
+        gap = self.gap.unsqueeze(1).expand(-1, tokens.shape[1], -1)
+
+        def over(ids: Int[Tensor, "batch trials width"]) -> Float[Tensor, "batch trials width"]:
+            return gap.gather(2, ids).neg_().clamp_(min=0)
+
+        def under(ids: Int[Tensor, "batch trials width"]) -> Float[Tensor, "batch trials width"]:
+            return gap.gather(2, ids).clamp_(min=0)
+
+        around, theirs = ask(tokens, self.alike.back, self.alike.near, over, under, asked)
         token, found = thinning.first(around <= keep * theirs, tokens)
         return token, found
 
@@ -150,21 +155,22 @@ def ask(
     tokens: Int[Tensor, "batch n"],
     near: Neighbours,
     back: Neighbours,
-    weight: Callable[[Tensor], Tensor],
+    sought: Callable[[Tensor], Tensor],
+    offered: Callable[[Tensor], Tensor],
     uniform: Float[Tensor, "batch n"],
 ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-    """Each token asks one of its neighbours, drawn from the positive part of ``weight``.
+    """Each token asks one of its neighbours, drawn from what is ``sought`` of them.
 
     Returns:
-        The total of that weight around each token, and the total of the negative part around the neighbour asked.
+        The total of ``sought`` around each token, and of ``offered`` around the neighbour that it asked, which has the
+        token among those that it may be asked by.
     """
     ids = near.of(tokens)
-    sums = weight(ids).clamp(min=0).cumsum(2, dtype=torch.float64)
+    sums = sought(ids).cumsum(2, dtype=torch.float64)
     around = sums[..., -1:]
     place = torch.searchsorted(sums, uniform.unsqueeze(2) * around, right=True).clamp_(max=sums.shape[2] - 1)
     neighbour = ids.gather(2, place).squeeze(2)
-    theirs = weight(back.of(neighbour)).clamp(max=0).sum(2, dtype=torch.float64).neg()
-    return around.squeeze(2), theirs
+    return around.squeeze(2), offered(back.of(neighbour)).sum(2, dtype=torch.float64)
 
 
 def paired(

@@ -8,7 +8,7 @@ recovered group. ``floor`` (only plausible members are grouped) is ours too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -56,11 +56,10 @@ class PCG:
     groups: GroupTable
     residual: Annotated[str, one_of("target", "draft")] = "target"
     floor: Annotated[float, SHARE_ABOVE_0] | None = None
+    outcomes: Outcomes = field(init=False, repr=False, compare=False)  # what a token is tested as
 
-    @property
-    def outcomes(self) -> Outcomes:
-        """What a token is tested as: one of its groups, or itself below the floor."""
-        return Outcomes(self.groups, self.floor)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outcomes", Outcomes(self.groups, self.floor))
 
     def verify(
         self,

@@ -70,10 +70,10 @@ class Neighbours:
 @dataclass(frozen=True, eq=False)
 class Alike:
     """Attributes:
-        near: ``N``.
-        back: ``S``, its reverse; the same object where the relation is symmetric.
-        disjoint: tokens are alike just when they are in one group of a partition, so that neighbours of a token have
-            the same neighbours.
+    near: ``N``.
+    back: ``S``, its reverse; the same object where the relation is symmetric.
+    disjoint: tokens are alike just when they are in one group of a partition, so that neighbours of a token have
+        the same neighbours.
     """
 
     near: Neighbours

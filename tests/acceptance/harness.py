@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcg.acceptance.block import Block
 from pcg.acceptance.bucket import Bucket
+from pcg.acceptance.coupling import Coupling
 from pcg.acceptance.ensemble import Ensemble
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
@@ -39,6 +40,8 @@ RULES: dict[str, Callable[[int], object]] = {
     "pcg_draft_ragged": lambda vocab: PCG(table(vocab, "ragged"), "draft"),
     "pcg_floor": lambda vocab: PCG(table(vocab, "ragged"), floor=0.1),
     "pcg_draft_floor": lambda vocab: PCG(table(vocab, "ragged"), "draft", 0.1),
+    "coupling": lambda vocab: Coupling(table(vocab, "nearest")),
+    "coupling_ragged": lambda vocab: Coupling(table(vocab, "ragged")),
     "block": lambda vocab: Block(),
     "pcg_block": lambda vocab: PCGBlock(table(vocab, "ragged")),
     "pcg_block_floor": lambda vocab: PCGBlock(table(vocab, "ragged"), 0.1),
@@ -46,15 +49,19 @@ RULES: dict[str, Callable[[int], object]] = {
 LOSSLESS = ("exact", "block")
 TOKENWISE = tuple(name for name in RULES if "block" not in name)
 TOGETHER = 2_000  # rows at once: what groups make of them stays in a core's cache, which halves the time
-TABLES = ("identity", "windows", "ragged", "clusters", "everything")
+TABLES = ("identity", "windows", "nearest", "ragged", "clusters", "everything")
 
 
 @cache
 def table(vocab: int, shape: str) -> GroupTable:
-    """Identity; overlapping windows; random groups of many sizes, not one a token; disjoint clusters; one group."""
+    """Identity; overlapping windows; one group a token, not symmetric; random groups of many sizes, not one a token;
+    disjoint clusters; one group."""
     members = {
         "identity": [[t] for t in range(vocab)],
         "windows": [[t for t in range(k - 2, k + 3) if 0 <= t < vocab] for k in range(vocab)],
+        "nearest": [
+            sorted({k, *torch.randperm(vocab, generator=_generator(k))[: k % 6].tolist()}) for k in range(vocab)
+        ],
         "ragged": [
             sorted(torch.randperm(vocab, generator=_generator(k))[: 1 + k % 9].tolist()) for k in range(vocab // 2)
         ],

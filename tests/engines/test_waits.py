@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pcg.acceptance.coupling import Coupling
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.acceptance.ssd import SSD
@@ -16,7 +17,7 @@ from tests.engines.test_v1 import Metadata, refuse
 COUNTS = [3, 0, 2, 3]
 
 
-@pytest.fixture(params=[Exact(), SSD(0.2), PCG(GROUPS)], ids=["exact", "ssd", "pcg"])
+@pytest.fixture(params=[Exact(), SSD(0.2), PCG(GROUPS), Coupling(GROUPS)], ids=["exact", "ssd", "pcg", "coupling"])
 def rule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
     """Where nobody may look at values. What a table keeps of itself is there already."""
     GROUPS.members_of(torch.tensor([0]))
