@@ -19,11 +19,12 @@ from pcg.acceptance import thinning
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, leading, of_drafted
 from pcg.groups.alike import Alike, Neighbours
-from pcg.groups.table import GroupTable, starts_if
+from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw_several, may_look
 from pcg.types import Verdict
 
-AT_ONCE = 1 << 24  # pairs of alike tokens, times rows, that a sum over all pairs holds at a time: 64 MB
+AT_ONCE = 1 << 22  # pairs of alike tokens, times rows, that a sum over all pairs goes through at a time: 16 MB
+MANY = 1 << 24  # of these, from which on the host rather waits for a GPU than has it make a sum for nothing
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ class PairResidual:
     def weights(self, wanted: Bool[Tensor, ""] | None) -> Float[Tensor, "batch vocab"]:
         """The dense form is a sum over all pairs. On a GPU the host waits, where they are many, to be spared it."""
         over, under = (-self.gap).clamp(min=0), self.gap.clamp(min=0)
-        many = not self.alike.disjoint and len(self.gap) * len(self.alike.near.members) > AT_ONCE
+        many = not self.alike.disjoint and len(self.gap) * len(self.alike.near.members) > MANY
         if many and wanted is not None and not torch.compiler.is_compiling() and not wanted:
             return under
-        left = (under * (1 - paired(under, over, self.alike.reversed, wanted))).clamp(min=0)
+        left = (under * (1 - paired(under, over, self.alike.reversed))).clamp(min=0)
         return torch.where((left > 0).any(1, keepdim=True), left, under)  # where rounding leaves nothing
 
 
@@ -177,30 +178,26 @@ def paired(
     mine: Float[Tensor, "*batch vocab"],
     theirs: Float[Tensor, "*batch vocab"],
     alike: Alike,
-    wanted: Bool[Tensor, ""] | None = None,
 ) -> Float[Tensor, "*batch vocab"]:
     """The share of ``mine(x)`` that is paired: ``sum over y in N(x) of theirs(y) / max(M(y), T(x))``.
 
     ``M(y)`` is the sum of ``mine`` over ``S(y)``, ``T(x)`` of ``theirs`` over ``N(x)``. The sum goes over all pairs of
     alike tokens, some rows at a time; where groups are disjoint it has a closed form.
-
-    Args:
-        wanted: where it is false the result is not read.
     """
-    around, asked = alike.near.total(theirs, wanted), alike.back.total(mine, wanted)
+    around, asked = alike.near.total(theirs), alike.back.total(mine)
     if alike.disjoint:
         return around / _positive(around.maximum(asked))
-    owners, others = alike.near.owners, alike.near.members
-    starts = starts_if(wanted, alike.near.starts)
-    places = torch.arange(len(others), dtype=starts.dtype, device=starts.device)
-    columns = [values.reshape(-1, values.shape[-1]).t() for values in (theirs, asked, around)]
-    sums = []
-    for some in zip(*(each.split(max(1, AT_ONCE // len(others)), 1) for each in columns), strict=True):
-        weight, theirs_around, own = (values.contiguous() for values in some)
-        larger = theirs_around.index_select(0, others).maximum(own.index_select(0, owners))
-        shares = weight.index_select(0, others) / _positive(larger)
-        sums.append(embedding_bag(places, shares, starts, mode="sum", include_last_offset=True))
-    return torch.cat(sums, 1).t().reshape(mine.shape)
+    neighbours, owners, starts = alike.near.members, alike.near.owners, alike.near.starts
+    pairs, shares = len(neighbours), []
+    rows = [values.reshape(-1, values.shape[-1]) for values in (theirs, 1 / _positive(asked), 1 / _positive(around))]
+    for weight, by_asked, by_around in zip(*(each.split(max(1, AT_ONCE // pairs)) for each in rows), strict=True):
+        share = by_asked.index_select(1, neighbours).minimum(by_around.index_select(1, owners))
+        share = (share * weight.index_select(1, neighbours)).view(-1, 1)
+        row = torch.arange(len(weight), dtype=starts.dtype, device=starts.device).unsqueeze(1)
+        begins = torch.cat([(pairs * row + starts[:-1]).flatten(), pairs * row[-1] + starts[-1:]])
+        places = torch.arange(len(share), dtype=starts.dtype, device=starts.device)
+        shares.append(embedding_bag(places, share, begins, mode="sum", include_last_offset=True))
+    return torch.cat(shares).view(mine.shape)
 
 
 def _positive(total: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

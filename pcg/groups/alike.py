@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from pcg.groups.table import SMALL, GroupTable, bag, ragged, starts_if
+from pcg.groups.table import SMALL, GroupTable, bag, ragged
 
 MOST = 1 << 27  # pairs of tokens that share a group, where groups overlap and the pairs have to be written out
 
@@ -59,11 +59,9 @@ class Neighbours:
             return embedding(tokens, self.padded)
         return _filled(tokens, self.spans[tokens], self.members, self.widest)
 
-    def total(
-        self, values: Float[Tensor, "*batch vocab"], wanted: Tensor | None = None
-    ) -> Float[Tensor, "*batch vocab"]:
-        """The sum of ``values`` over each token's neighbours. Where ``wanted`` is false it is 0 and costs little."""
-        sums = bag(starts_if(wanted, self.starts), self.members, values)
+    def total(self, values: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """The sum of ``values`` over each token's neighbours."""
+        sums = bag(self.starts, self.members, values)
         return sums if self.row is None else sums[..., self.row]
 
 

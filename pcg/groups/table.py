@@ -185,13 +185,13 @@ class GroupTable:
         """
         if probs.shape[-1] != self.vocab_size:
             raise ValueError(f"probabilities over {probs.shape[-1]} tokens, groups over {self.vocab_size}")
-        return bag(starts_if(wanted, self.member_starts), self.members, probs * self.weights.to(probs.dtype))
+        return bag(_if(wanted, self.member_starts), self.members, probs * self.weights.to(probs.dtype))
 
     def spread(
         self, values: Float[Tensor, "*batch groups"], wanted: Bool[Tensor, ""] | None = None
     ) -> Float[Tensor, "*batch vocab"]:
         """``sum_k w[k,t] values(k)``: the mean over each token's groups. ``wanted``: as of ``coarse``."""
-        return bag(starts_if(wanted, self.holder_starts), self.holders, values) * self.weights.to(values.dtype)
+        return bag(_if(wanted, self.holder_starts), self.holders, values) * self.weights.to(values.dtype)
 
     def near(self, probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
         """For each token, the probability of all tokens that share a group with it, itself included.
@@ -333,7 +333,7 @@ def ragged(
     return values[(first + steps).clamp_(max=len(values) - 1)].long(), steps < size
 
 
-def starts_if(wanted: Bool[Tensor, ""] | None, starts: Int[Tensor, "starts"]) -> Int[Tensor, "starts"]:
+def _if(wanted: Bool[Tensor, ""] | None, starts: Int[Tensor, "starts"]) -> Int[Tensor, "starts"]:
     """Starts of empty rows where nothing is wanted."""
     return starts if wanted is None else starts * wanted
 

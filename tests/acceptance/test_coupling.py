@@ -235,17 +235,17 @@ def test_no_sum_over_all_pairs_is_made_where_thinning_ends(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("at_once", "compiling", "wanted", "summed"),
+    ("many", "compiling", "wanted", "summed"),
     [(1, False, False, 0), (1, False, True, 1), (1, True, False, 1), (1 << 24, False, False, 1)],
 )
 def test_a_gpu_waits_to_be_spared_a_large_sum_that_no_row_needs(
-    at_once: int, compiling: bool, wanted: bool, summed: int, monkeypatch: pytest.MonkeyPatch
+    many: int, compiling: bool, wanted: bool, summed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a graph it may not wait, and where the sum is small it need not."""
     rule, (draft, target) = Coupling(table(VOCAB, "windows")), pairs(VOCAB)["smooth"]
     calls, honest = [], coupling_module.paired
     monkeypatch.setattr(coupling_module, "paired", lambda *given: calls.append(given) or honest(*given))
-    monkeypatch.setattr(coupling_module, "AT_ONCE", at_once)
+    monkeypatch.setattr(coupling_module, "MANY", many)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     coupling_module.PairResidual(rule.alike, (target - draft)[None]).weights(torch.tensor(wanted))
     assert len(calls) == summed
