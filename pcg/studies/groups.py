@@ -26,7 +26,7 @@ def check(config: Mapping[str, Any]) -> None:
     if not is_built(config["target"]):
         problems.append("target: there must be one whose tokens are grouped")
     if not is_built(config["grouping"].get("groups")):
-        problems.append("grouping: this rule has no groups; pcg, pcg_block and bucket have")
+        problems.append("grouping: this rule has no groups; pcg, pcg_block, coupling and bucket have")
     if not isinstance(config["out"], str) or not config["out"].endswith(".safetensors"):
         problems.append(f"out={config['out']!r}: a file name that ends in .safetensors")
     if problems:

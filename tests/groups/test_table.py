@@ -49,7 +49,11 @@ def test_report() -> None:
     }
 
 
-@pytest.mark.parametrize("members", [MEMBERS, [[0, 1, 2], [0, 1, 2], [0, 1, 2, 3], [2, 3], [4], [5]]])
+@pytest.mark.parametrize(
+    "members",
+    [MEMBERS, [[0, 1, 2], [0, 1, 2], [0, 1, 2, 3], [2, 3], [4], [5]], [[0, 1, 2], [1], [2], [2, 3], [4], [5]]],
+    ids=["of nobody", "symmetric", "of their tokens"],
+)
 def test_among_other_tokens(members: list[list[int]]) -> None:
     """The groups keep their members under new ids, in any order; all other tokens are alone."""
     table, ids = GroupTable.from_members(members, 6), torch.tensor([7, 3, 4, 9, 1, 8])
@@ -58,7 +62,7 @@ def test_among_other_tokens(members: list[list[int]]) -> None:
     groups = [tuple(group.tolist()) for group in larger.members.split(larger.sizes.tolist())]
     assert set(groups) == wanted
     assert len(groups) == len(table) + 5
-    assert larger.symmetric == table.symmetric
+    assert (larger.symmetric, larger.seeded) == (table.symmetric, table.seeded)
     probs = torch.rand(11)
     spread = larger.spread(larger.coarse(probs))
     torch.testing.assert_close(spread[ids], table.spread(table.coarse(probs[ids])))
