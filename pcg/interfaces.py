@@ -137,14 +137,15 @@ class Codec(Protocol):
     """Discrete tokens <-> audio, one codebook."""
 
     sample_rate: int
-    hop: int  # samples a token
+    frame: int  # tokens that are heard together, 1 where each is heard by itself
+    hop: int  # samples a frame
     codebook_size: int
 
     def encode(self, audio: Sequence[Audio]) -> list[Int[Tensor, "length"]]:
         """Tokens of each clip; resamples as needed."""
 
     def decode(self, tokens: Sequence[Int[Tensor, "length"]]) -> list[Audio]:
-        """``len(tokens) * hop`` samples each."""
+        """``len(tokens) // frame * hop`` samples each."""
 
     def codebook(self) -> Float[Tensor, "codebook dim"]:
         """One vector a token."""

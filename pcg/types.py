@@ -128,6 +128,7 @@ class Utterance:
         load_reference: reads the text spoken by the true speaker, if there is such a recording.
         load_prompt_codes, load_codes: the voice prompt, and the text as it was spoken, as tokens of a codec: where
             speech is stored coded there is no audio.
+        load_voice: tokens that tell the voice besides, where a family has such (Spark-TTS).
     """
 
     id: str
@@ -138,6 +139,7 @@ class Utterance:
     load_reference: Callable[[], Audio] | None = None
     load_prompt_codes: Callable[[], np.ndarray] | None = None
     load_codes: Callable[[], np.ndarray] | None = None
+    load_voice: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ grammar, dataset columns. What is small is the depth and the width.
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,47 @@ def make_templated(
     )  # fmt: skip
     torch.manual_seed(seed)
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    return folder
+
+
+SPARK = ["<|task_tts|>", "<|start_content|>", "<|end_content|>", "<|start_global_token|>", "<|end_global_token|>",
+         "<|start_semantic_token|>", "<|end_semantic_token|>"]  # fmt: skip
+
+
+def make_orpheus(folder: Path, seed: int = 0) -> Path:
+    """Orpheus' real 28,684 tokens after a text vocabulary of bytes."""
+    return make_templated(folder, "Llama", _LLAMA, "<custom_token_{}>", codes=28_684, seed=seed)
+
+
+def make_spark(folder: Path, seed: int = 0) -> Path:
+    """Spark-TTS' real speech and voice tokens after a text vocabulary of bytes."""
+    voices = [f"<|bicodec_global_{i}|>" for i in range(4096)]
+    return make_templated(folder, "Qwen2", SPARK, "<|bicodec_semantic_{}|>", codes=8192, after=voices, seed=seed)
+
+
+def other_weights(folder: Path, to: Path, seed: int) -> Path:
+    """A copy of a folder with weights drawn anew: a draft of the same family, whose tokenizer took seconds to save."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shutil.copytree(folder, to)
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(to)
+    return to
+
+
+def make_snac(folder: Path, seed: int = 0) -> Path:
+    """SNAC of the real hop, rate, strides and codes, with narrow layers, as a pickle of tensors, which is published."""
+    from snac import SNAC
+
+    config = {
+        "sampling_rate": 24_000, "encoder_dim": 4, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 32,
+        "decoder_rates": [8, 8, 4, 2], "attn_window_size": None, "codebook_size": 4096, "codebook_dim": 8,
+        "vq_strides": [4, 2, 1], "noise": True, "depthwise": True,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(seed)
+    torch.save(SNAC(**config).state_dict(), folder / "pytorch_model.bin")
     return folder
 
 

@@ -41,6 +41,7 @@ NEEDS = {
     ("draft", "hf"): {"path": "some/folder"},
     ("target", "chatterbox_turbo"): {"voice": "some/voice.safetensors"},
     ("target", "transformers"): {"path": "some/folder"},
+    ("target", "spark"): {"path": "some/folder"},
     ("draft", "transformers"): {"path": "some/folder"},
 }
 TEXTS = [path.stem for path in sorted((CONF / "text").glob("*.yaml"))]

@@ -1,5 +1,7 @@
-"""The lines that users of NeuTTS, CosyVoice and Chatterbox type, on folders of the real form: hub ids replaced by
-paths, phonemes that need no eSpeak NG, and 64 codes for NeuTTS' 65,536 and CosyVoice2's 6,561."""
+"""The lines that users of NeuTTS, CosyVoice, Chatterbox, Orpheus and Spark-TTS type, on folders of the real form.
+
+Hub ids are replaced by paths, phonemes need no eSpeak NG, and NeuTTS' 65,536 codes and CosyVoice2's 6,561 are 64.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from pcg.command import cli, inspect
+from pcg.config import identity
 from pcg.config.build import build
 from pcg.config.validate import check_trainer
 from pcg.models import templated
@@ -35,7 +39,11 @@ from tests.shapes import (
     make_chatterbox_voice,
     make_cosyvoice3,
     make_neucodec,
+    make_orpheus,
+    make_snac,
+    make_spark,
     make_templated,
+    other_weights,
 )
 
 NEUTTS_LINE = ["target=neutts_air", "draft=neutts_nano", "codec=neucodec", "decoding.temperature=1.0",
@@ -47,8 +55,12 @@ COSYVOICE3_LINE = ["target=cosyvoice3", "draft=hf", "text@draft.text=cosyvoice3"
 CHATTERBOX_LINE = ["target=chatterbox_turbo", "draft=chatterbox_nano", *COSYVOICE_LINE[3:],
                    "target.voice=voice.safetensors",
                    "decoding.top_k=1000", "decoding.top_p=0.95", "decoding.repetition_penalty=1.2"]  # fmt: skip
+ORPHEUS_LINE = ["target=orpheus", "draft=hf", "text@draft.text=orpheus", *COSYVOICE_LINE[3:]]
+SPARK_LINE = ["target=spark", "draft=hf", "text@draft.text=spark", "codec=none", "dataset=tokens",
+              "dataset.path=voices.parquet", "dataset.codes=null", "dataset.voice=voice"]  # fmt: skip
 MODELS = {"neutts_air": ("air", "nano"), "cosyvoice2": ("cosyvoice", "small"), "cosyvoice3": ("third", "third_small"),
-          "chatterbox_turbo": ("turbo", "chatterbox_nano")}  # fmt: skip
+          "chatterbox_turbo": ("turbo", "chatterbox_nano"), "orpheus": ("orpheus", "orpheus_small"),
+          "spark": ("spark", "spark_small")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +76,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_chatterbox(folder / "turbo", "t3_turbo_v1.safetensors", seed=7)
     make_chatterbox(folder / "chatterbox_nano", "t3_nano_v1.safetensors", layers=1, seed=8)
     make_chatterbox_voice(folder / "voice.safetensors")
+    make_orpheus(folder / "orpheus", seed=9)
+    make_spark(folder / "spark", seed=10)
+    for name in ("orpheus", "spark"):
+        other_weights(folder / name, folder / f"{name}_small", seed=11)
+    voices = [{"text": f"Good morning {i}.", "voice": [(31 * i + j) % 4096 for j in range(32)]} for i in range(2)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(voices), folder / "voices.parquet")
     make_neucodec(folder / "codec", levels=(4, 4, 4))
     (folder / "lines.txt").write_text("Good morning.\nIs it late?\n")
     return folder
@@ -94,7 +112,10 @@ def composed(folders: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.mark.parametrize("line", [NEUTTS_LINE, COSYVOICE_LINE, COSYVOICE3_LINE, CHATTERBOX_LINE], ids=list(MODELS))
+LINES = [NEUTTS_LINE, COSYVOICE_LINE, COSYVOICE3_LINE, CHATTERBOX_LINE, ORPHEUS_LINE, SPARK_LINE]
+
+
+@pytest.mark.parametrize("line", LINES, ids=list(MODELS))
 def test_the_line_is_valid_and_plans(line: list[str], composed, capsys) -> None:
     config = composed(line)
     cli.check_run(config)
@@ -131,8 +152,8 @@ def test_a_draft_of_the_targets_weights_under_other_ids_is_always_kept(folders: 
 
 @pytest.mark.parametrize(
     ("line", "codes"),
-    [(COSYVOICE_LINE, 64), (COSYVOICE3_LINE, 6561), (CHATTERBOX_LINE, 6561)],
-    ids=list(MODELS)[1:],
+    [(COSYVOICE_LINE, 64), (COSYVOICE3_LINE, 6561), (CHATTERBOX_LINE, 6561), (SPARK_LINE, 8192)],
+    ids=["cosyvoice2", "cosyvoice3", "chatterbox_turbo", "spark"],
 )
 def test_without_a_codec_tokens_are_written_for_a_vocoder(line: list[str], codes: int, composed) -> None:
     result = run.run_once(composed(line, "grouping=pcg", "metrics=bundled"))
@@ -154,12 +175,16 @@ def test_without_a_codec_tokens_are_written_for_a_vocoder(line: list[str], codes
         (("air", "nano"), ["target=neutts_air", "draft=neutts_nano", "codec=neucodec"]),
         (("cosyvoice", "small"), ["target=cosyvoice2", "draft=hf", "text@draft.text=cosyvoice2", "codec=none"]),
         (("third", "third_small"), ["target=cosyvoice3", "draft=hf", "text@draft.text=cosyvoice3", "codec=none"]),
+        (("orpheus", "orpheus_small"), ["target=orpheus", "draft=hf", "text@draft.text=orpheus", "codec=snac"]),
     ],
 )
 def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], folders: Path, capsys) -> None:
     assert inspect.main([str(folders / name) for name in names]) == 0
     shown = capsys.readouterr().out
     assert "shares its tokens" in shown
+    if names[0] == "orpheus":
+        assert "temperature 0.6, top_p 0.8, repetition_penalty 1.3: as its authors do" in shown
+        assert "tokens of the first of 7 slots" in shown
     words = shlex.split(re.search(r"^  pcg run (.+)$", shown, re.MULTILINE)[1])  # type: ignore[index]
     assert [word for word in words if word in choices] == choices
     GlobalHydra.instance().clear()  # it sets Hydra up by itself
@@ -191,28 +216,75 @@ def test_what_does_not_fit_is_named(line: list[str], change: list[str], message:
         run.run_once(composed(line, *change))
 
 
+def test_orpheus_speaks_in_frames_and_is_told_slot_by_slot(folders: Path, tmp_path: Path, composed) -> None:
+    pytest.importorskip("snac")
+    snac = make_snac(tmp_path / "snac")
+    config = composed(ORPHEUS_LINE, "codec=snac", f"codec.path={snac}", "grouping.theta=0.5", "dataset.limit=1")
+    result = run.run_once(config)
+    values = result.values
+    assert not values["failures"]
+    assert values["config"]["decoding"]["repetition_penalty"] == 1.3  # as the family's YAML recommends
+    by_slot = values["acceptance"]["alpha_by_slot"]
+    assert len(by_slot) == 7
+    assert all(0 <= alpha <= 1 for alpha in by_slot)
+    assert values["groups"]["max_size"] < 4096
+    for row in read_utterances(Path(result.folder)):
+        found = soundfile.info(Path(result.folder) / row["audio"])
+        assert (found.samplerate, found.frames) == (24_000, len(row["tokens"]) // 7 * 2048)
+
+
+def test_orpheus_groups_stay_within_a_slot(composed) -> None:
+    config = composed(ORPHEUS_LINE, "grouping=pcg", "grouping.theta=0.5")
+    table = parts.load(identity.canonical(config)).rule.groups
+    owners = torch.repeat_interleave(torch.arange(len(table)), table.sizes)
+    assert len(table.members) > 2 * 28_672
+    assert torch.equal(owners // 4096, table.members.long() // 4096)
+
+
+def test_spark_says_each_utterance_in_its_own_voice(folders: Path, composed) -> None:
+    loaded = parts.load(identity.canonical(composed(SPARK_LINE, "grouping=exact")))
+    names = AutoTokenizer.from_pretrained(folders / "spark")
+    for index, utterance in enumerate(loaded.dataset):
+        prompt = names.decode(loaded.target.prompt(utterance, None))
+        voice = "".join(f"<|bicodec_global_{(31 * index + j) % 4096}|>" for j in range(32))
+        assert f"<|start_global_token|>{voice}<|end_global_token|><|start_semantic_token|>" in prompt
+
+
+@pytest.mark.parametrize(("line", "sampling"), [
+    (["target=orpheus"], (0.6, None, 0.8, 1.3)), (["target=spark", "target.path=x"], (0.8, 50, 0.95, 1.0)),
+    (["target=neutts_air"], (1.0, 50, 1.0, 1.0)), (["target=bundled"], (0.8, None, 1.0, 1.0)),
+])  # fmt: skip
+def test_a_run_samples_as_the_targets_authors_do_unless_told(line: list[str], sampling: tuple, capsys) -> None:
+    keys = ("temperature", "top_k", "top_p", "repetition_penalty")
+    config = cli.plain(compose("run", line))
+    assert tuple(config["decoding"][key] for key in keys) == sampling
+    assert "sampling" not in config["target"]
+    told = cli.plain(compose("run", [*line, "decoding.temperature=0.3"]))
+    assert told["decoding"] == config["decoding"] | {"temperature": 0.3}
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore:.*isinstance.*LeafSpec")
+@pytest.mark.parametrize(
+    ("line", "codes"), [(COSYVOICE_LINE, 64), (ORPHEUS_LINE, 28_672)], ids=["cosyvoice2", "orpheus"]
+)
 def test_a_draft_that_reads_the_target_is_trained_from_codes_alone(
-    folders: Path, tmp_path: Path, composed, monkeypatch: pytest.MonkeyPatch
+    line: list[str], codes: int, folders: Path, tmp_path: Path, composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    rows = [{"text": f"Good morning {i}.", "codes": [(7 * i + j) % 64 for j in range(30)]} for i in range(8)]
+    rows = [{"text": f"Good morning {i}.", "codes": [(4097 * i + j) % codes for j in range(30)]} for i in range(8)]
     coded = tmp_path / "coded.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), coded)
-    recorded, draft, target = tmp_path / "recorded", tmp_path / "eagle", folders / "cosyvoice"
-    _train("trainer=recorded", f"trainer.dataset.path={coded}", "text@trainer.text=cosyvoice2",
+    family = line[0].removeprefix("target=")
+    recorded, draft, target = tmp_path / "recorded", tmp_path / "eagle", folders / MODELS[family][0]
+    _train("trainer=recorded", f"trainer.dataset.path={coded}", f"text@trainer.text={family}",
            f"trainer.text.path={target}", f"trainer.out={recorded}", "trainer.heldout=1")  # fmt: skip
     _train("trainer=eagle", "trainer.labels=self", f"trainer.tokens={recorded}", f"trainer.target={target}",
-           "text@trainer.text=cosyvoice2", f"trainer.out={draft}", "trainer.student.reads=[1,2]", "trainer.steps=2",
+           f"text@trainer.text={family}", f"trainer.out={draft}", "trainer.student.reads=[1,2]", "trainer.steps=2",
            "trainer.heldout=0", "trainer.report_every=10", "trainer.batch_tokens=200")  # fmt: skip
-    line = [each for each in COSYVOICE_LINE if not each.startswith(("draft=", "text@draft", "dataset"))]
-    values = run.run_once(
-        composed(
-            line, "draft=eagle", f"draft.path={draft}", "dataset=tokens", f"dataset.path={coded}", "dataset.limit=2"
-        )
-    ).values
+    line = [each for each in line if not each.startswith(("draft=", "text@draft"))]
+    values = run.run_once(composed(line, "draft=eagle", f"draft.path={draft}", "dataset.limit=1")).values
     assert values["counts"]["rounds"] > 0
     assert not values["failures"]
 

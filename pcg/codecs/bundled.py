@@ -94,6 +94,8 @@ class BundledCodec:
         iterations: of Griffin-Lim.
     """
 
+    frame = 1
+
     def __init__(self, path: str, device: str = "cpu", iterations: Annotated[int, FROM_1] = 64) -> None:
         folder = resolve_folder(path)
         checkpoint = Checkpoint(folder)

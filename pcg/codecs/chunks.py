@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pcg.types import Audio
 
-Encode = Callable[[Float[Tensor, "batch samples"]], Int[Tensor, "batch time"]]
-Decode = Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch samples"]]
+Encode = Callable[[Float[Tensor, "batch samples"]], Int[Tensor, "batch time *frame"]]
+Decode = Callable[[Int[Tensor, "batch time *frame"]], Float[Tensor, "batch samples"]]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Chunks:
 
     def encode(
         self, clips: Sequence[Float[Tensor, "_"]], hop: int, code: Encode, ahead: int = 0
-    ) -> list[Int[Tensor, "_"]]:
-        """Tokens of each clip.
+    ) -> list[Int[Tensor, "_ *frame"]]:
+        """Tokens of each clip, or frames of them: ``hop`` samples each.
 
         Args:
             clips: of whole hops.
@@ -64,7 +64,7 @@ class Chunks:
             tokens[row].append(piece_tokens[first:last])
         return [torch.cat(row) for row in tokens]
 
-    def decode(self, rows: Sequence[Int[Tensor, "_"]], hop: int, code: Decode) -> list[Float[Tensor, "_"]]:
+    def decode(self, rows: Sequence[Int[Tensor, "_ *frame"]], hop: int, code: Decode) -> list[Float[Tensor, "_"]]:
         """``len(row) * hop`` samples of each row."""
         pieces = [(index, piece) for index, row in enumerate(rows) for piece in self.pieces(len(row))]
         waves = self._in_batches([rows[index][start:end] for index, (start, end) in pieces], code)

@@ -77,6 +77,8 @@ class Xcodec2:
             or the overlap is more than half a chunk.
     """
 
+    frame = 1
+
     def __init__(
         self,
         path: str,

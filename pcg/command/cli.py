@@ -26,7 +26,7 @@ from pcg.command.callbacks import gave_up
 from pcg.command.hydra_loader import arguments_of, loader_of
 from pcg.command.launching import texts as _texts
 from pcg.config.validate import ConfigError, check, nearest
-from pcg.config.values import expanded, problems_of_values
+from pcg.config.values import expanded, problems_of_values, without_advice
 from pcg.results.environment import memory_advice
 from pcg.runner.run import run_once
 from pcg.studies import plan
@@ -268,10 +268,11 @@ def _wrong_values(
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A config as plain values, interpolations resolved."""
+    """A config as plain values, interpolations resolved, ``~`` in paths too."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
-    return expanded({str(key): value for key, value in values.items() if key not in ("hydra", "experiment")})
+    kept = {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
+    return expanded(without_advice(kept))
 
 
 def _reason(error: Exception) -> str:

@@ -29,6 +29,7 @@ _IMPORTED_AS = {"hibari-tts": "hibari"}  # where it is not the distribution's ow
 _GROUPS = (
     "target",
     "draft",
+    "text",
     "codec",
     "dataset",
     "grouping",
@@ -156,15 +157,18 @@ def _names(group: str) -> list[str]:
 
 
 def needs_of(group: str, choice: str) -> list[Need]:
-    """What a choice needs beyond the core, with what it takes over from another choice of its group."""
+    """What a choice needs beyond the core, with what other choices that it is made of need."""
     import yaml
 
     node = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")) or {}
-    inherited = [name for name in node.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    inherited = [(group, name) for name in node.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    for entry in node.get("defaults", []):
+        if isinstance(entry, Mapping):  # {"/text@text": "llasa"}: a choice of another group
+            inherited += [(key.strip("/").partition("@")[0], name) for key, name in entry.items() if key[0] == "/"]
     names = {name for target in _targets(node) for name in _named(target.rpartition(".")[0])}
     found = [need for need in optional() if _imported_as(need) in names]
     for other in inherited:
-        found += [need for need in needs_of(group, other) if need not in found]
+        found += [need for need in needs_of(*other) if need not in found]
     return found
 
 

@@ -27,7 +27,8 @@ from pcg.models.look import Look, Numbered, at_hand, look, numbered
 
 _TEXT = "/text@text"  # how the choice of a model names its text side in its defaults
 # Codes of each choice of codec, and what models call them; None where they do not name them.
-CODECS = {"bundled": (4096, None), "xcodec2": (65_536, "<|s_{}|>"), "neucodec": (65_536, "<|speech_{}|>")}
+CODECS = {"bundled": (4096, None), "xcodec2": (65_536, "<|s_{}|>"), "neucodec": (65_536, "<|speech_{}|>"),
+          "snac": (28_672, "<custom_token_{}>")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,36 @@ def main(arguments: Sequence[str]) -> int:
     _section("missing", missing)
     chosen = dict(_drafts(found, voice, drafts)) if voice else {}
     _section("drafts", [f"{name:<22} {told}" for name, told in chosen.items()])
-    ids = voice.text.speech_ids[:-1] if voice else names.ids if names else None
-    chosen_theta = _groups(found, ids) if ids is not None else None
+    ids = _first_slot(voice) if voice else names.ids if names else None
+    chosen_theta = _groups(found, ids, _slots(voice)) if ids is not None else None
     if voice and not missing:
         _section("to run it", [_line(path, found, voice, names, drafts, chosen, chosen_theta)])
     return 0 if voice and not missing else 1
 
 
-def _groups(found: Look, ids: Int[Tensor, "tokens"]) -> tuple[float, bool] | None:
-    """Show the sizes of groups over the input table; the theta of a middling one, and whether to centre."""
+def _slots(voice: Voice | None) -> int:
+    """Tokens of a frame; 1 where each is heard by itself."""
+    return getattr(voice.text, "slots", 1) if voice else 1
+
+
+def _first_slot(voice: Voice) -> Int[Tensor, "tokens"]:
+    return voice.text.speech_ids[: voice.codes // _slots(voice)]
+
+
+def _groups(found: Look, ids: Int[Tensor, "tokens"], slots: int) -> tuple[float, bool] | None:
+    """Show the sizes of groups over the input table; the theta of a middling one, and whether to centre.
+
+    Args:
+        slots: of a frame, of whose first ``ids`` are the tokens: groups never mix them.
+    """
+    of_slot = f", tokens of the first of {slots} slots (each has groups of its own)" if slots > 1 else ""
     checkpoint, table = found.checkpoint, found.table
     if checkpoint is None or table is None:
         return None
     if int(ids.max()) >= (rows := checkpoint.shape(table)[0]):
         _section("groups", [f"none: speech token id {int(ids.max())} is beyond the {rows} rows of {table}"])
         return None
-    print(f"\ngroups by cosine of {table}")
+    print(f"\ngroups by cosine of {table}{of_slot}")
     return theta.show(lambda start, stop: checkpoint.rows(table, ids[start:stop]), len(ids))
 
 
@@ -136,9 +151,20 @@ def _tokens(voice: Voice | None, names: Numbered | None) -> Iterator[str]:
     )
     told = f" with text.speech={voice.speech!r}" if voice.speech else ""
     yield _fact("text side", f"{voice.name}: target={', '.join(_with_text('target', voice.name))}{told}")
+    for choice, advised in _sampling(voice):
+        yield _fact("sampling", f"{advised}: as its authors do, and as target={choice} does unasked")
     fits = _codecs(voice, names)
     told = f"codec={', '.join(fits)}" if fits else f"none of {', '.join(CODECS)} has {voice.codes:,} codes"
     yield _fact("codec", told)
+
+
+def _sampling(voice: Voice) -> Iterator[tuple[str, str]]:
+    """The first choice of a target with this text side whose authors recommend how to sample, and how."""
+    for choice in _with_text("target", voice.name):
+        advised = _choice("target", choice).get("sampling")
+        if advised:
+            yield choice, ", ".join(f"{key} {value}" for key, value in advised.items())
+            return
 
 
 def _span(ids: Int[Tensor, "tokens"]) -> str:

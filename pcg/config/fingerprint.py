@@ -56,7 +56,7 @@ def of_utterances(utterances: Iterable[Utterance]) -> str:
                 heard[load] = _recorded(load)
         sounds = (heard[each.load_prompt], heard[each.load_reference])
         found.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
-        for codes in (load() for load in (each.load_prompt_codes, each.load_codes) if load):
+        for codes in (load() for load in (each.load_prompt_codes, each.load_codes, each.load_voice) if load):
             found.update(repr(len(codes)).encode() + codes.tobytes())
     return found.hexdigest()
 
@@ -125,7 +125,7 @@ def _content(path: str) -> str | None:
         commit = hub.revision(path)
         return None if commit is None else commit[:10]
     place = resolve_folder(path)
-    files = [place] if place.is_file() else sorted(file for file in place.glob("[!.]*") if file.suffix in _READ)
+    files = [place] if place.is_file() else _files(place)
     if not files:
         return None
     found = hashlib.blake2b(digest_size=5)
@@ -133,6 +133,13 @@ def _content(path: str) -> str | None:
         found.update(file.name.encode() if place.is_dir() else b"")
         found.update(_of(file).encode())
     return found.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """What models read of a folder; of weights pickles only where there are no others, as SNAC's."""
+    there = sorted(folder.glob("[!.]*"))
+    read = {*_READ, ".bin"} if all(file.suffix != ".safetensors" for file in there) else _READ
+    return [file for file in there if file.suffix in read]
 
 
 def _of(file: Path) -> str:

@@ -32,6 +32,15 @@ def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: of(key, value) for key, value in config.items()}
 
 
+def without_advice(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what models' choices say of their authors' ``sampling``: ``decoding`` has read it by then."""
+    return {
+        key: without_advice(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if not (key == "sampling" and "_target_" in config)
+    }
+
+
 def problems_of_values(config: Mapping[str, Any]) -> list[str]:
     """Numbers that are none or too large, URIs where a path belongs, results that cannot be written."""
     found = []

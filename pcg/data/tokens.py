@@ -51,7 +51,8 @@ class Tokens:
 
     Args:
         path: file, folder or hub id.
-        text, codes: the columns of the text, and of the codes.
+        text, codes: the columns of the text, and of the codes; codes null: texts that nobody has spoken yet.
+        voice: column of tokens that tell the voice besides (Spark-TTS); null without.
         id, speaker: columns; null: rows are numbered, speakers are unknown.
         prompt_text, prompt_codes: columns of the voice prompt; null: texts are spoken in no given voice.
         config: of a hub set that has several; null: its only one.
@@ -69,11 +70,12 @@ class Tokens:
         self,
         path: str,
         text: str = "text",
-        codes: str = "codes",
+        codes: str | None = "codes",
         id: str | None = None,
         speaker: str | None = None,
         prompt_text: str | None = None,
         prompt_codes: str | None = None,
+        voice: str | None = None,
         config: str | None = None,
         split: str = "train",
         limit: Limit = None,
@@ -87,7 +89,7 @@ class Tokens:
         self._limit, self._streaming = limit, streaming
         named = {
             "text": text, "codes": codes, "id": id, "speaker": speaker, "prompt_text": prompt_text,
-            "prompt_codes": prompt_codes,
+            "prompt_codes": prompt_codes, "voice": voice,
         }  # fmt: skip
         self._columns = {key: column for key, column in named.items() if column is not None}
 
@@ -104,7 +106,7 @@ class Tokens:
         said = {key: text_of(row, columns[key], where) for key in ("text", "prompt_text") if key in columns}
         coded = {
             key: Coded(self._rows, index, columns[key], f"{where}, column {columns[key]}")
-            for key in ("codes", "prompt_codes")
+            for key in ("codes", "prompt_codes", "voice")
             if key in columns
         }
         return Utterance(
@@ -113,7 +115,8 @@ class Tokens:
             speaker=str(row[columns["speaker"]]) if "speaker" in columns else "",
             prompt_text=said.get("prompt_text", ""),
             load_prompt_codes=coded.get("prompt_codes"),
-            load_codes=coded["codes"],
+            load_codes=coded.get("codes"),
+            load_voice=coded.get("voice"),
         )
 
     @cached_property

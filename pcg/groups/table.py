@@ -244,6 +244,15 @@ class GroupTable:
         places = torch.cat([owners * vocab_size + ids[self.members], last * vocab_size + alone]).sort().values
         return GroupTable.from_csr(torch.bincount(places // vocab_size), places % vocab_size, vocab_size)
 
+    @classmethod
+    def side_by_side(cls, tables: Sequence[GroupTable]) -> GroupTable:
+        """One table over the vocabularies of all, one after another; no group holds tokens of two of them."""
+        starts = torch.tensor([table.vocab_size for table in tables]).cumsum(0).tolist()
+        members = [table.members.cpu() + start for table, start in zip(tables, [0, *starts], strict=False)]
+        sizes = torch.cat([table.sizes.cpu() for table in tables])
+        symmetric = all(table.symmetric for table in tables)
+        return cls.from_csr(sizes, torch.cat(members), starts[-1], symmetric)
+
     def to(self, device: torch.device | str) -> GroupTable:
         starts, members = self.member_starts.to(device), self.members.to(device)
         if self.symmetric:

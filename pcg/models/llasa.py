@@ -80,30 +80,31 @@ def tokenizer_of(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def audio_names(tokenizer: Any, pattern: str, path: str, codes: int | None = None) -> list[str]:
-    """Speech tokens from number 0 to the last one; the codec decides later whether there are as many as its codes.
+def audio_names(
+    tokenizer: Any, pattern: str, path: str, codes: int | None = None, first: int = 0, key: str = "speech"
+) -> list[str]:
+    """Names of numbered tokens, from number ``first`` on; a codec decides later whether they are as many as its codes.
 
     Args:
-        codes: how many of them are the codec's; None for all.
+        codes: how many of them there are; None for all.
+        key: of the text side, which holds the pattern.
 
     Raises:
         ValueError: the pattern has not one ``{}``, or the tokenizer no such tokens, or there is a gap among them.
     """
     if pattern.count("{}") != 1:
-        raise ValueError(f"text.speech={pattern!r}: what speech tokens are called, with one {{}} for the number")
+        raise ValueError(f"text.{key}={pattern!r}: what {key} tokens are called, with one {{}} for the number")
     named = re.compile(r"(0|[1-9]\d*)".join(map(re.escape, pattern.split("{}"))))
     numbers = sorted(int(match[1]) for name in tokenizer.get_added_vocab() if (match := named.fullmatch(name)))
-    first, second = pattern.format(0), pattern.format(1)
+    numbers = [number for number in numbers if number >= first and (codes is None or number < first + codes)]
     if not numbers:
         raise ValueError(
-            f"{path}: the tokenizer has no speech tokens {first}, {second}, ...; `pcg inspect {path}` tells what its "
-            "tokens are called, and text.speech takes it"
+            f"{path}: the tokenizer has no {key} tokens {pattern.format(first)}, {pattern.format(first + 1)}, ...; "
+            f"`pcg inspect {path}` tells what its tokens are called, and text.{key} takes it"
         )
-    if codes is not None:
-        numbers = [number for number in numbers if number < codes]
-    gap = next((expected for expected, number in enumerate(numbers) if number != expected), None)
+    gap = next((expected for expected, number in enumerate(numbers, first) if number != expected), None)
     if gap is not None:
-        raise ValueError(f"{path}: the tokenizer has {len(numbers)} speech tokens but no {pattern.format(gap)}")
+        raise ValueError(f"{path}: the tokenizer has {len(numbers)} {key} tokens but no {pattern.format(gap)}")
     if codes is not None and len(numbers) < codes:
-        raise ValueError(f"{path}: text.codes={codes}: the tokenizer has {len(numbers)} speech tokens only")
+        raise ValueError(f"{path}: text.codes={codes}: the tokenizer has {len(numbers)} {key} tokens only")
     return [pattern.format(number) for number in numbers]

@@ -12,6 +12,7 @@ from pcg.results.figures import as_values
 from pcg.results.timing import decode_seconds, measured_ideal, speedup
 from pcg.types import Figure
 
+_ACCEPTED = ("exact", "group", "candidate")  # kinds of tokens (``pcg.decoding.statistics.KINDS``)
 SCHEMA = 8
 
 # What is measured where decoding.sound_every asks for it.
@@ -79,6 +80,8 @@ KEYS: Mapping[str, str] = {
     "counts.empty": "utterances in which no speech token came before the end: silence, the worst there is for every "
     "metric; null in results of schema 1",
     "acceptance.alpha": "accepted / tested; null without a draft",
+    "acceptance.alpha_by_slot": "alpha of the tokens that were said, by their place in a frame, where the target says "
+    "several a frame (text.slots); else null, and where an engine decoded",
     "acceptance.tau": "emitted / target_passes: recovered and bonus tokens count",
     "acceptance.alpha_exact": "what exact matching would have accepted in expectation on the same tests, of the first "
     "candidate",
@@ -148,7 +151,7 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], declared: Decla
             if row["error"] is not None
         ],
         "counts": _counts(rows, gamma),
-        "acceptance": _acceptance(rows),
+        "acceptance": _acceptance(rows, _slots(run)),
         "engine": _engine(run, records),
         "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
         "distortion": _distortion(rows),
@@ -201,12 +204,28 @@ def _engine(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]
     }
 
 
-def _acceptance(rows: Sequence[Row]) -> dict[str, Any]:
+def _slots(run: Mapping[str, Any]) -> int:
+    """Tokens of the target's frame; 1 where each is heard by itself."""
+    return ((run.get("target") or {}).get("text") or {}).get("slots", 1)
+
+
+def _acceptance(rows: Sequence[Row], slots: int) -> dict[str, Any]:
     return {
         **_with_interval("alpha", _per(rows, "counts", "accepted", "tested")),
+        "alpha_by_slot": _alpha_by_slot(rows, slots),
         **_with_interval("tau", _per(rows, "counts", "emitted", "target_passes")),
         "alpha_exact": _per(rows, "sums", "alpha_exact", "tested").value,
     }
+
+
+def _alpha_by_slot(rows: Sequence[Row], slots: int) -> list[float | None] | None:
+    """A token that was said was accepted, or recovered where the draft's was rejected, or was not tested."""
+    kinds = [(place % slots, kind) for row in rows for place, kind in enumerate(row.get("kinds", ()))]
+    accepted = [sum(at == slot and kind in _ACCEPTED for at, kind in kinds) for slot in range(slots)]
+    rejected = [sum(at == slot and kind == "recovered" for at, kind in kinds) for slot in range(slots)]
+    if slots == 1 or not sum(accepted) + sum(rejected):
+        return None
+    return [_over(kept, kept + lost) for kept, lost in zip(accepted, rejected, strict=True)]
 
 
 def _distortion(rows: Sequence[Row]) -> dict[str, float | None]:

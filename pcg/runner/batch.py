@@ -125,7 +125,7 @@ class BatchRunner:
         """Decode prompt and generation together, so that the voice carries over, and cut the prompt off (as LLaSA)."""
         tokens, skip = generation.tokens.cpu(), 0
         if item.speech is not None:
-            skip = len(item.speech) * codec.hop
+            skip = len(item.speech) // codec.frame * codec.hop
             tokens = torch.cat([item.speech.cpu(), tokens])
         whole = codec.decode([tokens])[0]
         return Audio(np.asarray(whole.samples)[skip:], whole.sample_rate)

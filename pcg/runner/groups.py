@@ -18,8 +18,9 @@ from pcg.config.build import TARGET, build, constructor
 from pcg.config.settings import SOURCES, Node
 from pcg.config.validate import ConfigError, nearest
 from pcg.files import cache_folder
+from pcg.groups.by_slot import BySlot
 from pcg.groups.cache import build_cached
-from pcg.groups.table import GroupTable
+from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.interfaces import Codec, SpeechModel
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,26 @@ def group_table(
     groupable[target.end] = False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = build_cached(build(builder, **supplied), vectors, groupable, cache_folder())
+        table = build_cached(_by_slot(build(builder, **supplied), target), vectors, groupable, cache_folder())
     table.check(groupable)
     for warning in caught:
         log.warning("%s", warning.message)
     return table.to(target.device)
+
+
+def _by_slot(builder: GroupBuilder, target: SpeechModel) -> GroupBuilder:
+    """The builder, within each slot where the target says several tokens a frame.
+
+    Raises:
+        ConfigError: it listens to a codec, which cannot decode one slot alone.
+    """
+    slots = getattr(getattr(target, "text", None), "slots", 1)
+    if slots == 1:
+        return builder
+    if hasattr(builder, "codec"):
+        name = type(builder).__name__
+        raise ConfigError([f"grouping.groups: {name} listens to single tokens, and {slots} make a frame of the target"])
+    return BySlot(builder, slots)
 
 
 def codec_name(node: Node | None, fingerprints: Mapping[str, str]) -> str:

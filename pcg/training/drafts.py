@@ -197,7 +197,7 @@ class DraftTrainer:
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)
-        teacher = Teacher(self.target, self.text.speech_ids, self.target_dtype)
+        teacher = Teacher(self.target, self.text.speech_ids, self.target_dtype, getattr(self.text, "slots", 1))
         student = self.student.make(teacher)
         size = sum(parameter.numel() for parameter in student.parameters()) / 1e6
         log.info("%s: %.1f M parameters of its own", Path(self.out).name, size)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.groups.by_slot import BySlot
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.hf import pretrained
@@ -18,9 +19,10 @@ class Teacher:
     Args:
         path: a causal LM's folder.
         speech_ids: its ids of the speech vocabulary.
+        slots: tokens that it says a frame; groups never mix them.
     """
 
-    def __init__(self, path: str, speech_ids: Int[Tensor, "vocab"], dtype: Dtype = "float32") -> None:
+    def __init__(self, path: str, speech_ids: Int[Tensor, "vocab"], dtype: Dtype = "float32", slots: int = 1) -> None:
         from transformers import AutoModelForCausalLM
 
         self.folder = resolve_folder(path)
@@ -28,7 +30,7 @@ class Teacher:
         self.fingerprint = checkpoint.fingerprint
         self.model = model = pretrained(AutoModelForCausalLM, checkpoint, dtype_of(dtype))
         prefer_products(self.model)
-        self.speech_ids = speech_ids
+        self.speech_ids, self.slots = speech_ids, slots
         self._rows = model.get_output_embeddings().weight[speech_ids]
         self.hidden: tuple[Tensor, ...] = ()
 
@@ -56,4 +58,4 @@ class Teacher:
         rows = self.model.get_input_embeddings().weight[self.speech_ids].float()
         groupable = torch.ones(len(rows), dtype=torch.bool)
         groupable[-1] = False
-        return builder.build(rows, groupable)
+        return (builder if self.slots == 1 else BySlot(builder, self.slots)).build(rows, groupable)

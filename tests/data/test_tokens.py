@@ -68,6 +68,13 @@ def test_without_columns_for_them_rows_are_numbered_and_voiceless(parquet: str) 
     assert voice_tokens(one, None, 8) is None
 
 
+def test_texts_that_nobody_has_spoken_may_have_a_voice_that_identifies_them(parquet: str) -> None:
+    one, other = (list(Tokens(parquet, text="said", codes=None, voice=name)) for name in ("voice", "codes"))
+    assert [each.load_voice().tolist() for each in one] == [[3, i] for i in range(5)]
+    assert one[0].load_codes is one[0].load_prompt_codes is None
+    assert of_utterances(one) != of_utterances(other)
+
+
 def test_a_column_that_is_not_there_names_the_nearest(parquet: str) -> None:
     with pytest.raises(
         ValueError, match=r"codes=code: no such column; did you mean 'codes'\? there are: __key__, said"

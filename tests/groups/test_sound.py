@@ -33,7 +33,7 @@ GROUPABLE = torch.arange(END + 1) < END
 class Levels:
     """A codec whose tokens have one level each; it is heard in its own token and nowhere else."""
 
-    sample_rate, hop = 16_000, 320
+    sample_rate, frame, hop = 16_000, 1, 320
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.levels, self.codebook_size = torch.tensor(levels), len(levels)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,7 +19,7 @@ from pcg.models.hf import HfLM
 from pcg.models.llama import LlamaLM
 from pcg.models.templated import Templated
 from pcg.types import Utterance
-from tests.shapes import COSYVOICE, NEUTTS, make_cosyvoice3, make_templated
+from tests.shapes import COSYVOICE, NEUTTS, make_cosyvoice3, make_orpheus, make_spark, make_templated
 
 SAID = Utterance("a", "Go on.", prompt_text="Who said it?")
 CODES = torch.tensor([5, 23, 0])
@@ -125,3 +127,49 @@ def test_a_bias_of_the_head_is_not_left_out_in_silence(tmp_path: Path) -> None:
     for read in (lambda: load("cosyvoice2", folder), lambda: HfLM(str(folder), text, "float32", "cpu")):
         with pytest.raises(ValueError, match=r"holds lm_head\.bias, and this architecture's head has none"):
             read()
+
+
+@pytest.fixture(scope="module")
+def orpheus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_orpheus(tmp_path_factory.mktemp("orpheus"))
+
+
+def test_the_prompt_of_orpheus_is_that_of_its_authors(orpheus: Path) -> None:
+    """As its package builds it: a marker, the tokenizer's ids of ``voice: text`` with what begins a text, markers."""
+    side, tokenizer = side_of("orpheus", orpheus), AutoTokenizer.from_pretrained(orpheus)
+    ids = tokenizer.convert_tokens_to_ids
+    ends = ids(["<|eot_id|>", "<custom_token_4>", "<custom_token_5>", "<custom_token_1>"])
+    said = tokenizer.encode("tara: Go on, <laugh> then.", add_special_tokens=False)
+    expected = [ids("<custom_token_3>"), ids("<|begin_of_text|>"), *said, *ends]
+    assert side.prompt(Utterance("a", "Go on, <laugh> then."), None).tolist() == expected
+    assert side.speech_names[0] == "<custom_token_10>"
+    assert side.speech_names[4096 * 3 + 7] == f"<custom_token_{10 + 4096 * 3 + 7}>"
+    assert side.speech_names[-2:] == ("<custom_token_28681>", "<custom_token_2>")
+    assert len(side.speech_ids) == 28_673
+    with pytest.raises(ValueError, match="has a voice prompt, and this family takes none"):
+        side.prompt(SAID, CODES)
+    with pytest.raises(ValueError, match="the text holds '<custom_token_'"):
+        side.prompt(Utterance("b", "now <custom_token_12>"), None)
+    with pytest.raises(ValueError, match=r"text\.slots=5: 28672 codes cannot be shared out evenly"):
+        Templated(str(orpheus), "{}", "<custom_token_{}>", "<custom_token_2>", None, codes=28_672, first=10, slots=5)
+
+
+def test_the_prompt_of_spark_has_the_voice_of_its_utterance(tmp_path: Path) -> None:
+    folder = make_spark(tmp_path)
+    side = side_of("spark", folder)
+    voice = np.arange(32) * 100
+    said = replace(SAID, load_voice=lambda: voice)
+    names = "".join(f"<|bicodec_global_{code}|>" for code in voice)
+    assert AutoTokenizer.from_pretrained(folder).decode(side.prompt(said, CODES)) == (
+        f"<|task_tts|><|start_content|>Who said it?Go on.<|end_content|><|start_global_token|>{names}"
+        "<|end_global_token|><|start_semantic_token|><|bicodec_semantic_5|><|bicodec_semantic_23|><|bicodec_semantic_0|>"
+    )
+    for wrong, message in (
+        (None, "needs 32 tokens of the voice; dataset=tokens dataset.voice=COLUMN"),
+        (np.arange(31), "its voice has 31 tokens; this family needs 32"),
+        (np.full(32, 4096), "voice token 4096 is not in 0 to 4095"),
+    ):
+        with pytest.raises(ValueError, match=f"utterance a: .*{message}"):
+            side.prompt(replace(SAID, load_voice=None if wrong is None else lambda codes=wrong: codes), None)
+    with pytest.raises(ValueError, match=r"\{voice\} needs text\.voice"):
+        Templated(str(folder), "{}{voice}", "<|bicodec_semantic_{}|>", "<|end_semantic_token|>", None)

@@ -68,6 +68,15 @@ RUN = {"decoding": {"gamma": 2}}
 FIGURES = {"wer": Figure("WER", "%", ".1f", "lower", ("errors", "words"))}
 
 
+def test_alpha_is_told_by_slot_where_several_tokens_make_a_frame() -> None:
+    """By hand: places 0 and 3 are slot 0, of which one was rejected; a bonus token was not tested."""
+    said = row(kinds=["exact", "group", "recovered", "recovered", "bonus", "candidate"])
+    framed = {**RUN, "target": {"text": {"slots": 3}}}
+    assert summarise(framed, [record([said])], FIGURES)["acceptance"]["alpha_by_slot"] == [0.5, 1.0, 0.5]
+    assert summarise(RUN, [record([said])], FIGURES)["acceptance"]["alpha_by_slot"] is None
+    assert summarise(framed, [record([row()])], FIGURES)["acceptance"]["alpha_by_slot"] is None  # an engine decoded
+
+
 def test_rates_by_hand() -> None:
     values = summarise(RUN, [record([row()]), record([row()])], FIGURES)
     assert values["acceptance"]["alpha"] == pytest.approx(2 / 3)

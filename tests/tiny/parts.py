@@ -78,7 +78,7 @@ class Bigram:
 class Tones:
     """A codec of one level a token."""
 
-    sample_rate, codebook_size = 16_000, AUDIO_TOKENS
+    sample_rate, codebook_size, frame = 16_000, AUDIO_TOKENS, 1
 
     def __init__(self, device: torch.device, hop: int = 8) -> None:
         count("codecs")
