@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from pcg.command import cli, inspect
-from pcg.config import identity
 from pcg.config.build import build
+from pcg.config.run import parse
 from pcg.config.validate import check_trainer
 from pcg.models import templated
 from pcg.models.espeak import phonemizer_of
 from pcg.results.store import read_utterances
-from pcg.runner import loading, run
+from pcg.runner import composition, loading, run
 from pcg.studies import plan
 from tests.shapes import (
     COSYVOICE,
@@ -235,14 +235,14 @@ def test_orpheus_speaks_in_frames_and_is_told_slot_by_slot(folders: Path, tmp_pa
 
 def test_orpheus_groups_stay_within_a_slot(composed) -> None:
     config = composed(ORPHEUS_LINE, "grouping=pcg", "grouping.theta=0.5")
-    table = parts.load(identity.canonical(config)).rule.groups
+    table = composition.load(parse(config)).rule.groups
     owners = torch.repeat_interleave(torch.arange(len(table)), table.sizes)
     assert len(table.members) > 2 * 28_672
     assert torch.equal(owners // 4096, table.members.long() // 4096)
 
 
 def test_spark_says_each_utterance_in_its_own_voice(folders: Path, composed) -> None:
-    loaded = parts.load(identity.canonical(composed(SPARK_LINE, "grouping=exact")))
+    loaded = composition.load(parse(composed(SPARK_LINE, "grouping=exact")))
     names = AutoTokenizer.from_pretrained(folders / "spark")
     for index, utterance in enumerate(loaded.dataset):
         prompt = names.decode(loaded.target.prompt(utterance, None))
