@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps, pyplot
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from pcg.config.identity import theta
@@ -14,7 +14,11 @@ from pcg.report.plots import axes_of, save
 
 Points = Sequence[Mapping[str, Any]]
 _MARKERS = "osD^v<>PX*hpd"
-_COLORS = [*map(colormaps["tab10"], range(10)), *map(colormaps["tab20"], range(1, 20, 2))]  # dark ones first
+# Okabe and Ito's palette, safe for the colour-blind; curves beyond it come again in it, in other dashes and markers.
+_COLORS = ("#000000", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", "-.")
+_DISTANCES = {"sound": "sound, dB", "tv": "total variation", "kl": "KL, nats"}
+_LOSSLESS = 1e-5  # total variation of a rule that keeps the target's law, but for rounding
 
 
 def draw(points: Points, folder: Path) -> list[Path]:
@@ -31,7 +35,7 @@ def draw(points: Points, folder: Path) -> list[Path]:
 
 
 def _against_theta(curves: Mapping[str, Points]) -> Figure | None:
-    """A curve for rules with a grid over theta (the control dashed), a level for those of one point without groups."""
+    """A curve for rules with a grid over theta, a level for those of one point without groups."""
     swept = {curve: points for curve, points in curves.items() if len(points) > 1 and _theta(points[0]) is not None}
     if not swept:
         return None
@@ -59,17 +63,27 @@ def _against_theta(curves: Mapping[str, Points]) -> Figure | None:
 
 
 def _frontier(curves: Mapping[str, Points]) -> Figure:
-    """Up and to the left is better: what a rule's distance from the target buys, by two distances."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.8), sharey=True, layout="constrained")
-    for axes, distance, words in zip(panels, ("tv", "kl"), ("total variation", "KL in nats"), strict=True):
-        axes.set(xlabel=f"{words}, law of the rule from the target")
+    """Up and to the left is better: what a rule's distance from the target buys, a panel a distance.
+
+    Shown is from the alpha of the rule that keeps least without straying, and as far as most points lie.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    shown = [distance for distance in _DISTANCES if any(point.get(distance) is not None for point in points)]
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(3.6 * len(shown) + 1.6, 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, distance in zip(panels[0], shown, strict=True):
+        axes.set(xlabel=f"{_DISTANCES[distance]}, law of the rule from the target")
         axes.grid(alpha=0.3)
-        for curve, points in curves.items():
-            placed = [(point[distance], point["alpha"]) for point in points if point[distance] is not None]
+        for curve, own in curves.items():
+            placed = sorted((point[distance], point["alpha"]) for point in own if point.get(distance) is not None)
             if placed:
                 axes.plot(*zip(*placed, strict=True), label=curve, **_style(curves, curve))
-    panels[0].set(ylabel="expected alpha")
-    panels[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        reach = sorted(point[distance] for point in points if point.get(distance) is not None)
+        axes.set_xlim(-0.02 * reach[int(0.9 * (len(reach) - 1))], 1.05 * reach[int(0.9 * (len(reach) - 1))] or 1)
+    strict = [point["alpha"] for point in points if point.get("tv") is not None and point["tv"] < _LOSSLESS]
+    panels[0, 0].set(ylabel="expected alpha", ylim=(min(strict) - 0.02 if strict else None, 1.0))
+    panels[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -84,7 +98,7 @@ def _style(curves: Mapping[str, Points], curve: str) -> dict[str, Any]:
         "color": _COLORS[index % len(_COLORS)],
         "zorder": 3 - index / 100,  # where curves fall together the first is seen
         "marker": _MARKERS[index % len(_MARKERS)],
-        "markersize": 4,
-        "linestyle": ":" if control else "-",
-        "linewidth": 1.2,
+        "markersize": 5,
+        "linestyle": ":" if control else _DASHES[index // len(_COLORS) % len(_DASHES)],
+        "linewidth": 1.4,
     }
