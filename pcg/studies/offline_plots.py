@@ -76,9 +76,10 @@ def _frontier(curves: Mapping[str, Points]) -> Figure:
         axes.set(xlabel=f"{_DISTANCES[distance]}, law of the rule from the target")
         axes.grid(alpha=0.3)
         for curve, own in curves.items():
-            placed = sorted((point[distance], point["alpha"]) for point in own if point.get(distance) is not None)
+            placed = sorted((point["alpha"], point[distance]) for point in own if point.get(distance) is not None)
             if placed:
-                axes.plot(*zip(*placed, strict=True), label=curve, **_style(curves, curve))
+                heights, places = zip(*placed, strict=True)
+                axes.plot(places, heights, label=curve, **_style(curves, curve))
         reach = sorted(point[distance] for point in points if point.get(distance) is not None)
         axes.set_xlim(-0.02 * reach[int(0.9 * (len(reach) - 1))], 1.05 * reach[int(0.9 * (len(reach) - 1))] or 1)
     strict = [point["alpha"] for point in points if point.get("tv") is not None and point["tv"] < _LOSSLESS]
