@@ -8,10 +8,12 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from pcg.acceptance.coupling import Coupling
 from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics, outside
 from pcg.decoding.transport import EarthMover, Movers, farthest
+from pcg.groups.table import GroupTable
 from pcg.sampling import Randomness, Sampling
 from pcg.types import Generation, Utterance
 from tests.fakes import AcceptAll, ExactRule, MarkovLM
@@ -83,6 +85,26 @@ def test_tokens_that_sound_the_same_may_swap_their_mass() -> None:
     assert not torch.equal(swapped, law)
     torch.testing.assert_close(earth(swapped, target)[:, 0], earth(law, target)[:, 0], atol=1e-5, rtol=0)
     assert earth(swapped, law)[:, 0].max() < 1e-5  # what is swapped alone costs nothing
+
+
+@pytest.mark.parametrize("members", [2, 4, 8])
+def test_coupling_moves_no_less(members: int) -> None:
+    """The flow of a coupling turns the target into its law; no plan that does is cheaper than the distance."""
+    vocab = 12
+    draft, target = distributions(30, vocab, members), distributions(30, vocab, 99)
+    earth = mover(vocab, kept=1.0)
+    near = torch.from_numpy(all_distances(earth, vocab)).argsort(1)[:, :members]  # itself among them; end-of-speech too
+    groups = GroupTable.from_members(near.tolist(), vocab)
+    over, under = (draft - target).clamp(min=0), (target - draft).clamp(min=0)
+    alike = torch.zeros(vocab, vocab).scatter_(1, near, 1.0)
+    most = torch.maximum((over @ alike).unsqueeze(1), (under @ alike.t()).unsqueeze(2))
+    flow = (alike * over.unsqueeze(2) * under.unsqueeze(1) / most).nan_to_num(0.0)
+    law = Coupling(groups).law(draft, target)
+    torch.testing.assert_close(law, target + flow.sum(2) - flow.sum(1), atol=1e-6, rtol=0)
+    moved = (flow.double() * torch.from_numpy(all_distances(earth, vocab))).sum((1, 2))
+    distance = earth(law, target)[:, 0]
+    assert (distance <= moved + 1e-5).all()
+    assert distance.sum() > 0.5 * moved.sum() > 0
 
 
 def test_end_of_speech_is_as_far_as_the_farthest_two_tokens() -> None:
