@@ -16,8 +16,9 @@ Two departures from the percentile interval, both derived in docs/results.md (In
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ from pcg.types import Figure
 
 RESAMPLES = 2000
 _BLOCK = 250  # resamples held at once, so that memory stays small for thousands of utterances
+_KEPT = 2_000_000  # draws of at most this size are kept for the next figure
 _NORMAL = 1.959963984540054  # what the percentile interval reaches to in a normal law, in standard errors
 _SAME = 1e-9  # draws no further apart than this, of the figure, are the same
 
@@ -131,9 +133,22 @@ def estimate(
 
 def _resampled_sums(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     """Column sums over utterances drawn with replacement: (utterances, columns) -> (resamples, columns)."""
-    rng, count = np.random.default_rng(seed), len(values)
-    blocks = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
-    return np.concatenate([rng.multinomial(count, np.full(count, 1 / count), size=b) @ values for b in blocks])
+    count = len(values)
+    drawn = _kept_draws(count, seed, resamples) if count * resamples <= _KEPT else _draws(count, seed, resamples)
+    return np.concatenate([times @ values for times in drawn])
+
+
+def _draws(count: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """How often each of ``count`` utterances is drawn: (some resamples, count) at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, _BLOCK):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=min(_BLOCK, resamples - start)).astype(np.float64)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_draws(count: int, seed: int, resamples: int) -> tuple[np.ndarray, ...]:
+    """A report takes hundreds of figures of the same utterances."""
+    return tuple(_draws(count, seed, resamples))
 
 
 def _factor(spread: Spread) -> float:

@@ -7,10 +7,12 @@ from typing import Any
 
 from pcg.report import compare
 from pcg.report.names import labels, run_names
+from pcg.report.seeds import Method
 from pcg.report.tables import cell
 from pcg.results.figures import FIGURES, measured
 from pcg.types import Figure, Result
 
+ENOUGH = 0.015  # a difference of WER that would matter: 1.5 points
 Paired = Sequence[tuple[compare.Estimates, compare.Estimates]]  # of each run: against exact, against the target alone
 # Shown of every study; quality comes after, as far as measured.
 _ALWAYS = (
@@ -20,15 +22,31 @@ _ALWAYS = (
 
 
 def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name, and the
-    study where there are several."""
+    """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name, then the
+    study where there are several, and the number of seeds where one has several."""
     columns = _columns(results)
     several = len({result.values["study"] for result in results}) > 1
+    seeds = any(len(_seeds(result)) > 1 for result in results)
     rows = [
-        [name, *([result.values["study"]] * several), *(_cell(result.values, *column) for column in columns.items())]
+        [
+            name,
+            *([result.values["study"]] * several),
+            *([str(len(_seeds(result)))] * seeds),
+            *(_cell(result.values, *column) for column in columns.items()),
+        ]
         for name, result in zip(run_names(results), results, strict=True)
     ]
-    return ["method", *(["study"] * several), *(figure.heading for figure in columns.values())], rows
+    return [
+        "method",
+        *(["study"] * several),
+        *(["seeds"] * seeds),
+        *(figure.heading for figure in columns.values()),
+    ], rows
+
+
+def _seeds(result: Result) -> Sequence[int]:
+    """Of a method as the report shows it; a plain result has one."""
+    return result.values.get("seeds", (0,))
 
 
 def _cell(values: Mapping[str, Any], path: str, figure: Figure) -> str:
@@ -83,6 +101,42 @@ def paired_table(results: Sequence[Result], paired: Paired) -> tuple[list[str], 
     return header, rows
 
 
+def pairs_table(
+    results: Sequence[Method], pairs: Sequence[tuple[int, int, compare.Estimates]]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of every two methods' differences in quality: with the smallest difference that could have been
+    seen, and of shares how many utterances ``ENOUGH`` would take."""
+    figures = measured([result.values for result in results])
+    shown = [key for key in figures if any(key in found for _, _, found in pairs)]
+    names, header = labels(results), ["methods"]
+    for key in shown:
+        header += [figures[key].heading, "could be seen"]
+        if figures[key].unit == "%":
+            header.append(f"utterances for {figures[key].number(ENOUGH)}")
+    rows = []
+    for first, second, found in pairs:
+        row = [f"{names[first]} − {names[second]}"]
+        seeds = min(len(results[place].seeds) for place in (first, second))
+        for key in shown:
+            row += _seen(found.get(key), figures[key], seeds)
+        rows.append(row)
+    return header, rows
+
+
+def _seen(found: compare.Estimate | None, figure: Figure, seeds: int) -> list[str]:
+    """A pair's difference, the smallest that could have been seen, and of shares what ``ENOUGH`` takes."""
+    empty = ["-"] * (3 if figure.unit == "%" else 2)
+    if found is None or found.value is None:
+        return empty
+    shown = [cell(figure, found.value, found.ci95, "+"), *empty[1:]]
+    if found.spread is not None:
+        shown[1] = figure.number(found.spread.detectable)
+        if figure.unit == "%":
+            needed = found.spread.utterances_for(ENOUGH, seeds)
+            shown[2] = "more seeds" if needed is None else str(needed)
+    return shown
+
+
 def _difference_name(which: int, key: str, figure: Figure) -> str:
     return f"{figure.heading} {'/' if key == 'speedup' else '−'} {('exact', 'target')[which]}"
 
@@ -99,6 +153,7 @@ def flat_rows(results: Sequence[Result], paired: Paired) -> list[dict[str, Any]]
             "study": result.values["study"],
             "run_id": result.values["run_id"],
             "method": name,
+            "seeds": " ".join(map(str, _seeds(result))),
             "devices": result.values["devices"],
             **_flatten({key: result.values[key] for key in kept}),
             **_flatten({"against_exact": _plain(both[0]), "against_target": _plain(both[1])}),

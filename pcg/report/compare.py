@@ -7,89 +7,78 @@ which only compare the runs' own intervals, are sparing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference
-from pcg.report import bridge
-from pcg.results import store
+from pcg.report.seeds import ACCEPTANCE, TIMES, Method, cells
 from pcg.results.figures import measured
-from pcg.types import Result
 
 Estimates = Mapping[str, Estimate]
-Row = Mapping[str, Any]
-_ACCEPTANCE = {"alpha": ("accepted", "tested"), "tau": ("emitted", "target_passes")}
 
 
-def exact_twin(result: Result, results: Sequence[Result]) -> Result | None:
-    """The run that differs from this one in nothing but that its rule is ``exact``."""
+def exact_twin(method: Method, methods: Sequence[Method]) -> Method | None:
+    """The method that differs from this one in nothing but that its rule is ``exact``."""
 
-    def rest(run: Result) -> dict[str, Any]:
-        return {key: value for key, value in run.values["config"].items() if key != "grouping"}
+    def rest(of: Method) -> dict[str, Any]:
+        return {key: value for key, value in of.values["config"].items() if key != "grouping"}
 
-    return next((run for run in results if run.values["method"] == "exact" and rest(run) == rest(result)), None)
+    return next((other for other in methods if other.values["method"] == "exact" and rest(other) == rest(method)), None)
 
 
-def against_exact(result: Result, results: Sequence[Result]) -> Estimates:
-    """This run minus its exact twin: alpha, tau, quality; the speed-up as a ratio. Empty where there is no twin."""
-    twin = exact_twin(result, results)
-    if twin is None or result.values["method"] == "exact":
+def against_exact(method: Method, methods: Sequence[Method]) -> Estimates:
+    """This method minus its exact twin: alpha, tau, quality; the speed-up as a ratio. Empty where there is no twin."""
+    twin = exact_twin(method, methods)
+    if twin is None or method.values["method"] == "exact":
         return {}
-    theirs = {row["utterance"]: row for row in _good(twin)}
-    pairs = [(row, theirs[row["utterance"]]) for row in _good(result) if row["utterance"] in theirs]
-    found = {}
-    for name, (top, bottom) in {**_ACCEPTANCE, **_ratios(result)}.items():
-        both = [pair for pair in pairs if all(row.get(top) is not None for row in pair)]
-        if both:
-            own, other = ((_column(side, top), _column(side, bottom)) for side in zip(*both, strict=True))
-            found[name] = paired_difference(own, other)
-    speed = _speed_ratio(Path(result.folder), Path(twin.folder))
-    return found | ({} if speed is None else {"speedup": speed})
+    speed = _speed_ratio(method, twin)
+    return differences(method, twin, ACCEPTANCE | _ratios(method)) | ({} if speed is None else {"speedup": speed})
 
 
-def against_target(result: Result) -> Estimates:
-    """Quality of this run minus that of the target alone, on the same prompts. Empty where it was not decoded alone."""
+def differences(method: Method, other: Method, ratios: Mapping[str, tuple[str, str | None]]) -> dict[str, Estimate]:
+    """One method minus the other, by figure, on the utterances (and seeds) that both have."""
     found = {}
-    rows = _good(result)
-    for name, (top, bottom) in _ratios(result).items():
-        scored = [row for row in rows if row.get(f"baseline_{top}") is not None]
-        if scored:
-            ours, alone = (
-                (_column(scored, prefix + top), _column(scored, bottom and prefix + bottom))
-                for prefix in ("", "baseline_")
-            )
-            found[name] = paired_difference(ours, alone)
+    for name, columns in ratios.items():
+        both = cells([method.rows, other.rows], [columns, columns])
+        if both is not None:
+            found[name] = paired_difference((both[0], both[1]), (both[2], both[3]))
     return found
 
 
-def _speed_ratio(ours: Path, theirs: Path) -> Estimate | None:
+def against_target(method: Method) -> Estimates:
+    """Quality of this method minus that of the target alone, on the same prompts; empty where that was not decoded."""
+    found = {}
+    for name, (top, bottom) in _ratios(method).items():
+        both = cells([method.rows], [[top, bottom, f"baseline_{top}", bottom and f"baseline_{bottom}"]])
+        if both is not None:
+            found[name] = paired_difference((both[0], both[1]), (both[2], both[3]))
+    return found
+
+
+def pairs(methods: Sequence[Method]) -> list[tuple[int, int, Estimates]]:
+    """The differences in quality of every two methods that share utterances: the first's place, the second's."""
+    found = [
+        (first, second, differences(methods[first], methods[second], _ratios(methods[first])))
+        for first, second in itertools.combinations(range(len(methods)), 2)
+    ]
+    return [pair for pair in found if pair[2]]
+
+
+def _speed_ratio(method: Method, twin: Method) -> Estimate | None:
     """Speed-up over speed-up. Each is against the target alone in its own process, which takes out what else the
     machine did then."""
-    own, twin = bridge.seconds_by_batch(ours), bridge.seconds_by_batch(theirs)
-    shared = sorted(own.keys() & twin.keys())
-    if not shared:
+    both = cells([method.batches, twin.batches], [TIMES, TIMES])
+    if both is None:
         return None
-    columns = [
-        [side[batch][timed][part] for batch in shared] for side in (own, twin) for timed in (0, 1) for part in (0, 1)
-    ]
     return estimate(
-        columns, lambda t, n, at, an, et, en, eat, ean: ((at / an) / (t / n)) / ((eat / ean) / (et / en))
+        both, lambda t, n, at, an, et, en, eat, ean: ((at / an) / (t / n)) / ((eat / ean) / (et / en))
     )  # fmt: skip
 
 
-def _ratios(result: Result) -> dict[str, tuple[str, str | None]]:
-    """Of the quality figures that the run has: which columns they are ratios of."""
-    return {key: figure.ratio for key, figure in measured([result.values]).items() if figure.ratio is not None}
-
-
-def _good(result: Result) -> list[Row]:
-    return [row for row in store.read_utterances(Path(result.folder)) if row["error"] is None]
-
-
-def _column(rows: Sequence[Row], name: str | None) -> Any:
-    """None stays None: a mean has no denominator."""
-    return None if name is None else [row[name] for row in rows]
+def _ratios(method: Method) -> dict[str, tuple[str, str | None]]:
+    """Of the quality figures that the method has: which columns they are ratios of."""
+    return {key: figure.ratio for key, figure in measured([method.values]).items() if figure.ratio is not None}
 
 
 def ranks(spans: Sequence[tuple[float, float, float] | None], higher_is_better: bool) -> list[int]:

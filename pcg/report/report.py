@@ -11,23 +11,30 @@ from rich.console import Console
 from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
 from pcg.names import within
-from pcg.report import bridge, columns, compare, hearing, latex, page, tables
+from pcg.report import bridge, columns, compare, hearing, latex, page, seeds, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots
+from pcg.report.seeds import Method, methods
 from pcg.results import store
 from pcg.results.records import write_atomically
 from pcg.types import Result
 
 _WIDTH = 160  # where nobody looks
 _LEGEND = (
-    "\nIntervals are 95 %, over utterances. **Best** and *second best* are marked only where their intervals are clear "
-    "of those of all that are worse.\n"
+    "\nIntervals are 95 %, over utterances, and over seeds where a row has several. **Best** and *second best* are "
+    "marked only where their intervals are clear of those of all that are worse.\n"
 )
 _PAIRED = (
     "\nDifferences on the same utterances, pair by pair: a run minus its exact twin (same settings, rule `exact`), and "
     "minus the target alone on the same prompts. Speed-up: the ratio to the twin's.\n\n"
 )
 
+_PAIRS = (
+    "\nEvery two methods, the first minus the second, paired where they share utterances and seeds. *Could be seen*: "
+    "the smallest true difference that a test at 5 % would have found with probability .8; that a smaller one was not "
+    "seen does not say that there is none. *Utterances for 1.5*: how many would make 1.5 points be seen, with as many "
+    "seeds as there are; *more seeds*: no number would.\n\n"
+)
 _UNHEARD = (
     "\nWithout a codec (`codec=none`) there is no audio, so no quality and no RTF: {}. Their tokens are in "
     "`tokens/*.npy`, those of the target alone in `baseline_tokens/*.npy`.\n"
@@ -63,7 +70,7 @@ def show_studies(config: Mapping[str, Any]) -> Path:
         return show(outputs / names[0])
     folder = outputs / within(f"report-{'-'.join(names)}", 200)
     results = [result for name in names for result in in_order(store.read_study(outputs / name))]
-    _report(", ".join(names), results, folder, tables.console(_WIDTH))
+    _report(", ".join(names), methods(results), folder, tables.console(_WIDTH))
     return folder
 
 
@@ -77,12 +84,12 @@ def show(study_folder: Path) -> Path:
     if not results:
         raise FileNotFoundError(f"{study_folder}: no finished run (runs are at {study_folder}/<run_id>/result.json)")
     folder, console = study_folder / "report", tables.console(_WIDTH)
-    _report(study_folder.name, results, folder, console)
+    _report(study_folder.name, methods(results), folder, console)
     _compare_with_predictions(console, study_folder, results, folder)
     return folder
 
 
-def _report(title: str, results: Sequence[Result], folder: Path, console: Console) -> None:
+def _report(title: str, results: Sequence[Method], folder: Path, console: Console) -> None:
     folder.mkdir(exist_ok=True)
     header, rows = columns.table(results)
     paired = [
@@ -93,15 +100,15 @@ def _report(title: str, results: Sequence[Result], folder: Path, console: Consol
     listening = _write_page(results, folder)
     plots = draw_plots(results, labels(results), folder)
     console.print(tables.rich_table(title, header, rows))
-    if note := _note_on_sharing(results):
+    for note in _notes(results):
         console.print(note)
     _show_hearing(console, title, results, folder)
     _print_paths(console, results, folder, listening, plots)
 
 
-def _show_hearing(console: Console, title: str, results: Sequence[Result], folder: Path) -> None:
+def _show_hearing(console: Console, title: str, results: Sequence[Method], folder: Path) -> None:
     """Which distance agrees with what was heard of the runs, where there are enough of them."""
-    found, path = hearing.listen(results), folder / "hears.md"
+    found, path = hearing.listen([run for method in results for run in method.runs]), folder / "hears.md"
     if found is None:
         path.unlink(missing_ok=True)  # of runs that are gone
         return
@@ -117,6 +124,10 @@ def _heard(result: Result) -> bool:
     return is_built(result.values["config"]["codec"])
 
 
+def _notes(results: Sequence[Method]) -> list[str]:
+    return [note for note in (seeds.note(results, labels(results)), _note_on_sharing(results)) if note]
+
+
 def _note_on_sharing(results: Sequence[Result]) -> str:
     """Which runs were timed by processes that shared a CPU; nothing where none was."""
     shared = [result.values["devices"] > 1 and result.values["device"].startswith("cpu") for result in results]
@@ -128,23 +139,27 @@ def _named(chosen: Sequence[bool], results: Sequence[Result]) -> str:
     return "every run" if all(chosen) else ", ".join(named)
 
 
-def _write_page(results: Sequence[Result], folder: Path) -> Path | None:
-    """The listening page, of the runs that have audio; None where none has."""
-    heard = [(result, label) for result, label in zip(results, labels(results), strict=True) if _heard(result)]
+def _write_page(results: Sequence[Method], folder: Path) -> Path | None:
+    """The listening page, of the runs that have audio, of several seeds the first; None where none has."""
+    named = [
+        label if len(result.seeds) == 1 else f"{label} (clips of seed {result.seeds[0]})"
+        for label, result in zip(labels(results), results, strict=True)
+    ]
+    heard = [(result, label) for result, label in zip(results, named, strict=True) if _heard(result)]
     if not heard:
         (folder / "index.html").unlink(missing_ok=True)  # of runs that are gone
         return None
     return page.write([result for result, _ in heard], [label for _, label in heard], folder)
 
 
-def _nearest_first(result: Result, results: Sequence[Result]) -> list[Result]:
+def _nearest_first(result: Method, results: Sequence[Method]) -> list[Method]:
     """Those of the same study first: a run's twin is looked for at home before elsewhere."""
     return sorted(results, key=lambda other: other.values["study"] != result.values["study"])
 
 
 def _write_tables(
     folder: Path,
-    results: Sequence[Result],
+    results: Sequence[Method],
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     paired: Sequence[tuple[compare.Estimates, compare.Estimates]],
@@ -160,7 +175,10 @@ def _write_tables(
     unheard = [not _heard(result) for result in results]
     if any(unheard):
         text += _UNHEARD.format(_named(unheard, results))
-    if note := _note_on_sharing(results):
+    between, told = columns.pairs_table(results, compare.pairs(results))
+    if told:
+        text += _PAIRS + tables.markdown(between, told)
+    for note in _notes(results):
         text += f"\n{note}\n"
     write_atomically(folder / "table.md", text)
     write_atomically(folder / "table.tex", "% needs \\usepackage{booktabs}\n" + tex)
@@ -177,14 +195,15 @@ def _compare_with_predictions(console: Console, study_folder: Path, results: Seq
 
 
 def _print_paths(
-    console: Console, results: Sequence[Result], folder: Path, listening: Path | None, plots: Sequence[Path]
+    console: Console, results: Sequence[Method], folder: Path, listening: Path | None, plots: Sequence[Path]
 ) -> None:
     console.print(f"table   {folder}/table.md, {folder}/table.csv, {folder}/table.tex", soft_wrap=True)
     console.print(f"listen  {listening or 'nothing to hear: no audio without a codec'}", soft_wrap=True)
     for plot in plots:
         console.print(f"plot    {plot}", soft_wrap=True)
-    for name, result in zip(labels(results), results, strict=True):
-        spoken = "audio/*.wav" if _heard(result) else "tokens/*.npy"
-        console.print(f"{name}:  {result.folder}/result.json  {result.folder}/{spoken}", soft_wrap=True)
-        for run in sorted(Path(result.folder).glob("wandb/offline-run-*")):
-            console.print(f"    W&B (offline)  {run}", soft_wrap=True)
+    for name, method in zip(labels(results), results, strict=True):
+        spoken = "audio/*.wav" if _heard(method) else "tokens/*.npy"
+        for run in method.runs:
+            console.print(f"{name}:  {run.folder}/result.json  {run.folder}/{spoken}", soft_wrap=True)
+            for logged in sorted(Path(run.folder).glob("wandb/offline-run-*")):
+                console.print(f"    W&B (offline)  {logged}", soft_wrap=True)

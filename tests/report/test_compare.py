@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pcg.report import compare, latex, report
+from pcg.report.seeds import methods
 from pcg.results.store import read_study, read_utterances
 from pcg.runner.run import run_once
 from tests.report.test_report import pcg_at
@@ -29,14 +30,17 @@ def test_marks_only_where_intervals_part(spans, higher: bool, marked: list[int])
 
 
 @pytest.fixture
-def runs(config) -> dict[str, Any]:
-    both = {"pcg": run_once(config(grouping=pcg_at(0.0))), "exact": run_once(config())}
+def runs(config, tmp_path: Path) -> dict[str, Any]:
+    run_once(config(grouping=pcg_at(0.0)))
+    run_once(config())
     run_once(config(**{"decoding.gamma": 2}))  # exact, but not the twin
-    return both
+    every = methods(read_study(tmp_path / "outputs" / "tiny"))
+    found = {method.values["method"]: method for method in every if method.values["config"]["decoding"]["gamma"] == 3}
+    return {**found, "all": every}
 
 
-def test_differences_to_exact_by_hand(runs, tmp_path: Path) -> None:
-    results = read_study(tmp_path / "outputs" / "tiny")
+def test_differences_to_exact_by_hand(runs) -> None:
+    results = runs["all"]
     assert compare.exact_twin(runs["pcg"], results).values["run_id"] == runs["exact"].values["run_id"]
     found = compare.against_exact(runs["pcg"], results)
     pcg, exact = runs["pcg"].values, runs["exact"].values
