@@ -14,7 +14,7 @@ import pytest
 
 from pcg.command import cli
 from pcg.command.main import programs
-from pcg.studies import bench, groups, offline, substitute
+from pcg.studies import bench, export, groups, offline, substitute
 
 ROOT = Path(cli.CONF).parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "pcg/models/bundled/README.md",
@@ -30,7 +30,7 @@ PLACEHOLDERS = {"STAGE": "codec", "corpus|heldout|codec|tokens|target|draft|eagl
 # What looks at results on the disk has none to look at here.
 CHECKS: dict[str, Callable[[Any], object] | None] = {
     "run": cli.check_run, "offline": offline.check, "substitute": substitute.check, "bench": bench.check,
-    "groups": groups.check, "gpu": None,  # its device is not here
+    "export": export.check, "groups": groups.check, "gpu": None,  # its device is not here
     "report": None, "score": None, "relog": None, "train": None,
 }  # fmt: skip
 

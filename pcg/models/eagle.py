@@ -3,9 +3,9 @@
 Source: EAGLE-3, arXiv 2503.01840 (EAGLE: 2401.15077). The token at position i enters as its embedding and the target's
 states of position i - 1; where the target has not been yet, the draft's own last state stands in for those. The folder
 holds tensors as published EAGLE-3 heads name them (``fc``, ``midlayer.*``, ``norm``, and where they have their own
-``embed_tokens``, ``lm_head`` with ``d2t``); embeddings and head where it has none are the target's, shared and never
-copied. What a folder says of the computation is read or refused by name. Departures: an entry for the
-prompt's first token, whose state before is zero; the chain only, no tree.
+``embed_tokens``, ``lm_head`` with ``d2t``), or as vllm-project/speculators does (``layers.0.*``); embeddings and head
+where it has none are the target's, shared and never copied. What a folder says of the computation is read or refused by
+name. Departures: an entry for the prompt's first token, whose state before is zero; the chain only, no tree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pcg.models.linear import Weights, is_plain
 from pcg.models.native import Product
 from pcg.types import Utterance
 
-LAYER = "midlayer."
+LAYER, SPECULATORS_LAYER = "midlayer.", "layers.0."
 # What folders of others may say of the computation, and what they must say to be computed here.
 _COMPUTED = {
     **dict.fromkeys(("fc_norm", "norm_output", "norm_before_fc", "use_mtp_layernorm", "parallel_drafting"), False),
@@ -82,6 +82,7 @@ class EagleLM:
         if not isinstance(target, Readable):
             raise ValueError(f"draft {path}: reads hidden states, which a {type(target).__name__} does not show")
         checkpoint = Checkpoint(resolve_folder(path))
+        checkpoint.config = unnested(checkpoint.config)
         self.device, self.text = torch.device(device), getattr(target, "text", None)
         self.vocab_size, self.end = target.vocab_size, target.end
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
@@ -92,8 +93,9 @@ class EagleLM:
         layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
         self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout, weights)
         self._fuse = self.blocks.linear(fuse)
-        self._layer = self.blocks.read_layer(checkpoint, LAYER, inputs=2 * width)
-        self._state_norm = self.blocks.read_norm(checkpoint, f"{LAYER}hidden_norm.weight")
+        layer = LAYER if f"{LAYER}hidden_norm.weight" in checkpoint else SPECULATORS_LAYER
+        self._layer = self.blocks.read_layer(checkpoint, layer, inputs=2 * width)
+        self._state_norm = self.blocks.read_norm(checkpoint, f"{layer}hidden_norm.weight")
         self._norm = self.blocks.read_norm(checkpoint, "norm.weight")
         self._normed_residual = bool(checkpoint.config.get("norm_before_residual"))
         self._table = _own_table(checkpoint, c, self.blocks)
@@ -114,7 +116,7 @@ class EagleLM:
     @staticmethod
     def footprint(path: str, dtype: str, speech_rows: int) -> Footprint:
         """Of one with the target's head, which it reads and does not hold."""
-        config = read_json(resolve_folder(path) / "config.json")
+        config = unnested(read_json(resolve_folder(path) / "config.json"))
         sizes = LlamaConfig.read(config, resolve_folder(path))
         width, queries, keys = sizes.width, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
         body = width * (len(config.get("reads") or (0, 0, 0)) * width + 2 * (queries + 2 * keys) + queries)
@@ -226,6 +228,12 @@ class EagleLM:
         return self._target.embeddings(source)
 
 
+def unnested(config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says, where vllm-project/speculators has put a part of it under ``transformer_layer_config``."""
+    layer = config.get("transformer_layer_config")
+    return config if layer is None else type(config)(config | layer, config.file)  # type: ignore[call-arg, attr-defined]
+
+
 def states_read(config: dict[str, Any], layers: int, path: str) -> tuple[int, ...]:
     """The target's states that a head was trained on, as ``pcg.interfaces.TokenLM.prefill`` numbers them.
 
@@ -282,7 +290,7 @@ def _own_head(
     checkpoint: Checkpoint, config: LlamaConfig, target: Readable, blocks: Blocks
 ) -> tuple[Any, Int[Tensor, "rows"] | None]:
     """The folder's own output rows of the speech vocabulary, and their places in it where some are missing."""
-    ids = _draft_ids(checkpoint, config)
+    ids = draft_ids(checkpoint, config)
     if "lm_head.weight" not in checkpoint:
         return None, None
     row_of = {token: row for row, token in enumerate(ids.tolist())}
@@ -295,7 +303,7 @@ def _own_head(
     return head, None if len(places) == len(speech) else torch.tensor(places, device=blocks.device)
 
 
-def _draft_ids(checkpoint: Checkpoint, config: LlamaConfig) -> Int[Tensor, "rows"]:
+def draft_ids(checkpoint: Checkpoint, config: LlamaConfig) -> Int[Tensor, "rows"]:
     """The target's id of each row of the folder's own head.
 
     Raises:

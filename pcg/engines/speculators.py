@@ -1,0 +1,123 @@
+"""Writes a draft that reads the target (``pcg.models.eagle``) as vllm-project/speculators and vLLM read EAGLE-3 heads.
+
+The format was read in speculators' ``Eagle3Converter`` and in vLLM 0.32's loader. It cannot say all that ours can:
+
+- ``midlayer.*`` is ``layers.0.*``; what config.json says of the layer lies under ``transformer_layer_config``.
+- ``eagle_aux_hidden_state_layer_ids`` counts as ours does: state i comes after i layers. vLLM gives the states in
+  ascending order, and the last one as it is before the last norm, where ours is normed: a head that reads it cannot be
+  said.
+- ``norm_before_residual`` is written always, since vLLM takes it for true where it is missing.
+- A head that speaks through the target's rows gets a copy of those of its speech tokens: ``d2t[i]`` is how far row i's
+  id in the target lies above i, ``t2d`` marks these ids.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pcg.models import hub
+from pcg.models.checkpoint import Checkpoint, resolve_folder
+from pcg.models.decoder import LlamaConfig
+from pcg.models.eagle import LAYER, draft_ids, states_read
+
+_LAYER = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "initializer_range", "rms_norm_eps", "rope_parameters",
+    "rope_theta", "rope_scaling", "attention_bias", "mlp_bias", "dtype", "torch_dtype",
+)  # fmt: skip
+
+
+def write(draft: str, target: str, speech_ids: Int[Tensor, "vocab"], gamma: int, out: Path) -> str:
+    """Write the folder, and say what it is.
+
+    Args:
+        draft, target: their folders, or hub ids.
+        speech_ids: the target's own id of each token of the speech vocabulary.
+        gamma: draft tokens a round, which an engine takes where it is told nothing else.
+
+    Raises:
+        ValueError: the head belongs to another target, or reads states that the format cannot say.
+    """
+    head, owner = Checkpoint(resolve_folder(draft)), Checkpoint(resolve_folder(target))
+    meant = head.config.get("target_fingerprint")
+    if meant not in (None, owner.fingerprint):
+        raise ValueError(
+            f"draft {draft}: was trained on the target with fingerprint {meant}, that of {target} is "
+            f"{owner.fingerprint}: choose that target"
+        )
+    reads = _reads(head, owner.config["num_hidden_layers"], draft)
+    tensors, ids = _tensors(head, owner, speech_ids)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    config = _config(head, owner, target, reads, len(ids), gamma)
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return f"an EAGLE-3 head over {len(ids):,} tokens that reads the states after layers {', '.join(map(str, reads))}"
+
+
+def _reads(head: Checkpoint, layers: int, draft: str) -> tuple[int, ...]:
+    reads = states_read(head.config, layers, draft)
+    if reads != tuple(sorted(set(reads))) or reads[-1] >= layers:
+        raise ValueError(
+            f"draft {draft}: reads the states {list(reads)}; format=speculators can say ascending ones from 0 to "
+            f"{layers - 1}, as vLLM gives them: the last, {layers}, is normed here and not there. Train with "
+            f"trainer.student.reads=[{layers // 3},{2 * layers // 3},{layers - 1}]"
+        )
+    return reads
+
+
+def _tensors(
+    head: Checkpoint, owner: Checkpoint, speech_ids: Int[Tensor, "vocab"]
+) -> tuple[dict[str, Tensor], Int[Tensor, "rows"]]:
+    """All tensors by the format's names, and the target's id of each output row."""
+    names = [name for name in head.names if name not in ("lm_head.weight", "d2t", "t2d")]
+    tensors = {name.replace(LAYER, "layers.0.", 1): head.tensor(name, None).contiguous() for name in names}
+    if "lm_head.weight" in head:
+        ids, rows = draft_ids(head, LlamaConfig.read(head.config, head.folder)), head.tensor("lm_head.weight", None)
+    else:
+        ids = speech_ids.sort().values
+        own = "lm_head.weight" in owner
+        rows = owner.rows("lm_head.weight" if own else "model.embed_tokens.weight", ids).to(tensors["fc.weight"].dtype)
+    marks = torch.zeros(owner.config["vocab_size"], dtype=torch.bool)
+    marks[ids] = True
+    tensors["lm_head.weight"] = rows.contiguous()
+    if len(ids) < len(marks):
+        tensors |= {"d2t": ids - torch.arange(len(ids)), "t2d": marks}
+    return tensors, ids
+
+
+def _config(
+    head: Checkpoint, owner: Checkpoint, target: str, reads: tuple[int, ...], rows: int, gamma: int
+) -> dict[str, Any]:
+    positions = max(each.config["max_position_embeddings"] for each in (head, owner))
+    layer = {key: head.config[key] for key in _LAYER if head.config.get(key) is not None}
+    rope = layer.get("rope_parameters", {})  # of transformers 5; before it these were two keys
+    if "rope_theta" in rope:
+        layer["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        layer["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    proposal = {"proposal_type": "greedy", "speculative_tokens": gamma, "verifier_accept_k": 1, "accept_tolerance": 0.0}
+    name = target if hub.is_hub_id(target) else str(owner.folder.resolve())
+    verifier = {"name_or_path": name, "architectures": owner.config.get("architectures", ["LlamaForCausalLM"])}
+    return {
+        "architectures": ["Eagle3Speculator"],
+        "speculators_model_type": "eagle3",
+        "draft_vocab_size": rows,
+        "norm_before_residual": bool(head.config.get("norm_before_residual")),
+        "eagle_aux_hidden_state_layer_ids": list(reads),
+        "tie_word_embeddings": False,
+        "target_fingerprint": owner.fingerprint,
+        "transformer_layer_config": {
+            "model_type": "llama", **layer, "max_position_embeddings": positions, "tie_word_embeddings": False,
+        },
+        "speculators_config": {
+            "algorithm": "eagle3", "proposal_methods": [proposal], "default_proposal_method": "greedy",
+            "verifier": verifier,
+        },
+    }  # fmt: skip

@@ -1,0 +1,52 @@
+"""A trained draft as a folder that other software reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pcg.config.build import TARGET, build, is_built
+from pcg.config.validate import ConfigError, nearest, problems_of_node
+from pcg.config.values import problems_of_values
+from pcg.engines import speculators
+
+FORMATS = {"speculators": speculators.write}
+EAGLE = "pcg.models.eagle.EagleLM"
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists everything that is wrong with conf/export.yaml."""
+    problems = [*problems_of_values(config)]
+    for role in ("target", "draft"):
+        node = config[role]
+        if is_built(node):
+            problems += problems_of_node(node, role)
+        else:
+            problems.append(f"{role} is required")
+    if is_built(config["draft"]) and config["draft"][TARGET] != EAGLE:
+        problems.append("draft: only a draft that reads the target is exported (draft=eagle draft.path=FOLDER)")
+    if is_built(config["target"]) and not is_built(config["target"].get("text")):
+        problems.append("target: has no text side, by which its speech tokens are known")
+    if config["format"] not in FORMATS:
+        problems.append(f"format={config['format']!r}: {', '.join(FORMATS)}{nearest(str(config['format']), FORMATS)}")
+    if not isinstance(config["gamma"], int) or config["gamma"] < 1:
+        problems.append(f"gamma={config['gamma']!r}: 1 or more")
+    if not isinstance(config["out"], str) or not config["out"]:
+        problems.append(f"out={config['out']!r}: the folder to write")
+    if problems:
+        raise ConfigError(problems)
+
+
+def write(config: Mapping[str, Any]) -> Path:
+    """Write the folder and tell what it is.
+
+    Raises:
+        ConfigError: the config cannot be carried out.
+        ValueError: a folder does not hold what it must, or the format cannot say what it holds.
+    """
+    check(config)
+    draft, target, out = config["draft"]["path"], config["target"]["path"], Path(config["out"])
+    ids = build(config["target"]["text"]).speech_ids
+    print(f"{out}: {FORMATS[config['format']](draft, target, ids, config['gamma'], out)}")
+    return out
