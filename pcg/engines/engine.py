@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from pcg.decoding.decoder import Decoder
 from pcg.interfaces import Rule
-from pcg.models.unloaded import UnloadedModel
+from pcg.models.unloaded import UnloadedHead, UnloadedModel
 from pcg.sampling import Sampling
 
 # How engines get onto a machine; each has builds of several names.
@@ -53,7 +53,7 @@ class Pair:
     """
 
     target: UnloadedModel
-    draft: UnloadedModel | None
+    draft: UnloadedModel | UnloadedHead | None
     rule: Rule | None
     settings: Mapping[str, Any]
     gamma: int

@@ -7,8 +7,8 @@ The format was read in speculators' ``Eagle3Converter`` and in vLLM 0.32's loade
   ascending order, and the last one as it is before the last norm, where ours is normed: a head that reads it cannot be
   said.
 - ``norm_before_residual`` is written always, since vLLM takes it for true where it is missing.
-- A head that speaks through the target's rows gets a copy of those of its speech tokens: ``d2t[i]`` is how far row i's
-  id in the target lies above i, ``t2d`` marks these ids.
+- Output rows are those of speech tokens, the head's own or, where it speaks through the target's, copies of these:
+  ``d2t[i]`` is how far row i's id in the target lies above i, ``t2d`` marks these ids.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _tensors(
     tensors = {name.replace(LAYER, "layers.0.", 1): head.tensor(name, None).contiguous() for name in names}
     if "lm_head.weight" in head:
         ids, rows = draft_ids(head, LlamaConfig.read(head.config, head.folder)), head.tensor("lm_head.weight", None)
+        spoken = torch.isin(ids, speech_ids)
+        ids, rows = ids[spoken], rows[spoken]
     else:
         ids = speech_ids.sort().values
         own = "lm_head.weight" in owner

@@ -19,7 +19,7 @@ from pcg.groups.table import GroupTable
 from pcg.models.checkpoint import resolve_folder
 from pcg.models.look import numbered
 from pcg.models.phonemes import TOKENS, Phonemes
-from pcg.models.unloaded import UnloadedModel
+from pcg.models.unloaded import UnloadedHead, UnloadedModel
 
 
 def unloaded(node: Mapping[str, Any], device: torch.device) -> UnloadedModel:
@@ -32,6 +32,11 @@ def unloaded(node: Mapping[str, Any], device: torch.device) -> UnloadedModel:
         raise ValueError(f"{node.get('_target_')} has no path and text side, by which an engine would know its tokens")
     text = build(node["text"])
     return UnloadedModel(node["path"], text.speech_ids, device, text)
+
+
+def unloaded_draft(node: Mapping[str, Any], target: UnloadedModel) -> UnloadedModel | UnloadedHead:
+    """A draft likewise; one without a text side reads the target and has its tokens."""
+    return unloaded(node, target.device) if "text" in node else UnloadedHead(node["path"], target)
 
 
 def audio_ids(path: str) -> Int[Tensor, "tokens"]:

@@ -50,3 +50,17 @@ class UnloadedModel:
         own = source == "output" and "lm_head.weight" in self._checkpoint
         rows = self._checkpoint.rows("lm_head.weight" if own else self._input_table, self.ids)
         return rows.float().to(self.device)
+
+
+class UnloadedHead:
+    """A draft that reads the target (``pcg.models.eagle``): tokens, prompts and tables are the target's."""
+
+    def __init__(self, path: str, target: UnloadedModel) -> None:
+        self.path, self.device, self._target = path, target.device, target
+        self.ids, self.end, self.vocab_size = target.ids, target.end, target.vocab_size
+
+    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
+        return self._target.prompt(utterance, prompt_tokens)
+
+    def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
+        return self._target.embeddings(source)

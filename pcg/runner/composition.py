@@ -18,7 +18,7 @@ from pcg.decoding.pair import check_compatible
 from pcg.decoding.transport import Movers
 from pcg.decoding.tree import BranchingLM, CandidateRule, OutcomeRule
 from pcg.engines.engine import Pair
-from pcg.engines.tables import unloaded
+from pcg.engines.tables import unloaded, unloaded_draft
 from pcg.files import cache_folder
 from pcg.interfaces import Codec, Dataset, Metric, Rule, SpeechModel, StateRule, TokenLM
 from pcg.runner.groups import codec_name, group_table
@@ -80,7 +80,7 @@ def serve(run: Run) -> tuple[Composition[Any], Decoder]:
     """
     release_models()
     target = unloaded(run.target, run.device)
-    draft = None if run.draft is None else unloaded(run.draft, run.device)
+    draft = None if run.draft is None else unloaded_draft(run.draft, target)
     composed = _around(run, target, load_codec(run), draft)
     settings = {}
     if run.grouping is not None:

@@ -55,9 +55,9 @@ def alike(measured: dict[str, Any], ours: dict[str, Any]) -> bool:
     return alpha - scale * max(alpha - low, least) < measured["alpha"] < alpha + scale * max(high - alpha, least)
 
 
-def served(runner: str, settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
+def served(runner: str, settings: dict[str, Any], count: int, tokens: int, *draft: str) -> dict[str, Any]:
     """In a process of its own, by one of vLLM's runners or by our loop."""
-    arguments = [runner, json.dumps(settings), str(count), str(tokens)]
+    arguments = [runner, json.dumps(settings), str(count), str(tokens), *draft]
     done = subprocess.run(
         [sys.executable, serving.__file__, *arguments], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
@@ -107,6 +107,14 @@ def test_the_first_runner_keeps_as_many_drafts_as_our_loop(name: str, record: di
     """20 prompts, 8 requests at once."""
     ours = record.setdefault("ours", {})[name] = served("ours", RULES[name], COUNT, TOKENS)
     found = record.setdefault("first runner", {})[name] = served("first", RULES[name], COUNT, TOKENS)
+    assert alike(found, ours), (found, ours)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_head_that_reads_the_target_is_kept_as_often_as_in_our_loop(name: str, record: dict[str, Any]) -> None:
+    """``pcg export`` of the bundled head, method eagle3; it is kept more often where it is trained for these states."""
+    ours = record.setdefault("ours, eagle3", {})[name] = served("ours", RULES[name], COUNT, TOKENS, "eagle")
+    found = record.setdefault("first runner, eagle3", {})[name] = served("first", RULES[name], COUNT, TOKENS, "eagle")
     assert alike(found, ours), (found, ours)
 
 

@@ -1,16 +1,19 @@
 """vLLM with the plugin on the bundled pair, and our own loop on the same prompts; needs vLLM.
 
-Alone (``python serving.py first|second|ours SETTINGS PROMPTS TOKENS``) it prints as JSON what was kept. The second
-runner needs Triton, of which a CPU has the interpreter: it is slow, and told here that its masks are booleans.
+Alone (``python serving.py first|second|ours SETTINGS PROMPTS TOKENS [eagle]``) it prints as JSON what was kept. The
+second runner needs Triton, of which a CPU has the interpreter: it is slow, and told here that its masks are booleans.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +61,28 @@ def prompts(count: int) -> list[dict[str, Any]]:
     return found
 
 
+def head(place: Path) -> Path:
+    """The bundled head as one that reads states that vLLM gives."""
+    from pcg.models.checkpoint import resolve_folder
+
+    folder = place / "head"
+    shutil.copytree(resolve_folder("bundled:eagle"), folder)
+    told = json.loads((folder / "config.json").read_text()) | {"reads": [4, 8, 11]}
+    (folder / "config.json").write_text(json.dumps(told))
+    return folder
+
+
+def exported(place: Path) -> dict[str, Any]:
+    """vLLM's words for it."""
+    from pcg.engines import speculators
+    from pcg.models.phonemes import Phonemes
+
+    ids = Phonemes("bundled:target").speech_ids
+    speculators.write(str(head(place)), "bundled:target", ids, GAMMA, place / "exported")
+    told = {"method": "eagle3", "model": str(place / "exported"), "num_speculative_tokens": GAMMA}
+    return {"speculative_config": {**told, "draft_sample_method": "probabilistic"}}
+
+
 def engine(settings: dict[str, Any] | None, **changes: Any) -> Any:
     """A served bundled pair; without settings it is vLLM's own rule."""
     from vllm import LLM
@@ -90,12 +115,13 @@ def generate(llm: Any, asked: Sequence[dict[str, Any]], params: Any) -> list[Any
     ]
 
 
-def measured(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
+def measured(settings: dict[str, Any], count: int, tokens: int, draft: str = "bundled") -> dict[str, Any]:
     """Acceptance of one engine on the first prompts, by vLLM's counters."""
     from pcg.engines.vllm.engine import counted
 
     asked = prompts(count)
-    llm = engine(settings)
+    with tempfile.TemporaryDirectory() as place:
+        llm = engine(settings, **(exported(Path(place)) if draft == "eagle" else {}))
     began = time.perf_counter()
     said = generate(llm, asked, sampling(tokens))
     seconds = time.perf_counter() - began
@@ -106,7 +132,7 @@ def measured(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
+def ours(settings: dict[str, Any], count: int, tokens: int, draft: str = "bundled") -> dict[str, Any]:
     """Acceptance of our own loop on them, with its interval over utterances."""
     import torch
 
@@ -117,16 +143,19 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
     from pcg.decoding.statistics import Statistics
     from pcg.groups.cosine import Cosine
     from pcg.metrics.aggregate import ratio
+    from pcg.models.eagle import EagleLM
     from pcg.models.llama import LlamaLM
     from pcg.models.phonemes import Phonemes
     from pcg.models.unloaded import UnloadedModel
     from pcg.sampling import Randomness, Sampling, as_keys
 
     cpu = torch.device("cpu")
-    target, draft = (
-        LlamaLM(f"bundled:{name}", Phonemes(f"bundled:{name}"), "float32", "cpu", "speech")
-        for name in ("target", "draft")
-    )
+    target = LlamaLM("bundled:target", Phonemes("bundled:target"), "float32", "cpu", "speech")
+    if draft == "eagle":
+        with tempfile.TemporaryDirectory() as place:
+            drafting: Any = EagleLM(str(head(Path(place))), target, "float32", "cpu")
+    else:
+        drafting = LlamaLM("bundled:draft", Phonemes("bundled:draft"), "float32", "cpu", "speech")
     rule: Any = Exact()
     if settings["rule"] == "pcg":
         vectors = UnloadedModel("bundled:target", target.text.speech_ids)
@@ -144,7 +173,7 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
         generations += statistics.annotate(
             speculative_decode(
                 target,
-                draft,
+                drafting,
                 rule,
                 Batch(batch, Sampling(TEMPERATURE), tokens, randomness),
                 gamma=GAMMA,
@@ -157,8 +186,8 @@ def ours(settings: dict[str, Any], count: int, tokens: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    runner, told, count, tokens = sys.argv[1:]
+    runner, told, count, tokens, *draft = sys.argv[1:]
     if runner == "second":
         interpret()
     decode = ours if runner == "ours" else measured
-    print("\n" + json.dumps(decode(json.loads(told), int(count), int(tokens))))
+    print("\n" + json.dumps(decode(json.loads(told), int(count), int(tokens), *draft)))

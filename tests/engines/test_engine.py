@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pcg.config.identity import canonical, run_id
 from pcg.config.validate import ConfigError, check
 from pcg.engines.vllm import engine as served
 from pcg.groups.table import GroupTable
+from pcg.models.checkpoint import resolve_folder
 from pcg.models.phonemes import Phonemes
 from pcg.processes import RUN
 from pcg.report import report
@@ -48,6 +50,8 @@ class LLM:
         self.model, self.arguments, self.running, self.begun_by = model, arguments, True, os.environ[RUN]
         rule = (arguments.get("additional_config") or {}).get("pcg", {})
         self.groups = GroupTable.load(rule["groups"]) if "groups" in rule else None  # the file is gone afterwards
+        model = arguments.get("speculative_config", {}).get("model")
+        self.head = model and json.loads((Path(model) / "config.json").read_text())  # likewise
         self.model_config = SimpleNamespace(max_model_len=arguments.get("max_model_len", 2048))
         self.engine_core = SimpleNamespace(shutdown=self._shut_down)
         self.llm_engine = self
@@ -195,6 +199,24 @@ def test_prompts_go_in_and_tokens_and_counts_come_out(config) -> None:
     assert result.values["acceptance"]["alpha"] == pytest.approx(6 / 9)
 
 
+def test_a_head_that_reads_the_target_is_exported_for_it(config, tmp_path: Path) -> None:
+    folder = tmp_path / "head"
+    shutil.copytree(resolve_folder("bundled:eagle"), folder)
+    told = json.loads((folder / "config.json").read_text()) | {"reads": [4, 8, 11]}
+    (folder / "config.json").write_text(json.dumps(told))
+    values = run_once(config("draft=eagle", f"draft.path={folder}", "grouping=pcg")).values
+    (llm,) = LLM.made
+    speculative = llm.arguments["speculative_config"]
+    assert (speculative["method"], speculative["draft_sample_method"]) == ("eagle3", "probabilistic")
+    assert llm.head["eagle_aux_hidden_state_layer_ids"] == [4, 8, 11]
+    assert llm.groups.vocab_size == 4160
+    assert values["counts"]["accepted"] > 0
+    told["reads"] = [4, 8, 12]
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"reads the states \[4, 8, 12\]"):
+        run_once(config("draft=eagle", f"draft.path={folder}", "grouping=pcg", "seed=1"))
+
+
 def test_the_result_says_who_decoded_and_what_it_does_not_know(config) -> None:
     values = run_once(config()).values
     told = values["engine"]
@@ -297,8 +319,8 @@ def test_without_vllm_one_line_installs_it(config, monkeypatch) -> None:
         (["grouping=dropmatch"], "grouping=dropmatch: asks for what vLLM does not give; it can do block, bucket"),
         (["decoding.candidates=2"], "decoding.candidates=2: vLLM verifies chains; want 1"),
         (["decoding.mode=law"], "decoding.mode=law: vLLM verifies chains; want speculative"),
-        (["draft=eagle"], "draft: engine=vllm runs models that are folders"),
-        (["draft=ngram"], "draft: engine=vllm runs models that are folders"),
+        (["draft=ngram"], "draft: engine=vllm drafts with models that are folders"),
+        (["draft=eagle", "draft.weights=int8"], "draft.weights=int8: engine=vllm takes weights as they are"),
         (["target=transformers", "target.path=x"], "target: engine=vllm runs models that are folders"),
         (["grouping=pcg", "decoding.temperature=0.0"], "decoding.temperature=0: vLLM decodes exactly there"),
         (["decoding.top_k=50"], "decoding.top_k=50: vLLM's draft knows the temperature alone; want null"),

@@ -155,6 +155,16 @@ def test_only_what_is_allowed_has_a_probability(vllm: dict[str, ModuleType]) -> 
     assert logits(vllm, vllm["vllm.config"].VllmConfig(), 5).tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
+def test_a_head_of_speech_alone_is_left_as_it_is(vllm: dict[str, ModuleType]) -> None:
+    """Its rows are not the model's ids."""
+    plugin.register()
+    head = SimpleNamespace(hf_config=SimpleNamespace(draft_vocab_size=5))
+    some = vllm["vllm.config"].VllmConfig({"pcg_allowed_token_ids": [[1, 2], [3, 9]]})
+    some.speculative_config = SimpleNamespace(draft_model_config=head)
+    assert logits(vllm, some, 5).tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert logits(vllm, some, 8)[0, :3].tolist() == [-torch.inf, 1, -torch.inf]  # the target's
+
+
 @pytest.mark.parametrize("value", [[], [1, 2], [[1]], [[2, 1]], [[-1, 1]], [["a", "b"]], "speech"])
 def test_what_is_no_range_of_tokens_is_refused(vllm: dict[str, ModuleType], value: Any) -> None:
     plugin.register()

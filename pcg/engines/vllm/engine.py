@@ -29,14 +29,18 @@ from pcg.constraints import Constraint, up_to
 from pcg.decoding.decoder import Decoded
 from pcg.decoding.rows import Prompt
 from pcg.decoding.statistics import COUNTS, plain_counts
+from pcg.engines import speculators
 from pcg.engines.engine import INSTALL, Pair, Started
 from pcg.engines.settings import rules
 from pcg.engines.vllm import allowed, plugin
 from pcg.models.checkpoint import resolve_folder
+from pcg.models.unloaded import UnloadedHead
 from pcg.processes import RUN, exit_when_told_to_end
 from pcg.types import Generation
 
 _MODEL = "pcg.models.llama.LlamaLM"  # whose folders vLLM reads; of others it would want another class, or cannot
+_HEAD = "pcg.models.eagle.EagleLM"
+_FOLDERS = f"models that are folders of Llama, Qwen2 or Qwen3 ({_MODEL})"
 _OURS = ("model", "speculative_config", "additional_config", "max_num_seqs", "seed", "dtype", "disable_log_stats")
 _NOT_OURS = Constraint(
     lambda arguments: not set(arguments) & set(_OURS),
@@ -80,12 +84,16 @@ class Vllm:
         target, draft, grouping = config.get("target"), config.get("draft"), config.get("grouping")
         decoding = config.get("decoding")
         assert isinstance(decoding, Mapping)
-        found = [
-            f"{role}: engine=vllm runs models that are folders of Llama, Qwen2 or Qwen3 ({_MODEL}), "
-            f"not {node[TARGET]}{'; draft=none runs the target alone' if role == 'draft' else ''}"
-            for role, node in (("target", target), ("draft", draft))
-            if is_built(node) and node[TARGET] != _MODEL
-        ]
+        found = []
+        if is_built(target) and target[TARGET] != _MODEL:
+            found.append(f"target: engine=vllm runs {_FOLDERS}, not {target[TARGET]}")
+        if is_built(draft) and draft[TARGET] not in (_MODEL, _HEAD):
+            found.append(
+                f"draft: engine=vllm drafts with {_FOLDERS}, and heads that read the target ({_HEAD}), not with "
+                f"{draft[TARGET]}; draft=none runs the target alone"
+            )
+        if is_built(draft) and draft.get("weights", "stored") != "stored":
+            found.append(f"draft.weights={draft['weights']}: engine=vllm takes weights as they are; want stored")
         if decoding.get("repetition_penalty", 1.0) != 1.0:
             found.append("decoding.repetition_penalty: of vLLM it counts text too, of our loop speech alone; want 1.0")
         found += _problems_of_drafts(decoding, grouping) if is_built(draft) else []
@@ -242,8 +250,8 @@ def _started(engine: Vllm, pair: Pair) -> Any:
     with tempfile.TemporaryDirectory() as place, _environment(pair.threads):
         if pair.draft is not None:
             arguments["speculative_config"] = {
-                "method": "draft_model", "model": str(resolve_folder(pair.draft.path)),
-                "num_speculative_tokens": pair.gamma, "draft_sample_method": "probabilistic",
+                **_drafting(pair, Path(place)), "num_speculative_tokens": pair.gamma,
+                "draft_sample_method": "probabilistic",
             }  # fmt: skip
             arguments["additional_config"] |= {plugin.KEY: {**pair.settings, **_groups(pair, Path(place))}}
         from vllm import LLM
@@ -258,6 +266,20 @@ def _started(engine: Vllm, pair: Pair) -> Any:
             "vLLM has not loaded the plugin pcg, so its own rule would decide, of text too; does VLLM_PLUGINS name it?"
         )
     return llm
+
+
+def _drafting(pair: Pair, place: Path) -> dict[str, str]:
+    """The draft in vLLM's words; a head that reads the target as a folder that vLLM reads, in ``place``.
+
+    Raises:
+        ValueError: it reads states that vLLM does not give.
+    """
+    assert pair.draft is not None
+    if not isinstance(pair.draft, UnloadedHead):
+        return {"method": "draft_model", "model": str(resolve_folder(pair.draft.path))}
+    folder = place / "draft"
+    speculators.write(pair.draft.path, pair.target.path, pair.target.ids.cpu(), pair.gamma, folder)
+    return {"method": "eagle3", "model": str(folder)}
 
 
 def _groups(pair: Pair, place: Path) -> dict[str, str]:

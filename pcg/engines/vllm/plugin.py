@@ -143,6 +143,8 @@ def _into_the_logits() -> None:
         """A model is made, target or draft: its tokens that may not be said."""
         current = config.get_current_vllm_config()
         only = settings_of(current, allowed.KEY)
+        if layer.org_vocab_size == _reduced(current):  # rows of speech alone (``pcg export``), not the model's ids
+            only = None
         layer.pcg_barred = only and allowed.barred(only, layer.org_vocab_size, current.device_config.device)
 
     @functools.wraps(own)
@@ -154,6 +156,13 @@ def _into_the_logits() -> None:
 
     LogitsProcessor.__init__ = _after(LogitsProcessor.__init__, choose)
     LogitsProcessor.forward = forward
+
+
+def _reduced(config: Any) -> int | None:
+    """Rows of a draft's head that has fewer than the target has tokens; None of any other draft."""
+    draft = getattr(config.speculative_config, "draft_model_config", None)
+    rows = getattr(getattr(draft, "hf_config", None), "draft_vocab_size", None)
+    return None if rows == config.model_config.get_vocab_size() else rows
 
 
 def _strangeness() -> str:
