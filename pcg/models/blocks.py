@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.models.decoder import LlamaConfig
-from pcg.models.linear import Layout, Linear, Weights, linear
+from pcg.models.linear import Layout, Linear, linear
 from pcg.models.native import Passes
 from pcg.models.rope import rope_table
 from pcg.models.tree import Tree
@@ -135,21 +135,9 @@ def interleaved(weight: Float[Tensor, "outputs width"], head_dim: int) -> Float[
 class Blocks:
     """What every pass of one model shares: sizes, rotary angles, norms, attention."""
 
-    def __init__(
-        self,
-        config: LlamaConfig,
-        dtype: torch.dtype,
-        device: torch.device,
-        layout: Layout,
-        weights: Weights = "stored",
-    ) -> None:
-        """
-        Args:
-            layout: of the weights; ``pcg.models.layout`` chooses one.
-            weights: as stored, or rounded to int8.
-        """
-        self.config, self.dtype, self.device = config, dtype, device
-        self.layout, self.weights = layout, weights
+    def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device, layout: Layout) -> None:
+        """``layout``: of the weights; ``pcg.models.layout`` chooses one."""
+        self.config, self.dtype, self.device, self.layout = config, dtype, device, layout
         self.rope = rope_table(config.rope, device)
         # ||x|| / sqrt(width) is the root mean square; the norm weights carry the sqrt(width)
         self._fused_norm = norm_is_fused(device)
@@ -171,7 +159,7 @@ class Blocks:
             )
 
     def linear(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None = None) -> Linear:
-        return linear(weight, self.dtype, self.device, bias, self.layout, self.weights)
+        return linear(weight, self.dtype, self.device, bias, self.layout)
 
     def passes(self, layers: Sequence[Layer]) -> Passes | None:
         """Whole passes of these layers in one call, where the machine has them."""

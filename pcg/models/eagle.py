@@ -26,7 +26,7 @@ from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolv
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
 from pcg.models.layout import choose
-from pcg.models.linear import Weights, is_plain
+from pcg.models.linear import is_plain
 from pcg.models.native import Product
 from pcg.types import Utterance
 
@@ -69,16 +69,12 @@ class EagleLM:
         target: the target; the runner gives it.
         dtype: float32, bfloat16 or float16; of the target.
         device: a torch device.
-        weights: ``int8`` rounds them to 255 steps an output (``pcg.models.linear``): a little acceptance for half of
-            the memory that a pass reads on a CPU. What is said has the target's law, or the rule's, either way.
 
     Raises:
         ValueError: the folder belongs to another target, or to one whose states cannot be read.
     """
 
-    def __init__(
-        self, path: str, target: Any, dtype: Dtype, device: str | torch.device, weights: Weights = "stored"
-    ) -> None:
+    def __init__(self, path: str, target: Any, dtype: Dtype, device: str | torch.device) -> None:
         if not isinstance(target, Readable):
             raise ValueError(f"draft {path}: reads hidden states, which a {type(target).__name__} does not show")
         checkpoint = Checkpoint(resolve_folder(path))
@@ -91,7 +87,7 @@ class EagleLM:
         width = c.width
         fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
         layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
-        self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout, weights)
+        self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout)
         self._fuse = self.blocks.linear(fuse)
         layer = LAYER if f"{LAYER}hidden_norm.weight" in checkpoint else SPECULATORS_LAYER
         self._layer = self.blocks.read_layer(checkpoint, layer, inputs=2 * width)

@@ -19,7 +19,6 @@ from pcg.models import native
 
 Linear = Callable[[Float[Tensor, "... inputs"]], Float[Tensor, "... outputs"]]
 Layout = Literal["native", "packed", "reordered", "plain"]
-Weights = Literal["stored", "int8"]
 
 
 def linear(
@@ -28,23 +27,15 @@ def linear(
     device: torch.device,
     bias: Float[Tensor, "outputs"] | None = None,
     layout: Layout = "plain",
-    weights: Weights = "stored",
 ) -> Linear:
     """The map with ``weight`` and ``bias`` as stored in a checkpoint, computed in ``dtype`` on ``device``.
 
     Args:
         layout: how the weight lies in memory, and so who multiplies; one of ``layouts``.
-        weights: ``int8`` rounds each to one of 255 steps up to the largest of its output. What has a layout of its own
-            for that reads half the memory; others compute with the rounded numbers.
     """
-    scale = None
-    if weights == "int8":
-        scale = weight.float().abs().amax(1).clamp(min=1e-12) / 127
-        rounded = (weight.float() / scale.unsqueeze(1)).round()
-        weight = rounded.to(torch.int8) if layout == "native" else (rounded * scale.unsqueeze(1)).to(weight.dtype)
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
     if layout == "native":
-        return native.Product(weight, bias, dtype, scale)
+        return native.Product(weight, bias, dtype)
     if layout == "packed":
         return _packed(weight, bias)
     if layout == "reordered":

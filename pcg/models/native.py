@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Int8, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from pcg.files import cache_folder
@@ -33,14 +33,14 @@ from pcg.models.tree import Tree
 
 SOURCE = Path(__file__).with_name("passes.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
-_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.int8: 4}
+_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 _PAIRS = 3
 log = logging.getLogger(__name__)
 
 
 class _Matrix(ctypes.Structure):
     _fields_ = (
-        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scale", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
         ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32), ("kind", ctypes.c_int32),
     )  # fmt: skip
 
@@ -113,28 +113,26 @@ class Product:
     """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``.
 
     Args:
-        weight: as stored, or in int8.
+        weight: as stored.
         dtype: of the computation, float32 or bfloat16.
-        scale: of each output, what its weights in int8 are multiplied by.
     """
 
     def __init__(
         self,
-        weight: Float[Tensor, "outputs inputs"] | Int8[Tensor, "outputs inputs"],
+        weight: Float[Tensor, "outputs inputs"],
         bias: Float[Tensor, "outputs"] | None,
         dtype: torch.dtype = torch.float32,
-        scale: Float[Tensor, "outputs"] | None = None,
     ) -> None:
         outputs, inputs = weight.shape
         group, kind = library().group(), _KINDS[weight.dtype]
         padded = torch.cat([weight, weight.new_zeros(-outputs % group, inputs)])
-        if dtype == torch.bfloat16 and scale is None:
+        if dtype == torch.bfloat16:
             together, kind = padded.bfloat16().view(-1, group, inputs // 2, 2), _PAIRS
         else:
             together = padded.view(-1, group, inputs)
         self._weight = together.transpose(1, 2).contiguous()
-        self._each = [None if each is None else each.float().contiguous() for each in (bias, scale)]
-        self.matrix = _Matrix(_address(self._weight), *map(_address, self._each), inputs, outputs, kind)
+        self._bias = None if bias is None else bias.float().contiguous()
+        self.matrix = _Matrix(_address(self._weight), _address(self._bias), inputs, outputs, kind)
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         x = x.float().contiguous()

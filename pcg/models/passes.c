@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX2__) || defined(__F16C__)
+#if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -29,15 +29,14 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
-enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS, INT8 }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
-static const int SIZE[] = {2, 2, 4, 4, 1};
+enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
+static const int SIZE[] = {2, 2, 4, 4};
 
 typedef struct {
     const void *weight; /* [outputs / GROUP][inputs][GROUP], pairs [outputs / GROUP][inputs / 2][GROUP][2] */
-    const float *bias, *scale; /* of each output, or null */
+    const float *bias;  /* or null */
     int32_t inputs, outputs, kind;
 } Matrix;
 
@@ -73,14 +72,6 @@ ALWAYS vec splat(float x) { return x - (vec){0}; }
 ALWAYS vec widened(const char *from, int kind, long at) {
     if (kind == FLOAT32 || kind == PAIRS)
         return *(const vec *)(from + 4 * at);
-    if (kind == INT8)
-#if defined(__AVX512F__)
-        return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from + at))));
-#elif defined(__AVX2__)
-        return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(from + at))));
-#else
-        return __builtin_convertvector(*(const bytes *)(from + at), vec);
-#endif
     halves bits = *(const halves *)(from + 2 * at);
     if (kind == BFLOAT16)
         return (vec)(__builtin_convertvector(bits, ints) << 16);
@@ -238,10 +229,9 @@ SUMS(sums_float16, FLOAT16)
 SUMS(sums_bfloat16, BFLOAT16)
 SUMS(sums_float32, FLOAT32)
 SUMS(sums_pairs, PAIRS)
-SUMS(sums_int8, INT8)
 
 typedef void (*Sums)(int, const float *, const char *, long, long, float *, long, int);
-static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs, sums_int8};
+static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs};
 
 /* How many of these rows are taken at once. */
 static int part(int rows) {
@@ -278,7 +268,7 @@ int product(const Matrix *m, const float *x, int rows, float *y, int add) {
             for (int r = 0; r < some; r++) {
                 float *to = y + (long)(row + r) * m->outputs + first;
                 for (long i = 0; i < wide; i++)
-                    to[i] = made[r * GROUP + i] * (m->scale ? m->scale[first + i] : 1) + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
+                    to[i] = made[r * GROUP + i] + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
             }
         }
     }

@@ -320,7 +320,6 @@ def test_without_vllm_one_line_installs_it(config, monkeypatch) -> None:
         (["decoding.candidates=2"], "decoding.candidates=2: vLLM verifies chains; want 1"),
         (["decoding.mode=law"], "decoding.mode=law: vLLM verifies chains; want speculative"),
         (["draft=ngram"], "draft: engine=vllm drafts with models that are folders"),
-        (["draft=eagle", "draft.weights=int8"], "draft.weights=int8: engine=vllm takes weights as they are"),
         (["target=transformers", "target.path=x"], "target: engine=vllm runs models that are folders"),
         (["grouping=pcg", "decoding.temperature=0.0"], "decoding.temperature=0: vLLM decodes exactly there"),
         (["decoding.top_k=50"], "decoding.top_k=50: vLLM's draft knows the temperature alone; want null"),

@@ -92,8 +92,6 @@ class Vllm:
                 f"draft: engine=vllm drafts with {_FOLDERS}, and heads that read the target ({_HEAD}), not with "
                 f"{draft[TARGET]}; draft=none runs the target alone"
             )
-        if is_built(draft) and draft.get("weights", "stored") != "stored":
-            found.append(f"draft.weights={draft['weights']}: engine=vllm takes weights as they are; want stored")
         if decoding.get("repetition_penalty", 1.0) != 1.0:
             found.append("decoding.repetition_penalty: of vLLM it counts text too, of our loop speech alone; want 1.0")
         found += _problems_of_drafts(decoding, grouping) if is_built(draft) else []
