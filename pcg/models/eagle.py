@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pcg.interfaces import Readable
 from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
-from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
+from pcg.models.checkpoint import Checkpoint, Described, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
 from pcg.models.layout import choose
@@ -227,7 +228,7 @@ class EagleLM:
 def unnested(config: dict[str, Any]) -> dict[str, Any]:
     """What config.json says, where vllm-project/speculators has put a part of it under ``transformer_layer_config``."""
     layer = config.get("transformer_layer_config")
-    return config if layer is None else type(config)(config | layer, config.file)  # type: ignore[call-arg, attr-defined]
+    return config if layer is None else Described({**config, **layer}, getattr(config, "file", Path("config.json")))
 
 
 def states_read(config: dict[str, Any], layers: int, path: str) -> tuple[int, ...]:
