@@ -88,6 +88,11 @@ class Figure:
         """What a value is multiplied by to be in ``unit``."""
         return 100.0 if self.unit == "%" else 1.0
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a part of a whole, as of the words of a text."""
+        return self.unit == "%"
+
     def number(self, value: float, sign: str = "") -> str:
         """The value in ``unit``, which is not written; ``sign="+"`` writes the sign of positive values too."""
         return format(self.scale * value, sign + self.format)

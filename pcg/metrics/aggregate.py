@@ -190,18 +190,21 @@ def _gradient(sums: np.ndarray, figure: Callable[..., np.ndarray]) -> np.ndarray
     )
 
 
-def ratio(numerator: Column, denominator: Column | None = None, seed: int = 0) -> Estimate:
+def ratio(numerator: Column, denominator: Column | None = None, seed: int = 0, *, share: bool = False) -> Estimate:
     """Ratio of sums, or the mean over utterances without a denominator.
 
-    A ratio of what is never below 0 has an interval that is not either, and a share of counts one that ends at 1.
+    A ratio of what is never below 0 has an interval that is not either.
+
+    Args:
+        share: it is a part of a whole: where no utterance has more than the whole, nor has the interval, and where all
+            have nothing or all the whole, it is the binomial one.
     """
     found = estimate(_pair((numerator, denominator)), np.divide, seed)
     if denominator is None or found.value is None:
         return found
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     floor = 0.0 if (top >= 0).all() else -math.inf
-    counted = bool((top % 1 == 0).all() and (bottom % 1 == 0).all() and (top <= bottom).all())
-    ceiling = 1.0 if floor == 0 and counted else math.inf
+    ceiling = 1.0 if share and floor == 0 and (top <= bottom).all() else math.inf
     if found.ci95 is None:
         return Estimate(found.value, _binomial(found.value, len(top)) if ceiling == 1 else None)
     return Estimate(found.value, (max(found.ci95[0], floor), min(found.ci95[1], ceiling)), found.spread)
@@ -234,15 +237,17 @@ def figures(
         KeyError: a row lacks a column.
     """
     return {
-        name: _figure([row for row in rows if row[figure.columns[0]] is not None], *figure.columns, seed)
+        name: _figure([row for row in rows if row[figure.columns[0]] is not None], figure, seed)
         for name, figure in declared.items()
     }
 
 
-def _figure(rows: Sequence[Mapping[str, Any]], top: str, bottom: str | None, seed: int) -> Estimate:
+def _figure(rows: Sequence[Mapping[str, Any]], figure: Figure, seed: int) -> Estimate:
     if not rows:
         return Estimate(None, None)
-    return ratio([row[top] for row in rows], None if bottom is None else [row[bottom] for row in rows], seed)
+    top, bottom = figure.columns
+    below = None if bottom is None else [row[bottom] for row in rows]
+    return ratio([row[top] for row in rows], below, seed, share=figure.is_share)
 
 
 def _pair(of: Ratio) -> list[Column]:

@@ -60,7 +60,7 @@ def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figu
     for name, run in shown:
         at = theta(run.values["config"])
         if at is not None:
-            lines.setdefault(name.replace(f" theta={at}", ""), []).append(run)
+            lines.setdefault(name.replace(f" theta={at:g}", ""), []).append(run)
     if max(map(len, lines.values()), default=0) < 2:
         return None
     levels = [

@@ -128,8 +128,10 @@ def _pooled(method: Method) -> dict[str, Any]:
         "devices": max(values["devices"] for values in every),
         "counts": _sums([values["counts"] for values in every]),
         "acceptance": {
-            **{key: value for name, pair in ACCEPTANCE.items() for key, value in _figure(method, name, *pair).items()},
+            **_figure(method, "alpha", *ACCEPTANCE["alpha"], share=True),
+            **_figure(method, "tau", *ACCEPTANCE["tau"]),
             "alpha_exact": _mean(every, "acceptance", "alpha_exact", "tested"),
+            "alpha_by_slot": _by_slot(every),
         },
         "speed": _speed(method, every),
         "distortion": _distortion(method, every),
@@ -155,6 +157,14 @@ def _mean(every: Sequence[Mapping[str, Any]], group: str, key: str, weight: str)
     if any(value is None for value, _ in found) or not sum(count for _, count in found):
         return None
     return sum(value * count for value, count in found) / sum(count for _, count in found)
+
+
+def _by_slot(every: Sequence[Mapping[str, Any]]) -> list[float | None] | None:
+    """Of each slot the runs' mean: each has about as many tokens of it."""
+    known = [values["acceptance"].get("alpha_by_slot") for values in every]
+    if not all(known):
+        return None
+    return [None if None in slot else sum(slot) / len(slot) for slot in zip(*known, strict=True)]
 
 
 def _speed(method: Method, every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -215,13 +225,14 @@ def _quality(method: Method) -> dict[str, Any]:
         for key, figure in measured([method.values]).items():
             if f"{prefix}{key}" in method.values["quality"] and figure.ratio is not None:
                 top, bottom = figure.ratio
-                found |= _figure(method, prefix + key, prefix + top, bottom and prefix + bottom)
+                columns = prefix + top, bottom and prefix + bottom
+                found |= _figure(method, prefix + key, *columns, share=figure.is_share)
     return found
 
 
-def _figure(method: Method, name: str, top: str, bottom: str | None) -> dict[str, Any]:
+def _figure(method: Method, name: str, top: str, bottom: str | None, share: bool = False) -> dict[str, Any]:
     found = cells([method.rows], [[top, bottom]])
-    return _named(name, Estimate(None, None) if found is None else ratio(found[0], found[1]))
+    return _named(name, Estimate(None, None) if found is None else ratio(found[0], found[1], share=share))
 
 
 def _named(name: str, found: Estimate) -> dict[str, Any]:

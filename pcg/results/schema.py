@@ -330,7 +330,8 @@ def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:
     """A ratio of sums over utterances; no value where some utterance has no such sum (a rule without a law)."""
     if not rows or any(row[kind].get(top) is None for row in rows):
         return Estimate(None, None)
-    return ratio([row[kind][top] for row in rows], [row["counts"][bottom] for row in rows])
+    share = (top, bottom) == ("accepted", "tested")
+    return ratio([row[kind][top] for row in rows], [row["counts"][bottom] for row in rows], share=share)
 
 
 def _with_interval(name: str, found: Estimate) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_what_is_undefined_is_none_and_nothing_warns():
     assert ratio([1, 2], [0, 0]).value is None
     assert ratio([1], [4]).value == 0.25
     assert ratio([1], [4]).ci95 is None
-    sometimes = ratio([1, 0, 0, 0], [1, 0, 0, 0])
+    sometimes = ratio([1, 0, 0, 0], [1, 0, 0, 0], share=True)
     assert sometimes.value == 1
     assert sometimes.ci95 == (0.025**0.25, 1)
 
@@ -67,10 +67,11 @@ def test_what_is_undefined_is_none_and_nothing_warns():
 def test_where_all_have_the_same_share_the_interval_is_the_binomial_one():
     """Clopper and Pearson: beta quantiles of the number of utterances."""
     for trials in (2, 6, 40):
-        low, high = ratio([7] * trials, [7] * trials).ci95
+        low, high = ratio([7] * trials, [7] * trials, share=True).ci95
         assert (low, high) == (pytest.approx(betaincinv(trials, 1, 0.025)), 1.0)
-        assert ratio([0] * trials, [7] * trials).ci95 == (0.0, pytest.approx(betaincinv(1, trials, 0.975)))
-    assert ratio([3, 3], [6, 6]) == Estimate(0.5, None)
+        assert ratio([0] * trials, [7] * trials, share=True).ci95 == (0.0, pytest.approx(betaincinv(1, trials, 0.975)))
+    assert ratio([3, 3], [6, 6], share=True) == Estimate(0.5, None)
+    assert ratio([3, 3], [3, 3]) == Estimate(1.0, None)  # tokens a pass are no share
     assert ratio([0.5, 0.5]) == Estimate(0.5, None)  # a mean: of what, nobody knows
     assert ratio([7], [7]).ci95 is None
     assert paired_difference(([1, 2], [4, 8]), ([1, 2], [4, 8])) == Estimate(0.0, None)
@@ -82,8 +83,8 @@ def test_few_utterances_have_the_interval_that_they_deserve():
         low, high = estimate([rng.normal(5, 1, 4), np.ones(4)], np.divide, resamples=300).ci95
         covered += low <= 5 <= high
     assert 0.91 <= covered / 500 <= 0.98
-    assert ratio([1, 4], [4, 4]).ci95 == (0.0, 1.0)  # a share of counts stays one
-    assert ratio([1.5, 4], [4, 4]).ci95[1] > 1
+    assert ratio([1, 4], [4, 4], share=True).ci95 == (0.0, 1.0)  # a share stays one
+    assert ratio([1, 4], [4, 4]).ci95[1] > 1
 
 
 def crossed(rng: np.random.Generator, utterances: int, seeds: int, share: float) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ def test_table_plots_and_paths(study: Path, capsys) -> None:
     shown = capsys.readouterr().out
     lines = (folder / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:6]] == [
-        "target alone", "exact", "pcg theta=0.0", "pcg theta=0.5",
+        "target alone", "exact", "pcg theta=0", "pcg theta=0.5",
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
         "method", "alpha", "tau", "tokens/s", "speed-up", "ideal", "RTF", "WER %", "MOS",
@@ -111,7 +111,7 @@ def test_two_studies_side_by_side(config, study: Path, capsys) -> None:
     lines = [line.split(" | ") for line in (folder / "table.md").read_text().splitlines()]
     assert [cell.strip("| ") for cell in lines[0][:3]] == ["method", "study", "alpha"]
     assert [(line[0].strip("| "), line[1]) for line in lines[2:8]] == [
-        ("target alone", "tiny"), ("exact", "tiny"), ("pcg theta=0.0", "tiny"), ("pcg theta=0.5", "tiny"),
+        ("target alone", "tiny"), ("exact", "tiny"), ("pcg theta=0", "tiny"), ("pcg theta=0.5", "tiny"),
         ("pcg theta=0.3", "other"), ("pcg theta=0.5", "other"),
     ]  # fmt: skip
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))

@@ -82,7 +82,7 @@ def test_the_report_says_of_how_many_seeds_a_row_is(study: Path, capsys) -> None
     lines = (folder / "table.md").read_text().splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:3]] == ["method", "seeds"]
     assert [[cell.strip() for cell in line.split("|")[1:3]] for line in lines[2:5]] == [
-        ["exact", "3"], ["pcg theta=0.0", "3"], ["topk k=3", "1"]
+        ["exact", "3"], ["pcg theta=0", "3"], ["topk k=3", "1"]
     ]  # fmt: skip
     assert "one seed. Its interval is over utterances" in "\n".join(lines)
     assert "could be seen | utterances for 1.5 |" in "\n".join(lines)

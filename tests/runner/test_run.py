@@ -122,6 +122,7 @@ def test_target_alone(config):
         "tau": 1.0,
         "tau_ci95": None,
         "alpha_exact": None,
+        "alpha_by_slot": None,
     }
     assert values["speed"]["speedup"] == 1.0
     assert values["speed"]["baseline_tokens_per_second"] == values["speed"]["tokens_per_second"]
