@@ -268,5 +268,5 @@ def test_the_command_line_is_checked() -> None:
     cli.check_command_line(
         "offline", ["only=[exact,pcg]", "thetas=[0.3,0.45]", "rules.pcg.groups.center=true"], offline.check
     )
-    with pytest.raises(ConfigError, match=r"(?s)rules\.pcg\.groups\.theta=2\.5.*rules\.ssd\.beta=-1\.5"):
+    with pytest.raises(ConfigError, match=r"(?s)rules\.coupling\.groups\.theta=2\.5.*rules\.ssd\.beta=-1\.5"):
         cli.check_command_line("offline", ["thetas=[2.5]", "grids.ssd.beta=[-1.5]"], offline.check)
