@@ -6,6 +6,7 @@ import io
 import itertools
 import locale
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -255,15 +256,16 @@ def _wrong_values(
         try:
             config = plain(compose(name, chosen + one_each))
         except _COMPOSING as error:
-            problems.append(_reason(error))
+            problems.append(_no_such_group(error, name) or _reason(error))
             composes = False
             continue
-        problems += problems_of_values(config)
+        found = problems_of_values(config)
         try:
             if check is not None:
                 check(config)
         except ConfigError as error:
-            problems += error.problems
+            found += error.problems
+        problems += [typed.as_typed(problem, values.values()) for problem in found]
     return problems, composes
 
 
@@ -273,6 +275,16 @@ def plain(config: DictConfig) -> dict[str, Any]:
     assert isinstance(values, dict)
     kept = {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
     return expanded(without_advice(kept))
+
+
+def _no_such_group(error: Exception, name: str) -> str | None:
+    """What is wrong where a group was chosen that this command has not."""
+    found = re.match(r"Could not override '([\w/@.]+)'", str(error))
+    if found is None:
+        return None
+    choices = compose(name, return_hydra_config=True).hydra.runtime.choices
+    there = sorted(group for group in choices if group.isidentifier())
+    return f"{found[1]}: pcg {name} has no such group, so leave it out; it has {', '.join(there)}"
 
 
 def _reason(error: Exception) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
 from pcg.command.launching import missing_extra, texts
@@ -65,6 +65,23 @@ def _in_quotes(key: str, value: str) -> str:
 def quoted(key: str, value: str) -> str:
     """An override as it is typed, its value being text whatever signs are in it."""
     return '"' + _SHELL.sub(r"\\\1", _in_quotes(key, value)) + '"'
+
+
+def as_typed(problem: str, overrides: Iterable[Override]) -> str:
+    """A problem with the value as it was typed: Hydra reads ``2026_11_30`` and ``1e3`` as numbers, and of a number one
+    can no longer tell what to put into quotes."""
+    for item in overrides:
+        key, texts = item.key_or_group, str(item.input_line).partition("=")[2].split(",")
+        value = item.value()
+        values = value.list if isinstance(value, ChoiceSweep) else [value]
+        for text, read in zip(texts, values, strict=False):
+            if isinstance(read, int | float) and problem.startswith(f"{key}={read!r}:"):
+                written = text.strip()
+                problem = problem.replace(f"{key}={read!r}:", f"{key}={written}:", 1)
+                problem = problem.replace(f"{key}='{read}'", f"{key}='{written}'").replace(
+                    f"{key}='...'", f"{key}='{written}'"
+                )
+    return problem
 
 
 def problems_of_several(choices: Choices, overrides: Sequence[Override]) -> list[str]:

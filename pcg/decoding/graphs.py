@@ -30,7 +30,7 @@ from pcg.decoding.clock import compiling
 from pcg.decoding.proposer import chain
 from pcg.decoding.tree import CandidateRule
 from pcg.interfaces import Drafted, Rule, StateRule, TokenLM
-from pcg.models.blocks import Blocks, Memory, Span
+from pcg.models.blocks import Blocks, Memory, Span, check_room
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.sampling import Randomness, Sampling, check_probabilities
@@ -223,6 +223,7 @@ class GraphedLM:
     ) -> FixedCache:
         """As the model's, without a graph: prompts are of any length."""
         llama = self.model.llama
+        check_room(prompts, capacity, llama.config.positions)
         cache = fixed_cache(self._free, llama.blocks, len(prompts), capacity, reads)
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         if ids.shape[1]:
@@ -316,6 +317,7 @@ class GraphedEagle:
     ) -> FixedCache:
         """As the model's, without a graph."""
         self.model.check_states(target)
+        check_room(prompts, capacity, self.model.config.positions)
         cache = fixed_cache(self._free, self.model.blocks, len(prompts), capacity)
         cache.target = target
         ids = padded(pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True), cache.rows)

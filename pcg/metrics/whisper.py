@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,7 +26,26 @@ def _load(path: str, dtype: str, device: str) -> tuple[Any, Any]:
     folder = resolve_folder(path)
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True)
+    told: Any = model.generation_config
+    if not told.is_multilingual:
+        told.forced_decoder_ids = None  # an old way of saying what return_timestamps says
     return processor, model.eval().to(device_of(device))
+
+
+@contextmanager
+def _without_a_warning_of_its_own() -> Iterator[None]:
+    """Whisper's ``generate`` in transformers 5 hands both a generation config and two of its values to the common
+    ``generate``, which warns of whoever does that: nothing that a caller does brings it about or can change it."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Passing `generation_config` together with")
+
+    warned = logging.getLogger("transformers.generation.utils")
+    warned.addFilter(is_another)
+    try:
+        yield
+    finally:
+        warned.removeFilter(is_another)
 
 
 class Whisper:
@@ -87,8 +108,10 @@ class Whisper:
             **({"truncation": False, "padding": "longest"} if beyond else {}),
         )  # fmt: skip
         told = {"language": self.language, "task": "transcribe"} if model.generation_config.is_multilingual else {}
-        ids = model.generate(
-            inputs.input_features.to(model.device, model.dtype), attention_mask=inputs.attention_mask.to(model.device),
-            do_sample=False, num_beams=1, return_timestamps=beyond, **told,
-        )  # fmt: skip
+        with _without_a_warning_of_its_own():
+            ids = model.generate(
+                inputs.input_features.to(model.device, model.dtype),
+                attention_mask=inputs.attention_mask.to(model.device),
+                do_sample=False, num_beams=1, return_timestamps=beyond, **told,
+            )  # fmt: skip
         return processor.batch_decode(ids, skip_special_tokens=True)

@@ -82,6 +82,20 @@ class LlamaCache:
             self.hidden[rows, :, place] = self.hidden[rows, :, source]
 
 
+def check_room(prompts: Sequence[Int[Tensor, "_"]], capacity: int, positions: int) -> None:
+    """Raise ValueError where prompts and what may be said after them are longer than a model's positions, telling how
+    long a prompt may be and how much may be said."""
+    if capacity <= positions:
+        return
+    longest = max(map(len, prompts))
+    text, said = positions - (capacity - longest), positions - longest
+    advice = [f"text and voice of the prompt are {longest} tokens and may be {text}"] if text > 0 else []
+    if said > 0:
+        advice.append(f"decoding.max_tokens may be {capacity - positions} less")
+    shorter = ", or ".join(advice) or "shorten both"
+    raise ValueError(f"{capacity} positions asked for, the model knows {positions}: {shorter}")
+
+
 Memory = tuple[Tensor, Tensor, Tensor]  # of one layer in one pass: where it writes, the keys and values that it sees
 
 
@@ -154,9 +168,7 @@ class Blocks:
         if wrong:
             raise ValueError(f"hidden state {wrong[0]} asked for: 0 to {self.config.layers}")
         if capacity > self.config.positions:
-            raise ValueError(
-                f"{capacity} positions asked for, the model knows {self.config.positions}: lower max_tokens"
-            )
+            raise ValueError(f"{capacity} positions asked for, the model knows {self.config.positions}")
 
     def linear(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None = None) -> Linear:
         return linear(weight, self.dtype, self.device, bias, self.layout)

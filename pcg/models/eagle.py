@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.interfaces import Readable
-from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
+from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
 from pcg.models.checkpoint import Checkpoint, Described, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
@@ -130,6 +130,7 @@ class EagleLM:
     ) -> EagleCache:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""
         self.check_states(target)
+        check_room(prompts, capacity, self.config.positions)
         memory = self.blocks.cache(len(prompts), capacity)
         own = torch.zeros(len(prompts), 1, self.config.width, dtype=self.blocks.dtype, device=self.device)
         cache = EagleCache(memory, target, own)

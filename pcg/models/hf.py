@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pcg.models.blocks import check_room
 from pcg.models.checkpoint import (
     Checkpoint,
     Dtype,
@@ -118,6 +119,7 @@ class CausalLM:
     ) -> HfCache:
         """``capacity`` is that of the hidden states; the rest of the cache grows."""
         config = self._model.config
+        check_room(prompts, capacity, getattr(config, "max_position_embeddings", None) or capacity)
         hidden = torch.zeros(
             len(prompts), len(reads), capacity if reads else 0, config.hidden_size,
             dtype=self._model.dtype, device=self.device,

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.blocks import Blocks, LlamaCache, Memory, Span
+from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
@@ -158,6 +158,7 @@ class LlamaLM:
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> LlamaCache:
         """Raises ValueError where ``capacity`` is more positions than the model knows, or a state is not there."""
+        check_room(prompts, capacity, self.llama.config.positions)
         cache = self.llama.blocks.cache(len(prompts), capacity, reads)
         # padded at the end: what the pads write lies beyond each row's length
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)

@@ -47,6 +47,7 @@ class Llasa:
         if missing:
             raise ValueError(f"{path}: the tokenizer does not know {', '.join(missing)}; it is not LLaSA's")
         self.speech_ids = torch.tensor(self._tokenizer.convert_tokens_to_ids(list(self.speech_names)))
+        self._check_template(dict(zip(markers, known, strict=True)))
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         """Raises ValueError for a text in which nothing is said, and for one that spells a token of the model."""
@@ -64,6 +65,25 @@ class Llasa:
         )
         speech = torch.empty(0, dtype=torch.int64) if prompt_tokens is None else self.speech_ids[prompt_tokens.cpu()]
         return torch.cat([torch.tensor(ids), speech])
+
+    def _check_template(self, markers: dict[str, int]) -> None:
+        """Raise ValueError where no prompt can be written: fine-tunes of base models have lost the chat template."""
+        if not self._tokenizer.chat_template:
+            raise ValueError(
+                f"{self._path}: the tokenizer has no chat template, which writes LLaSA's prompts: copy "
+                "chat_template.jinja, or chat_template of tokenizer_config.json, from the model that it was made from"
+            )
+        try:
+            ids = self.prompt(Utterance("probe", "Hello."), None).tolist()
+        except Exception as error:  # of a template that cannot be rendered; jinja's errors share no class with others
+            raise ValueError(f"{self._path}: the chat template cannot write a prompt: {error}") from error
+        lost = [name for name in list(markers)[:3] if markers[name] not in ids]
+        if lost or ids[-1] != markers["<|SPEECH_GENERATION_START|>"]:
+            raise ValueError(
+                f"{self._path}: the chat template does not write LLaSA's prompt, which holds "
+                f"{', '.join(list(markers)[:3])} and ends with the last of them: take that of the model that it was "
+                "made from"
+            )
 
 
 @lru_cache(maxsize=2)

@@ -36,12 +36,19 @@ def labels(results: Sequence[Result]) -> list[str]:
 
 
 def run_names(results: Sequence[Result]) -> list[str]:
-    """Each run's label, with every other setting in which the runs differ."""
+    """Each run's label, with every other setting in which the runs differ; where nothing else tells two apart, the
+    digests of what they read."""
+    names = _told_apart(results, fingerprints=False)
+    return names if len(set(names)) == len(names) else _told_apart(results, fingerprints=True)
+
+
+def _told_apart(results: Sequence[Result], fingerprints: bool) -> list[str]:
     settings = [_settings(result.values["config"]) for result in results]
     varying = [
         key
         for key in dict.fromkeys(key for setting in settings for key in setting)
-        if len({str(setting[key]) for setting in settings if key in setting}) > 1
+        if (fingerprints or not key.startswith("fingerprints."))
+        and len({str(setting[key]) for setting in settings if key in setting}) > 1
     ]
     return [
         " ".join([result.values["label"], *(f"{_leaf(key)}={setting[key]}" for key in varying if key in setting)])

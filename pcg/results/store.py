@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,14 @@ from pcg.results.schema import MOVED, OWN_ENGINE, SCHEMA
 from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
+log = logging.getLogger("pcg")
 NAME = "result.json"
 FAILED = "failed.txt"  # why a run was given up; gone when it is started again
 
 
 def read(folder: Path) -> Result | None:
-    """The result in a run's folder; None where the run is not finished.
+    """The result in a run's folder; None where the run is not finished, or its result is empty or cut short, which is
+    told: the same run makes it anew from its records.
 
     Raises:
         ValueError: the result was written by another version of the schema.
@@ -30,7 +33,13 @@ def read(folder: Path) -> Result | None:
     path = folder / NAME
     if not path.exists():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # of JSON, or of UTF-8
+        values = None
+    if not isinstance(values, dict) or not values.keys() >= {"schema", "config", "quality", "speed", "counts"}:
+        log.warning("%s", broken(path))
+        return None
     if values.get("schema") not in range(1, SCHEMA + 1):
         raise ValueError(f"{path} has schema {values.get('schema')}, this version reads 1 to {SCHEMA}: move it away")
     return Result(str(folder), _with_later_keys(values))
@@ -48,6 +57,11 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
         "distortion": {**dict.fromkeys(distances), **values["distortion"]},
     }
+
+
+def broken(path: Path) -> str:
+    """What is wrong with a result that ``read`` cannot read, and what to do."""
+    return f"{path} is empty or cut short; the command that made it makes it anew, of the records beside it"
 
 
 def read_study(folder: Path) -> list[Result]:
@@ -69,8 +83,19 @@ def write(folder: Path, values: Mapping[str, Any], records: Sequence[Mapping[str
 
 
 def read_utterances(folder: Path) -> list[dict[str, Any]]:
-    """The rows of ``utterances.parquet``."""
-    return pyarrow.parquet.read_table(folder / "utterances.parquet").to_pylist()
+    """The rows of ``utterances.parquet``.
+
+    Raises:
+        ValueError: it is not there, or cut short; naming it.
+    """
+    path = folder / "utterances.parquet"
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{path} is missing or cut short ({' '.join(str(error).split())}): remove {NAME} beside it, and the "
+            "command that made both makes them anew of the records"
+        ) from error
 
 
 def utterance_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -201,7 +201,10 @@ def rescore(config: Mapping[str, Any]) -> Path:
         raise ValueError(f"run={folder}: no finished run there (no {store.NAME})")
     nodes = metric_nodes(config["metrics"])
     decoded, dataset = latest(Records(folder / "batches.jsonl")), result.values["config"]["dataset"]
-    refuse_changed(load_dataset(dataset), result, [row for record in decoded for row in record["rows"]])
+    all_rows = [row for record in decoded for row in record["rows"]]
+    if not all_rows:
+        raise ValueError(f"run={folder}: batches.jsonl, which says what audio/ holds, is gone or empty: decode it anew")
+    refuse_changed(load_dataset(dataset), result, all_rows)
     records = scored(nodes, dataset, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     figures = quality(rows, figures_of(load_metrics(nodes)))
@@ -233,7 +236,9 @@ def check(config: Mapping[str, Any]) -> None:
     elif result is not None:
         problems += problems_of_language(config["metrics"], result.values["config"]["dataset"])
     else:
-        problems.append(f"run={config['run']}: no finished run there (no {store.NAME})")
+        place = Path(config["run"]).expanduser() / store.NAME
+        why = store.broken(place) if place.exists() else f"no finished run there (no {store.NAME})"
+        problems.append(f"run={config['run']}: {why}")
     if problems:
         raise ConfigError(problems)
 

@@ -70,7 +70,11 @@ def test_any_text_can_be_given_as_one_is_told(text: str) -> None:
 
 def test_text_that_reads_as_something_else() -> None:
     assert problems("study=2024") == ["study=2024: expected text; text goes into quotes: \"study='2024'\""]
-    assert problems("study=true") == ["study=True: expected text; text goes into quotes: \"study='...'\""]
+    assert problems("study=true") == ["study=true: expected text; text goes into quotes: \"study='true'\""]
+    assert problems("study=2026_11_30") == [
+        "study=2026_11_30: expected text; text goes into quotes: \"study='2026_11_30'\""
+    ]
+    assert problems("study=1e3") == ["study=1e3: expected text; text goes into quotes: \"study='1e3'\""]
     check_command_line("run", ["study='2024'"])
     assert problems("study=a,b") == [
         "study=a,b: several values make a sweep; add -m, or quote what is one text: \"study='a,b'\""
@@ -121,3 +125,14 @@ def test_one_name_is_a_list_of_one() -> None:
     assert points == ["exact"]
     with pytest.raises(ConfigError, match=r"only\.exakt: no such rule; did you mean 'exact'"):
         check_command_line("offline", ["only=exakt"], offline.check)
+
+
+def test_a_group_that_a_command_has_not_is_named_with_those_that_it_has() -> None:
+    with pytest.raises(ConfigError, match=r"logger: pcg offline has no such group, so leave it out; it has codec"):
+        check_command_line("offline", ["logger=none"])
+
+
+def test_a_sweep_over_texts_that_read_as_numbers_is_told_as_it_was_typed() -> None:
+    told = problems("-m", "study=2026_11_30,2026_12_01")
+    assert [problem.partition(":")[0] for problem in told] == ["study=2026_11_30", "study=2026_12_01"]
+    assert "study='2026_12_01'" in told[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, WavLMForXVector, WhisperForConditionalGeneration
 
+from pcg.metrics import whisper as whisper_module
 from pcg.metrics.asr import WordErrors
 from pcg.metrics.wavlm import WavLMSimilarity
 from pcg.metrics.whisper import Whisper
@@ -120,3 +122,22 @@ def test_a_model_that_cannot_be_had_is_named_before_the_run(monkeypatch: pytest.
     for metric in (WordErrors(Whisper("openai/whisper-large-v3")), WavLMSimilarity("microsoft/wavlm-base-plus-sv")):
         with pytest.raises(FileNotFoundError, match="place it here"):
             metric.prepare()
+
+
+def test_nothing_is_warned_of_that_a_caller_cannot_change(whisper: str) -> None:
+    """Of English alone as well, whose published generation config has an old key."""
+    heard: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        Whisper(whisper, device="cpu").many([noise(1.0), noise(31.0)])
+        _, model = whisper_module._load(whisper, "float32", "cpu")
+        model.generation_config.is_multilingual = False
+        model.generation_config.forced_decoder_ids = None  # as _load leaves it
+        Whisper(whisper, device="cpu").many([noise(1.0)])
+    finally:
+        logger.removeHandler(handler)
+        whisper_module._load.cache_clear()
+    assert heard == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from pcg.models.hf import HfLM
 from pcg.models.linear import linear
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
@@ -250,3 +252,18 @@ def test_packed_half_weights_multiply_as_float32(inputs: int, outputs: int) -> N
     x = torch.randn(2, 3, 2 * inputs)[..., ::2]
     product = linear(weight, torch.float32, torch.device("cpu"))(x)
     torch.testing.assert_close(product.double(), x.double() @ weight.double().T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_that_is_too_long_is_told_how_long_it_may_be(tmp_path: Path) -> None:
+    folder = make_bundled_folder(tmp_path, max_position_embeddings=32)
+    ids = some_ids(1, 12)[0]
+    for model in (load(folder), HfLM(str(folder), Phonemes(str(folder)), "float32", "cpu")):
+        for capacity, advice in (
+            (36, "text and voice of the prompt are 12 tokens and may be 8, or decoding.max_tokens may be 4 less"),
+            (60, "decoding.max_tokens may be 28 less"),
+        ):
+            message = f"{capacity} positions asked for, the model knows 32: {advice}"
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                model.prefill([ids], capacity)
+        with pytest.raises(ValueError, match=r"32: text and voice of the prompt are 40 tokens and may be 22$"):
+            model.prefill([ids.repeat(4)[:40]], 50)

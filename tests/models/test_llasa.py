@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -170,3 +171,27 @@ def test_without_a_network_a_hub_id_says_what_to_place_where(monkeypatch: pytest
     with pytest.raises(FileNotFoundError, match=r"no route to host.*hf download HKUSTAudio/Llasa-8B.*config\.json"):
         resolve_folder("HKUSTAudio/Llasa-8B")
     assert asked.index(False) == len(asked) - 1 > 0  # the cache first
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "the tokenizer has no chat template, which writes LLaSA's prompts: copy chat_template"),
+        ("{{ nothing.of.it }}", "the chat template cannot write a prompt"),
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "the chat template"),
+        ("{{ raise_exception('no system role') }}", "the chat template cannot write a prompt: "),
+    ],
+)
+def test_a_tokenizer_that_writes_no_prompt_is_refused_when_it_is_read(
+    template: str | None, message: str, tmp_path: Path
+) -> None:
+    """So that ``pcg inspect`` gives no line of which every utterance fails."""
+    folder = make_llasa(tmp_path)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    told.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=message):
+        Llasa(str(folder))

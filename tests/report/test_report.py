@@ -13,6 +13,7 @@ from pcg.report import columns, plots, report
 from pcg.report.names import in_order, labels
 from pcg.results.store import read_study
 from pcg.runner.run import run_once
+from pcg.types import Result
 
 
 def pcg_at(theta: float) -> dict:
@@ -171,6 +172,20 @@ def test_parts_are_told_by_their_names(config, tmp_path: Path) -> None:
     run_once(config(draft={"_target_": "pcg.models.ngram.NGram", "order": 2}))
     names = labels(in_order(read_study(tmp_path / "outputs" / "tiny")))
     assert sorted(names) == ["exact draft=ngram", "exact draft=tiny"]
+
+
+def test_runs_of_two_drafts_are_told_by_their_names_and_else_by_digests(config) -> None:
+    made = run_once(config()).values
+
+    def run(path: str, digest: str) -> Result:
+        draft = {**made["config"]["draft"], "path": path}
+        fingerprints = {**made["config"]["fingerprints"], "draft.path": digest}
+        return Result("", {**made, "config": {**made["config"], "draft": draft, "fingerprints": fingerprints}})
+
+    assert labels([run("heads/a", "1" * 10), run("heads/b", "2" * 10)]) == ["exact draft=a", "exact draft=b"]
+    retrained = [run("heads/a", "1" * 10), run("heads/a", "2" * 10)]
+    assert len(set(labels(retrained))) == 2
+    assert all("1111111111" in name or "2222222222" in name for name in labels(retrained))
 
 
 def test_runs_stand_in_the_order_of_what_was_swept(config, tmp_path: Path) -> None:
