@@ -23,7 +23,7 @@ from pcg.config.build import build, is_built
 from pcg.config.settings import SOURCES
 from pcg.config.validate import check, problems_of_node
 from pcg.engines.vllm.engine import Vllm
-from pcg.groups.table import GroupTable
+from pcg.groups.knn import KNN
 from pcg.interfaces import StateRule
 from pcg.sampling import Sampling
 from pcg.studies import substitute
@@ -149,7 +149,7 @@ def test_every_choice_of_a_run_is_valid(group: str, choice: str, monkeypatch: py
 @pytest.mark.parametrize("choice", [choice for group, choice in choices() if group == "grouping"])
 def test_every_rule_is_built(choice: str) -> None:
     node = identity.canonical(composed("grouping", choice))["grouping"]
-    table = GroupTable.from_members([[0, 1]], 4)
+    table = KNN(1).build(torch.eye(4), None)  # with an order of nearness, which lantern asks for
     rule = build({key: value for key, value in node.items() if key != "groups"}, groups=table)
     if isinstance(rule, StateRule):  # made over a batch; distributions alone do not tell what it expects to keep
         assert callable(rule.over(SimpleNamespace(head=torch.nn.Identity()), None, Sampling()).verify)

@@ -22,7 +22,8 @@ from pcg.groups.table import GroupBuilder, GroupTable
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_FORMAT = 1  # part of the key: raise it when a builder's answer changes
+_FORMAT = 2  # part of a table's key: raise it when a builder's answer changes
+_TENSORS = 1  # likewise of a tensor's
 
 
 def build_cached(
@@ -51,7 +52,7 @@ def kept_tensor(name: str, make: Callable[[], Tensor], folder: str | Path | None
     """What ``make`` makes, kept in ``folder`` under a hash of ``name`` with the same care as tables; None: not kept."""
     if folder is None:
         return make()
-    digest = hashlib.blake2b(f"{_FORMAT} {name}".encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(f"{_TENSORS} {name}".encode(), digest_size=16).hexdigest()
     path = Path(folder) / f"tensor-{digest}.safetensors"
     made = _read(path, lambda: load_file(path)["kept"])
     if made is None:

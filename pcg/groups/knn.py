@@ -20,7 +20,7 @@ from pcg.groups.table import GroupTable
 @checked
 @dataclass(frozen=True)
 class KNN:
-    """``G_s``: token s and the ``k`` groupable tokens most similar to it; the others stay alone.
+    """``G_s``: token s and the ``k`` groupable tokens most similar to it, in order of it; the others stay alone.
 
     Attributes:
         center: subtract the mean row before comparing.
@@ -38,14 +38,16 @@ class KNN:
         if self.k >= len(rows):
             raise ValueError(f"knn: k={self.k}, but a token has only {len(rows) - 1} others to be grouped with")
         ids = rows.ids.cpu()
-        groups = torch.cat([ids.unsqueeze(1), ids[self._nearest(rows).cpu()]], 1).sort(1).values
+        groups, places = torch.cat([ids.unsqueeze(1), ids[self._nearest(rows).cpu()]], 1).sort(1)
         sizes = torch.ones(len(embeddings), dtype=torch.long)
         sizes[ids] = self.k + 1
         starts = sizes.cumsum(0) - sizes
         members = torch.empty(int(sizes.sum()), dtype=torch.long)
         members[starts] = torch.arange(len(embeddings))  # right for the tokens that stay alone
-        members[starts[ids].unsqueeze(1) + torch.arange(self.k + 1)] = groups
-        return GroupTable.from_csr(sizes, members, len(embeddings))
+        ranks = torch.zeros_like(members)
+        at = starts[ids].unsqueeze(1) + torch.arange(self.k + 1)
+        members[at], ranks[at] = groups, places
+        return GroupTable.from_csr(sizes, members, len(embeddings), ranks=ranks)
 
     def _nearest(self, rows: Rows) -> Int[Tensor, "rows k"]:
         """The k most similar other rows of each row; each pair of blocks serves both of its sides."""

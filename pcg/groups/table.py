@@ -34,6 +34,8 @@ class GroupTable:
         members: token ids group by group, ascending within a group.
         holder_starts: where each token's groups begin in ``holders``, and at last their number.
         holders: ``S(t)`` token by token, ascending. The same storage as ``members`` if the relation is symmetric.
+        ranks: of each of ``members``, how many of its group are nearer to the token that the group belongs to; None
+            where the builder knows no order.
     """
 
     vocab_size: int
@@ -41,6 +43,7 @@ class GroupTable:
     members: Int[Tensor, "memberships"]
     holder_starts: Int[Tensor, "token_starts"]
     holders: Int[Tensor, "memberships"]
+    ranks: Int[Tensor, "memberships"] | None = None
 
     @classmethod
     def from_members(cls, members: Sequence[Sequence[int]], vocab_size: int) -> GroupTable:
@@ -73,21 +76,24 @@ class GroupTable:
         members: Int[Tensor, "memberships"],
         vocab_size: int,
         symmetric: bool = False,
+        ranks: Int[Tensor, "memberships"] | None = None,
     ) -> GroupTable:
         """From the size of each group and all members in a row, ascending within a group, every token somewhere.
 
         Args:
             symmetric: one group a token, and ``t in G_k`` just when ``k in G_t``; if False it is found out.
+            ranks: of ``members``, if there is an order of nearness.
         """
+        ranks = None if ranks is None else ranks.to(torch.int32)
         members, starts = members.to(torch.int32), _starts(sizes)
         if symmetric:
-            return cls(vocab_size, starts, members, starts, members)
+            return cls(vocab_size, starts, members, starts, members, ranks)
         groups = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), sizes)
         holders = groups[torch.sort(members, stable=True).indices]
         holder_starts = _starts(torch.bincount(members, minlength=vocab_size))
         if torch.equal(holders, members) and torch.equal(holder_starts, starts):
-            return cls(vocab_size, starts, members, starts, members)
-        return cls(vocab_size, starts, members, holder_starts, holders)
+            return cls(vocab_size, starts, members, starts, members, ranks)
+        return cls(vocab_size, starts, members, holder_starts, holders, ranks)
 
     def __len__(self) -> int:
         """The number of groups."""
@@ -241,8 +247,11 @@ class GroupTable:
             owners, last = ids[owners], alone
         else:
             last = len(self) + torch.arange(len(alone), device=ids.device)
-        places = torch.cat([owners * vocab_size + ids[self.members], last * vocab_size + alone]).sort().values
-        return GroupTable.from_csr(torch.bincount(places // vocab_size), places % vocab_size, vocab_size)
+        places, order = torch.cat([owners * vocab_size + ids[self.members], last * vocab_size + alone]).sort()
+        ranks = (
+            None if self.ranks is None else torch.cat([self.ranks, torch.zeros_like(alone, dtype=torch.int32)])[order]
+        )
+        return GroupTable.from_csr(torch.bincount(places // vocab_size), places % vocab_size, vocab_size, ranks=ranks)
 
     @classmethod
     def side_by_side(cls, tables: Sequence[GroupTable]) -> GroupTable:
@@ -251,13 +260,20 @@ class GroupTable:
         members = [table.members.cpu() + start for table, start in zip(tables, [0, *starts], strict=False)]
         sizes = torch.cat([table.sizes.cpu() for table in tables])
         symmetric = all(table.symmetric for table in tables)
-        return cls.from_csr(sizes, torch.cat(members), starts[-1], symmetric)
+        ordered = all(table.ranks is not None or int(table.sizes.max()) == 1 for table in tables)
+        ranks = [torch.zeros_like(each) if table.ranks is None else table.ranks.cpu()
+                 for each, table in zip(members, tables, strict=True)] if ordered else None  # fmt: skip
+        return cls.from_csr(
+            sizes, torch.cat(members), starts[-1], symmetric, None if ranks is None else torch.cat(ranks)
+        )
 
     def to(self, device: torch.device | str) -> GroupTable:
         starts, members = self.member_starts.to(device), self.members.to(device)
+        ranks = None if self.ranks is None else self.ranks.to(device)
         if self.symmetric:
-            return GroupTable(self.vocab_size, starts, members, starts, members)
-        return GroupTable(self.vocab_size, starts, members, self.holder_starts.to(device), self.holders.to(device))
+            return GroupTable(self.vocab_size, starts, members, starts, members, ranks)
+        holder_starts, holders = self.holder_starts.to(device), self.holders.to(device)
+        return GroupTable(self.vocab_size, starts, members, holder_starts, holders, ranks)
 
     @cached_property
     def seeded(self) -> bool:
@@ -313,6 +329,8 @@ class GroupTable:
     def save(self, path: str | Path) -> None:
         """One direction, as safetensors; the other is derived when it is read."""
         tensors = {"member_starts": self.member_starts.cpu(), "members": self.members.cpu()}
+        if self.ranks is not None:
+            tensors["ranks"] = self.ranks.cpu()
         save_file(tensors, path, metadata={"vocab_size": str(self.vocab_size), "symmetric": str(self.symmetric)})
 
     @classmethod
@@ -320,7 +338,9 @@ class GroupTable:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             starts, members = file.get_tensor("member_starts"), file.get_tensor("members")
-        return cls.from_csr(starts.diff(), members, int(metadata["vocab_size"]), metadata["symmetric"] == "True")
+            ranks = file.get_tensor("ranks") if "ranks" in file.keys() else None  # noqa: SIM118
+        symmetric = metadata["symmetric"] == "True"
+        return cls.from_csr(starts.diff(), members, int(metadata["vocab_size"]), symmetric, ranks)
 
 
 def _starts(sizes: Int[Tensor, "rows"]) -> Int[Tensor, "rows+1"]:

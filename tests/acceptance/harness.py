@@ -11,9 +11,12 @@ from torch import Tensor
 
 from pcg.acceptance.block import Block
 from pcg.acceptance.bucket import Bucket
+from pcg.acceptance.cascade import Cascade
 from pcg.acceptance.coupling import Coupling
 from pcg.acceptance.ensemble import Ensemble
 from pcg.acceptance.exact import Exact
+from pcg.acceptance.gsd import GSD
+from pcg.acceptance.lantern import Lantern
 from pcg.acceptance.pcg import PCG
 from pcg.acceptance.pcg_block import PCGBlock
 from pcg.acceptance.relaxed import Relaxed
@@ -42,6 +45,10 @@ RULES: dict[str, Callable[[int], object]] = {
     "pcg_draft_floor": lambda vocab: PCG(table(vocab, "ragged"), "draft", 0.1),
     "coupling": lambda vocab: Coupling(table(vocab, "nearest")),
     "coupling_ragged": lambda vocab: Coupling(table(vocab, "ragged")),
+    "cascade": lambda vocab: Cascade("token", 0.5),
+    "gsd": lambda vocab: GSD(table(vocab, "windows"), 3, 0.05),
+    "lantern": lambda vocab: Lantern(ordered(vocab), 6 / vocab),
+    "lantern_plus": lambda vocab: Lantern(ordered(vocab), 2.0),
     "block": lambda vocab: Block(),
     "pcg_block": lambda vocab: PCGBlock(table(vocab, "ragged")),
     "pcg_block_floor": lambda vocab: PCGBlock(table(vocab, "ragged"), 0.1),
@@ -69,6 +76,22 @@ def table(vocab: int, shape: str) -> GroupTable:
         "everything": [list(range(vocab))],
     }
     return GroupTable.from_members(members[shape], vocab)
+
+
+@cache
+def ordered(vocab: int) -> GroupTable:
+    """One group a token, of some sizes, in an order of nearness that is not symmetric; the last token is alone."""
+    members, ranks = [], []
+    for k in range(vocab):
+        others = [
+            (k + step) % (vocab - 1)
+            for step in torch.randperm(vocab // 2, generator=_generator(k))[: 2 + k % 7].tolist()
+        ]
+        nearest = list(dict.fromkeys([k, *others])) if k < vocab - 1 else [k]
+        members.append(sorted(nearest)), ranks.append([nearest.index(t) for t in sorted(nearest)])
+    sizes = torch.tensor([len(group) for group in members])
+    flat, order = (torch.tensor([t for group in each for t in group]) for each in (members, ranks))
+    return GroupTable.from_csr(sizes, flat, vocab, ranks=order)
 
 
 @cache

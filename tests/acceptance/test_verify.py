@@ -200,6 +200,10 @@ SEEDED: dict[str, list[list[int]]] = {
     "pcg_draft_ragged": [[0, 1, 3, 1, 3, 3], [6, 19, 7, 13, 2, 10]],
     "coupling": [[0, 3, 0, 1, 3, 1], [20, 16, 15, 20, 2, 4]],
     "coupling_ragged": [[2, 1, 3, 1, 3, 3], [1, 18, 7, 20, 2, 10]],
+    "cascade": [[0, 3, 0, 1, 3, 1], [6, 16, 7, 20, 2, 4]],
+    "gsd": [[0, 1, 3, 1, 3, 1], [6, 10, 7, 20, 2, 3]],
+    "lantern": [[0, 1, 3, 3, 3, 1], [6, 10, 7, 17, 2, 3]],
+    "lantern_plus": [[0, 1, 0, 1, 3, 1], [6, 10, 7, 20, 2, 3]],
     "block": [[3, 1, 3, 1, 1, 3], [12, 10, 7, 20, 20, 10]],
     "pcg_block": [[3, 0, 3, 0, 0, 3], [12, 10, 7, 16, 19, 10]],
     "pcg_floor": [[0, 1, 3, 1, 3, 1], [1, 12, 7, 20, 2, 4]],
@@ -237,7 +241,7 @@ def test_identical_models_are_always_kept_by_rules_that_compare_them(name: str) 
     tokens, draft_probs, target_probs, positions, keys = blocks(64)
     target_probs[:, :GAMMA] = draft_probs
     verdict = run(RULES[name](VOCAB), torch.arange(64), tokens, draft_probs, target_probs, positions, keys)
-    if name.startswith(("exact", "ssd", "ensemble", "pcg", "block", "coupling")):
+    if name.startswith(("exact", "ssd", "ensemble", "pcg", "block", "coupling", "gsd", "lantern")):
         assert (verdict.accepted == GAMMA).all()
 
 
@@ -264,7 +268,7 @@ def test_bad_probabilities_are_one_clear_error(name: str, spoil, message: str, w
         rule.expected_acceptance(draft_probs, target_probs[:, :GAMMA])  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["bucket", "pcg", "pcg_block", "coupling"])
+@pytest.mark.parametrize("name", ["bucket", "pcg", "pcg_block", "coupling", "gsd", "lantern"])
 def test_groups_over_another_vocabulary_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape("groups over 30 tokens, but the models have 24")):
         run(RULES[name](30), torch.arange(2), *blocks(2))
