@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -164,6 +164,8 @@ def _words(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, options))
     if hint is type(None):
         return "null"
+    if is_dataclass(hint):
+        return "keys and values"
     if _is_part(hint):
         return "a part to build, with its _target_"
     listed = isinstance(origin, type) and not issubclass(origin, Mapping)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pcg.history import History
 from pcg.sampling import Randomness, Sampling
 from pcg.types import Audio, Figure, Result, Utterance, Verdict
 
@@ -86,9 +87,8 @@ class Readable(TokenLM, Protocol):
         """Speech logits of the last, normed hidden state."""
 
 
-Drafted = tuple[  # tokens, the distribution that each was drawn from, what was seen before each and at the end
-    Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], Bool[Tensor, "batch places vocab"] | None
-]
+# tokens, the distribution that each was drawn from, the history before each and at the end
+Drafted = tuple[Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab"], History | None]
 
 
 class ChainLM(TokenLM, Protocol):
@@ -100,7 +100,7 @@ class ChainLM(TokenLM, Protocol):
         cache: Any,
         uniform: Float[Tensor, "batch gamma"],
         sampling: Sampling,
-        seen: Bool[Tensor, "batch vocab"] | None,
+        history: History | None,
     ) -> Drafted:
         """As ``pcg.decoding.proposer.chain`` with its own steps from ``latest`` on."""
 

@@ -8,6 +8,7 @@ compared on the same prompts see the same luck.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,7 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.constraints import FROM_1, SHARE_ABOVE_0, Constraint, checked
+from pcg.constraints import FROM_1, SHARE_ABOVE_0, Constraint, checked, up_to
+from pcg.history import NONE, History, counts
 
 
 class Purpose(IntEnum):
@@ -144,31 +146,96 @@ TopP = Annotated[float, SHARE_ABOVE_0]
 RepetitionPenalty = Annotated[float, Constraint(lambda penalty: 1e-4 <= penalty <= 1e4, ".0001 to 10,000")]
 
 
+PenaltyWindow = Annotated[int, up_to(100_000)] | None
+
+
+@checked
+@dataclass(frozen=True)
+class RAS:
+    """Repetition-aware sampling (VALL-E 2, arXiv 2406.05370; CosyVoice and GLM-TTS sample this way).
+
+    As published: draw a token from what top-k and top-p leave (the nucleus). If it was said at least ``window * tau``
+    times among the last ``window`` tokens, draw again, from the whole distribution. The token then has the law
+
+        p'(x) = nucleus(x) [x not repeated] + p(x) · sum of nucleus over the repeated tokens
+
+    which is how it is computed here: a change of the distribution and no draw, so every rule and law holds for it.
+    Departure: the nucleus takes top-p of what top-k left, as everywhere here; CosyVoice of the whole distribution.
+
+    Attributes:
+        window: how many of the last generated tokens are counted; the voice prompt is not.
+        tau: share of the window from which a token counts as repeated; the least that is at all is one token.
+    """
+
+    window: Annotated[int, up_to(10_000)] = 10
+    tau: Annotated[float, SHARE_ABOVE_0] = 0.1
+
+    def repeated(self, said: Int[Tensor, "*batch window"], vocab_size: int) -> Bool[Tensor, "*batch {vocab_size}"]:
+        return counts(said, vocab_size) >= math.ceil(self.window * self.tau)
+
+
 @checked
 @dataclass(frozen=True)
 class Sampling:
     """How logits become the distribution that is sampled; the same for draft and target.
 
-    Order as in Hugging Face: repetition penalty, temperature, top-k, top-p.
+    Order as in Hugging Face: repetition penalty, temperature, top-k, top-p; then repetition-aware sampling.
 
     Attributes:
         temperature: 0 puts all mass on the most likely token.
         top_k: keep the k most likely; None keeps all.
         top_p: keep the smallest set that holds this much mass.
         repetition_penalty: logits of tokens already in a row are divided (positive) or multiplied (negative) by it.
+        penalty_window: the penalty applies to the last so many tokens, the voice prompt's among them; None for all.
+        ras: repetition-aware sampling; at temperature 0, where a second draw is the first, it changes nothing.
     """
 
     temperature: Temperature = 1.0
     top_k: TopK = None
     top_p: TopP = 1.0
     repetition_penalty: RepetitionPenalty = 1.0
+    penalty_window: PenaltyWindow = None
+    ras: RAS | None = None
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether what was said before a position changes what is sampled there."""
+        return self.repetition_penalty != 1 or self.ras is not None
+
+    def history(
+        self, voices: Sequence[Int[Tensor, "_"] | None], vocab_size: int, device: torch.device
+    ) -> History | None:
+        """What was said before the first token of each row, whose voice prompt is given; None where nobody asks."""
+        if not self.reads_history:
+            return None
+        rows, seen, window = len(voices), None, None
+        if self.repetition_penalty != 1 and self.penalty_window is None:
+            seen = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
+            for row, voice in zip(seen, voices, strict=True):
+                if voice is not None:
+                    row[voice.to(device)] = True
+        elif self.repetition_penalty != 1:
+            assert self.penalty_window is not None
+            window = torch.full((rows, self.penalty_window), NONE, device=device)
+            for row, voice in zip(window, voices, strict=True):
+                if voice is not None and len(voice):
+                    last = voice[-self.penalty_window :].to(device)
+                    row[-len(last) :] = last
+        said = None if self.ras is None else torch.full((rows, self.ras.window), NONE, device=device)
+        return History(seen, window, said)
 
     def probabilities(
-        self, logits: Float[Tensor, "*batch vocab"], seen: Bool[Tensor, "*batch vocab"] | None = None
+        self, logits: Float[Tensor, "*batch vocab"], history: History | None = None
     ) -> Float[Tensor, "*batch vocab"]:
-        """The sampled distribution in float32. ``seen`` marks the tokens that the penalty applies to."""
-        logits = logits.float()
-        if seen is not None and self.repetition_penalty != 1:
+        """The sampled distribution in float32.
+
+        Args:
+            history: of the positions that the logits are of; None leaves penalty and repetition-aware sampling out.
+        """
+        logits, vocab_size = logits.float(), logits.shape[-1]
+        if history is not None and self.repetition_penalty != 1:
+            seen = counts(history.window, vocab_size) > 0 if history.window is not None else history.seen
+            assert seen is not None
             penalised = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
             logits = torch.where(seen, penalised, logits)
         if self.temperature == 0:
@@ -176,6 +243,15 @@ class Sampling:
             return torch.zeros_like(logits).scatter_(-1, token, 1 + 0 * best)  # NaN where the logits hold one
         if self.temperature != 1:
             logits = logits / self.temperature
+        nucleus = self._truncated(logits).softmax(-1)
+        if self.ras is None or history is None:
+            return nucleus
+        assert history.said is not None
+        repeated = nucleus * self.ras.repeated(history.said, vocab_size)
+        return nucleus - repeated + logits.softmax(-1) * repeated.sum(-1, keepdim=True)
+
+    def _truncated(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits of what top-k and top-p leave, minus infinity elsewhere."""
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             threshold = logits.topk(self.top_k, -1).values[..., -1:]
             logits = logits.masked_fill(logits < threshold, -torch.inf)
@@ -183,7 +259,7 @@ class Sampling:
             ranked, order = logits.softmax(-1).sort(-1, descending=True)
             beyond = ranked.cumsum(-1) - ranked >= self.top_p  # the token that crosses top_p stays
             logits = logits.masked_fill(torch.zeros_like(beyond).scatter_(-1, order, beyond), -torch.inf)
-        return logits.softmax(-1)
+        return logits
 
 
 def may_look(values: Float[Tensor, "..."] | Int[Tensor, "..."] | Bool[Tensor, "..."]) -> bool:

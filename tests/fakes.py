@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pcg.history import History
 from pcg.models.tree import Tree
-from pcg.sampling import Purpose, Randomness, draw
+from pcg.sampling import Purpose, Randomness, Sampling, draw
 from pcg.types import Utterance, Verdict
 
 
@@ -28,6 +29,25 @@ class MarkovCache:
 
     def move(self, source: Tensor, place: Tensor) -> None:
         self.tokens = self.tokens.scatter(1, place[:, None], self.tokens.gather(1, source[:, None]))
+
+
+def law_after(sampling: Sampling, logits: Tensor, voice: list[int], said: list[int]) -> Tensor:
+    """The sampled distribution after ``said``, from its definition: by the first draw of repetition-aware sampling."""
+    heard, first = [*voice, *said], replace(sampling, penalty_window=None, ras=None)
+    seen = torch.zeros(len(logits), dtype=torch.bool)
+    seen[torch.tensor(heard[-(sampling.penalty_window or len(heard)) :], dtype=torch.int64)] = True
+    history = History(seen, None, None)
+    nucleus = first.probabilities(logits, history)
+    if sampling.ras is None:
+        return nucleus
+    whole, law = replace(first, top_k=None, top_p=1.0).probabilities(logits, history), torch.zeros_like(nucleus)
+    window, tau = sampling.ras.window, sampling.ras.tau
+    for token, probability in enumerate(nucleus):
+        if said[-window:].count(token) >= window * tau:
+            law += probability * whole
+        else:
+            law[token] += probability
+    return law
 
 
 class MarkovLM:

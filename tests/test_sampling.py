@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pcg.sampling import Purpose, Randomness, Sampling, as_keys, draw, draw_several, key_of
+from pcg.history import History
+from pcg.sampling import RAS, Purpose, Randomness, Sampling, as_keys, draw, draw_several, key_of
+from tests.fakes import law_after
 
 ALMOST_1 = 1 - 2.0**-52
 
@@ -162,13 +164,62 @@ def test_probabilities_are_those_of_transformers(
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(4, 50, generator=generator)
     seen = torch.rand(4, 50, generator=generator) < 0.2
-    torch.testing.assert_close(
-        sampling.probabilities(logits, seen), warped(logits, seen, sampling), rtol=1e-4, atol=1e-6
-    )
+    found = sampling.probabilities(logits, History(seen, None, None))
+    torch.testing.assert_close(found, warped(logits, seen, sampling), rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.floats(0.01, 1), st.none() | st.integers(1, 9), st.floats(0.1, 1), st.integers(0, 2**31))
+def test_repetition_aware_sampling_is_two_draws(
+    window: int, tau: float, top_k: int | None, top_p: float, seed: int
+) -> None:
+    """By enumeration of the first draw, of histories that end at any length and repeat themselves."""
+    sampling = Sampling(0.8, top_k, top_p, ras=RAS(window, tau))
+    generator = torch.Generator().manual_seed(seed)
+    said = torch.randint(0, 6, (int(torch.randint(0, 20, (), generator=generator)),), generator=generator).tolist()
+    logits, history = 2 * torch.randn(9, generator=generator), sampling.history([None], 9, torch.device("cpu"))
+    for token in said:
+        history = history.after(torch.tensor([token]))
+    found = sampling.probabilities(logits[None], history)[0]
+    torch.testing.assert_close(found, law_after(sampling, logits, [], said), rtol=1e-4, atol=1e-6)
+    assert found.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_repetition_aware_sampling_has_the_law_of_the_published_procedure() -> None:
+    """Draw from the nucleus; a token that was said ``window * tau`` times in the window is drawn again, from all."""
+    generator = torch.Generator().manual_seed(3)
+    sampling, said = Sampling(0.9, top_k=5, top_p=0.8, ras=RAS(10, 0.1)), [3, 1, 1, 4, 5, 0, 2, 6, 5, 3, 5, 7]
+    logits, draws = torch.tensor([0.1, 0.9, -1.0, 1.2, 0.3, 1.5, -0.5, 0.0, 1.4]), 40_000
+    nucleus = Sampling(0.9, top_k=5, top_p=0.8).probabilities(logits)
+    first = torch.multinomial(nucleus, draws, replacement=True, generator=generator)
+    again = torch.multinomial((logits / 0.9).softmax(0), draws, replacement=True, generator=generator)
+    repeated = torch.tensor([said[-10:].count(token) >= 10 * 0.1 for token in range(9)])
+    found = torch.bincount(torch.where(repeated[first], again, first), minlength=9) / draws
+    assert repeated[first].any()
+    assert not repeated[first].all()
+    expected = law_after(sampling, logits, [], said)
+    assert ((found - expected).abs() < 4 * (expected * (1 - expected) / draws).sqrt() + 1e-4).all()
+
+
+def test_a_penalty_over_a_window_forgets() -> None:
+    """The voice prompt's last tokens are in it as long as there is room."""
+    sampling, logits = Sampling(repetition_penalty=2.0, penalty_window=3), torch.ones(1, 6)
+    history = sampling.history([torch.tensor([0, 1, 2, 3])], 6, torch.device("cpu"))
+    penalised = []
+    for token in (4, 5, 5, 0):
+        penalised.append((sampling.probabilities(logits, history)[0] < 1 / 6).nonzero().flatten().tolist())
+        history = history.after(torch.tensor([token]))
+    assert penalised == [[1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5]]
+
+
+def test_nothing_is_remembered_that_is_not_asked_for() -> None:
+    assert Sampling().history([None], 9, torch.device("cpu")) is None
+    whole = Sampling(repetition_penalty=1.1).history([None], 9, torch.device("cpu"))
+    assert (whole.seen.shape, whole.window, whole.said) == ((1, 9), None, None)
 
 
 def test_greedy_puts_all_mass_on_the_most_likely_token_after_the_penalty() -> None:
-    logits, seen = torch.tensor([[2.0, 3.0, -1.0]]), torch.tensor([[False, True, False]])
+    logits, seen = torch.tensor([[2.0, 3.0, -1.0]]), History(torch.tensor([[False, True, False]]), None, None)
     assert Sampling(temperature=0.0).probabilities(logits).tolist() == [[0.0, 1.0, 0.0]]
     assert Sampling(temperature=0.0, repetition_penalty=2.0).probabilities(logits, seen).tolist() == [[1.0, 0.0, 0.0]]
 

@@ -53,10 +53,12 @@ class DropMatch:
         """The rule of a batch; ``cache`` is the target's, whose last kept state is the normed one that its head reads.
 
         Raises:
-            ValueError: for a repetition penalty, which the opinions do not know.
+            ValueError: for a repetition penalty or repetition-aware sampling, which the opinions do not know.
         """
         if sampling.repetition_penalty != 1:
-            raise ValueError("dropmatch: its opinions know no repetition penalty; set decoding.repetition_penalty=1")
+            raise ValueError("dropmatch does not support decoding.repetition_penalty; set it to 1.0")
+        if sampling.ras is not None:
+            raise ValueError("dropmatch does not support decoding.ras; set it to null")
         return _Over(self, target.head, cache, sampling)
 
     def opinions(

@@ -43,6 +43,10 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         run["decoding"].pop("sound_every", None)  # nothing is tested
     if run["decoding"].get("sound_every") is None:
         run["decoding"].pop("sound_every", None)
+    if run["decoding"].get("repetition_penalty", 1) == 1 or run["decoding"].get("penalty_window") is None:
+        run["decoding"].pop("penalty_window", None)
+    if run["decoding"].get("ras") is None:
+        run["decoding"].pop("ras", None)
     compiled = run["decoding"].get("compile", False)
     if compiled is False or (compiled == "auto" and device.type != "cuda"):
         run["decoding"].pop("compile", None)  # as ever

@@ -13,7 +13,7 @@ import torch
 from pcg.config.build import is_built
 from pcg.config.values import study_folder
 from pcg.constraints import FROM_0, FROM_1, SHARE, Constraint, Device, one_of, up_to
-from pcg.sampling import RepetitionPenalty, Sampling, Temperature, TopK, TopP
+from pcg.sampling import RAS, PenaltyWindow, RepetitionPenalty, Sampling, Temperature, TopK, TopP
 
 # Where a strategy's groups take their embeddings from: a model's input or output table, or the codec's codebook.
 Node = Mapping[str, Any]  # of a config: ``_target_`` names a constructor, the rest are its arguments
@@ -37,10 +37,19 @@ class Decoding:
     candidates: Annotated[int, up_to(1_000)] = 1
     compile: bool | Literal["auto"] = "auto"
     sound_every: Annotated[int, FROM_1] | None = None
+    penalty_window: PenaltyWindow = None
+    ras: RAS | None = None
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+        return Sampling(
+            self.temperature, self.top_k, self.top_p, self.repetition_penalty, self.penalty_window, self.ras
+        )
+
+    @classmethod
+    def of(cls, node: Node) -> Decoding:
+        ras = node.get("ras")
+        return cls(**{**node, "ras": None if ras is None else RAS(**ras)})
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class Settings:
                 **config,
                 **{key: node if is_built(node) else None for key, node in nodes.items()},
                 "paths": Paths(**config["paths"]),
-                "decoding": Decoding(**config["decoding"]),
+                "decoding": Decoding.of(config["decoding"]),
                 "metrics": Metrics(metric_nodes(metrics), metrics.get("when", "inline")),
                 "plan": Plan(**config.get("plan") or {}),
             }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Literal
@@ -163,8 +164,14 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
     ]
     hints = {**shared, **constraints.hints_of(make)}
     plain = {key: value for key, value in given.items() if key in allowed and not is_built(value)}
-    inner = [key for key, value in plain.items() if is_dataclass(hints.get(key)) and isinstance(value, Mapping)]
+    inner = {key: _dataclass_of(hints.get(key)) for key, value in plain.items() if isinstance(value, Mapping)}
     problems = [*unknown, *missing]
-    for key in inner:
-        problems += _wrong_arguments(hints[key], plain.pop(key), prefix + key)
+    for key, made in inner.items():
+        if made is not None:
+            problems += _wrong_arguments(made, plain.pop(key), prefix + key)
     return [*problems, *constraints.problems(plain, hints, prefix).values()]
+
+
+def _dataclass_of(hint: Any) -> Any:
+    """The dataclass that an annotation names, beside None or alone; None where it names none."""
+    return next((option for option in typing.get_args(hint) or (hint,) if is_dataclass(option)), None)

@@ -33,7 +33,7 @@ def decode(
     while rows:
         with clock.during("target"):
             logits = target.step(last, cache)[:, -1]
-        probs = batch.sampling.probabilities(logits, rows.seen)
+        probs = batch.sampling.probabilities(logits, rows.history)
         check_probabilities(target_probs=probs)
         tokens = draw(probs, rows.randomness.uniform(rows.positions, Purpose.TOKEN))
         last = target.token_ids(tokens).unsqueeze(1)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.exc import TorchDynamoException
@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from pcg.decoding.clock import compiling
 from pcg.decoding.proposer import chain
 from pcg.decoding.tree import CandidateRule
+from pcg.history import History
 from pcg.interfaces import Drafted, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span, check_room
 from pcg.models.eagle import EagleLM
@@ -243,37 +244,38 @@ class GraphedLM:
     @torch.inference_mode()
     def propose(
         self, latest: Int[Tensor, "batch unread"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
-        sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None,
+        sampling: Sampling, history: History | None,
     ) -> Drafted:  # fmt: skip
-        return _propose(partial(self._chain, self.model), latest, cache, uniform, sampling, seen)
+        return _propose(partial(self._chain, self.model), latest, cache, uniform, sampling, history)
 
 
 def _propose(
     graph: Callable[..., Drafted], latest: Tensor, cache: FixedCache, uniform: Tensor, sampling: Sampling,
-    seen: Tensor | None,
+    history: History | None,
 ) -> Drafted:  # fmt: skip
     """What ``graph`` makes of the rows, padded, and of them alone."""
     count, new = len(latest), latest.shape[1] + uniform.shape[1] - 1
     lengths, end = cache.where(new)
-    given = [None if each is None else padded(each, cache.rows) for each in (latest, uniform, seen)]
-    tokens, probs, seen = graph(*given, sampling, lengths, cache.buffers, end)
+    history = history and history.map(lambda part: padded(part, cache.rows))
+    rows = padded(latest, cache.rows), padded(uniform, cache.rows), history
+    tokens, probs, history = graph(*rows, sampling, lengths, cache.buffers, end)
     cache.lengths = cache.lengths + new
-    return tokens[:count].clone(), probs[:count].clone(), None if seen is None else seen[:count].clone()
+    return tokens[:count].clone(), probs[:count].clone(), history and history.map(lambda part: part[:count].clone())
 
 
 def _llama_chain(
-    model: LlamaLM, latest: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
+    model: LlamaLM, latest: Tensor, uniform: Tensor, history: History | None, sampling: Sampling,
     lengths: Tensor, buffers: Buffers, end: int,
 ) -> Drafted:  # fmt: skip
     def go(ids: Tensor, at: Tensor, _own: None) -> tuple[Tensor, None]:
         return _llama_step(model, ids, at, buffers, (), end), None
 
-    return _chain(go, model.token_ids, latest, uniform, sampling, seen, lengths)
+    return _chain(go, model.token_ids, latest, uniform, sampling, history, lengths)
 
 
 def _chain(
     go: Callable[..., tuple[Tensor, Any]], token_ids: Callable[[Tensor], Tensor], latest: Tensor, uniform: Tensor,
-    sampling: Sampling, seen: Tensor | None, lengths: Tensor,
+    sampling: Sampling, history: History | None, lengths: Tensor,
 ) -> Drafted:  # fmt: skip
     """``chain`` of passes ``go(ids, where they are written, state of the last one)``, which give logits and state."""
     fed, own = 0, None
@@ -284,7 +286,7 @@ def _chain(
         fed += ids.shape[1]
         return logits[:, -1]
 
-    return chain(step, token_ids, latest, uniform, sampling, seen)
+    return chain(step, token_ids, latest, uniform, sampling, history)
 
 
 def _llama_step(
@@ -339,22 +341,22 @@ class GraphedEagle:
     @torch.inference_mode()
     def propose(
         self, latest: Int[Tensor, "batch unread"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
-        sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None,
+        sampling: Sampling, history: History | None,
     ) -> Drafted:  # fmt: skip
         """Begins where the target has been; what the draft's own state was before is not read."""
         assert self.model.knows(cache.lengths, latest.shape[1], cache.target)
         graph = partial(self._chain, self.model, cache.target.buffers.hidden)
-        return _propose(graph, latest, cache, uniform, sampling, seen)
+        return _propose(graph, latest, cache, uniform, sampling, history)
 
 
 def _eagle_chain(
-    model: EagleLM, hidden: Tensor, latest: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling,
+    model: EagleLM, hidden: Tensor, latest: Tensor, uniform: Tensor, history: History | None, sampling: Sampling,
     lengths: Tensor, buffers: Buffers, end: int,
 ) -> Drafted:  # fmt: skip
     def go(ids: Tensor, at: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         return _eagle_step(model, ids, at, buffers, hidden, own, end)
 
-    return _chain(go, model.token_ids, latest, uniform, sampling, seen, lengths)
+    return _chain(go, model.token_ids, latest, uniform, sampling, history, lengths)
 
 
 def _eagle_step(

@@ -51,7 +51,8 @@ def decode(
         clock.enter("draft")
         draft_logits = draft.step(last_drafts, draft_cache)[:, -1]
         clock.enter("other")
-        draft_probs, target_probs = (sampling.probabilities(each, rows.seen) for each in (draft_logits, target_logits))
+        draft_probs = sampling.probabilities(draft_logits, rows.history)
+        target_probs = sampling.probabilities(target_logits, rows.history)
         clock.enter("rule")
         probs = law(draft_probs, target_probs)
         clock.enter("other")

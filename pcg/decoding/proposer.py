@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Rows, mark
+from pcg.decoding.rows import Rows
+from pcg.history import History, stack
 from pcg.interfaces import Drafted, TokenLM
 from pcg.sampling import Purpose, Sampling, draw
 
@@ -46,7 +47,7 @@ class Proposer:
             self._places = torch.arange(1, width + 1, device=draft.device)
 
     def propose(self) -> Drafted:
-        """Drafts gamma tokens: each token, the distribution it was drawn from, what was seen before it.
+        """Drafts gamma tokens: each token, the distribution it was drawn from, the history before each and at the end.
 
         Draft i of a round that starts at position s is drawn with draw i of (s, ``TOKEN``): a rule may have looked at a
         draft that it did not keep, so a later round must not draw that position with the same number.
@@ -54,9 +55,9 @@ class Proposer:
         rows, latest = self._rows, self.latest[:, -self.unread :]
         uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, self._gamma)
         if self._whole is None:
-            return chain(self._step, self._draft.token_ids, latest, uniform, rows.sampling, rows.seen)
+            return chain(self._step, self._draft.token_ids, latest, uniform, rows.sampling, rows.history)
         with self._clock.during("draft", passes=self._gamma):
-            return self._whole(latest, self._cache, uniform, rows.sampling, rows.seen)
+            return self._whole(latest, self._cache, uniform, rows.sampling, rows.history)
 
     def _step(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
         with self._clock.during("draft"):
@@ -89,16 +90,17 @@ def chain(
     latest: Int[Tensor, "batch unread"],
     uniform: Float[Tensor, "batch gamma"],
     sampling: Sampling,
-    seen: Bool[Tensor, "batch vocab"] | None,
+    history: History | None,
 ) -> Drafted:
     """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
-    drawn from, and what was seen before each."""
+    drawn from, and the history before each and at the end."""
     tokens: list[Tensor] = []
-    probs, marks = [], [seen]
+    probs, histories = [], [history]
     for number in uniform.unbind(1):
         logits = step(token_ids(tokens[-1]) if tokens else latest)
-        probs.append(sampling.probabilities(logits, marks[-1]))
-        tokens.append(draw(probs[-1], number).unsqueeze(1))
-        marks.append(None if marks[-1] is None else mark(marks[-1], tokens[-1]))
-    history = None if seen is None else torch.stack([each for each in marks if each is not None], 1)
-    return torch.cat(tokens, 1), torch.stack(probs, 1), history
+        probs.append(sampling.probabilities(logits, histories[-1]))
+        token = draw(probs[-1], number)
+        tokens.append(token.unsqueeze(1))
+        histories.append(histories[-1] and histories[-1].after(token))
+    places = [each for each in histories if each is not None]
+    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(places, 1) if places else None

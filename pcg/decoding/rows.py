@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.interfaces import TokenLM
@@ -74,7 +74,7 @@ class Rows:
         index: place of each active row in the batch that was asked for, on the CPU.
         positions: how many tokens each has generated, which is also the position of its next token.
         prompts, sampling, max_tokens: of the batch.
-        seen: tokens that the repetition penalty applies to; None without a penalty.
+        history: what was said before the next token, as far as sampling asks for it.
     """
 
     def __init__(self, batch: Batch, target: TokenLM, beyond: int = 0) -> None:
@@ -82,7 +82,7 @@ class Rows:
         prompts, max_tokens, sampling, randomness = batch.prompts, batch.max_tokens, batch.sampling, batch.randomness
         if max_tokens < 1:
             raise ValueError(f"max_tokens={max_tokens}: 1 or more")
-        device, vocab_size = randomness.keys.device, target.vocab_size
+        device = randomness.keys.device
         self.prompts, self.sampling, self.max_tokens = prompts, sampling, max_tokens
         self._end = target.end
         self._tokens: list[list[int]] = [[] for _ in prompts]
@@ -90,12 +90,7 @@ class Rows:
         self.index = torch.arange(len(prompts))
         self.positions = torch.zeros(len(prompts), dtype=torch.int64, device=device)
         self.randomness = randomness.ahead(max_tokens + beyond)
-        self.seen: Bool[Tensor, "batch vocab"] | None = None
-        if sampling.repetition_penalty != 1:
-            self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
-            for row, prompt in zip(self.seen, prompts, strict=True):
-                if prompt.speech is not None:
-                    row[prompt.speech.to(device)] = True
+        self.history = sampling.history([prompt.speech for prompt in prompts], target.vocab_size, device)
 
     def commit(
         self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"], **probs: Float[Tensor, "batch ..."]
@@ -119,9 +114,8 @@ class Rows:
         emitted, finished, goes_on = zip(*(self._extend(row, tokens[:kept]) for row, tokens, kept in rows), strict=True)
         positions = self.positions
         self.positions = positions + count  # rows that were cut leave
-        if self.seen is not None:
-            places = torch.arange(block.shape[1], device=block.device)
-            self.seen = mark(self.seen, torch.where(places < count.unsqueeze(1), block, block[:, :1]))
+        if self.history is not None:
+            self.history = self.history.after_block(block, count)
         active = None if all(goes_on) else torch.tensor(goes_on).nonzero().squeeze(1)
         return Commit(self.index, positions, packed[:, -1] - 1, list(emitted), list(finished), active)
 
@@ -143,15 +137,10 @@ class Rows:
         active = active.to(self.positions.device)
         self.positions = self.positions[active]
         self.randomness = self.randomness.keep(active)
-        self.seen = None if self.seen is None else self.seen[active]
+        self.history = None if self.history is None else self.history.map(lambda part: part[active])
 
     def generations(self) -> list[Generation]:
         return [
             Generation(torch.tensor(tokens, dtype=torch.int64), finished)
             for tokens, finished in zip(self._tokens, self._finished, strict=True)
         ]
-
-
-def mark(seen: Bool[Tensor, "batch vocab"], tokens: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "batch vocab"]:
-    """``seen`` with ``tokens`` added, as a new tensor."""
-    return seen.scatter(1, tokens, True)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Rows
+from pcg.history import History
 from pcg.interfaces import TokenLM
 
 Step = Callable[[Int[Tensor, "batch new"], Any], Float[Tensor, "batch new vocab"]]
@@ -35,19 +36,19 @@ class Scorer:
     def score(
         self,
         tokens: Int[Tensor, "batch drafted"],
-        seen: Bool[Tensor, "batch drafted+1 vocab"] | None,
+        history: History | None,
         step: Step | None = None,
     ) -> Float[Tensor, "batch drafted+1 vocab"]:
         """The target's distributions after the last token and after each of ``tokens``.
 
         Args:
-            seen: what the repetition penalty applies to, at each of these places.
+            history: of each of these places.
             step: makes the pass, where the tokens are no sequence; the target's own otherwise.
         """
         block = torch.cat([self._last, self._target.token_ids(tokens)], 1)
         with self._clock.during("target"):
             logits = (step or self._target.step)(block, self.cache)
-        return self._rows.sampling.probabilities(logits, seen)
+        return self._rows.sampling.probabilities(logits, history)
 
     def accept(self, token: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]) -> None:
         """Forgets the draft tokens that were not kept.

@@ -43,8 +43,8 @@ def speculative_decode(
     rule = rule.over(target, scorer.cache, batch.sampling) if isinstance(rule, StateRule) else rule
 
     while rows:
-        draft_tokens, draft_probs, seen = proposer.propose()
-        target_probs = scorer.score(draft_tokens, seen)
+        draft_tokens, draft_probs, history = proposer.propose()
+        target_probs = scorer.score(draft_tokens, history)
         with clock.during("rule"):
             verdict = rule.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
 

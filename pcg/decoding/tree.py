@@ -16,13 +16,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.decoding.clock import Clock
 from pcg.decoding.proposer import Proposer
 from pcg.decoding.rows import Batch, Rows
 from pcg.decoding.scorer import Scorer
+from pcg.history import History, join
 from pcg.interfaces import Rule, TokenLM
 from pcg.models.tree import Tree
 from pcg.sampling import Purpose, Randomness, draw_several
@@ -132,10 +133,10 @@ def tree_decode(
     step = partial(target.step_tree, tree=tree)
 
     while rows:
-        chain, draft_probs, seen = proposer.propose()
+        chain, draft_probs, history = proposer.propose()
         rivals = draw_rivals(draft_probs, rule.count, rows)
         tokens = torch.cat([chain, rivals.flatten(1)], 1)
-        target_probs = scorer.score(tokens, None if seen is None else seen_by_all(seen, rivals), step)
+        target_probs = scorer.score(tokens, None if history is None else history_of_nodes(history, rivals), step)
         with clock.during("rule"):
             candidates = torch.cat([chain.unsqueeze(2), rivals], 2)
             verdict = rule.verify(candidates, draft_probs, target_probs, rows.positions, rows.randomness)
@@ -180,12 +181,10 @@ def draw_rivals(
     return draw_several(draft_probs, uniform.unflatten(1, (gamma, count - 1)))
 
 
-def seen_by_all(
-    seen: Bool[Tensor, "batch places vocab"], rivals: Int[Tensor, "batch gamma others"]
-) -> Bool[Tensor, "batch nodes vocab"]:
-    """What the repetition penalty applies to at each node: a rival stands where its chain's token does not."""
-    before = seen[:, :-1].unsqueeze(2).expand(-1, -1, rivals.shape[2], -1)
-    return torch.cat([seen, before.scatter(3, rivals.unsqueeze(3), True).flatten(1, 2)], 1)
+def history_of_nodes(history: History, rivals: Int[Tensor, "batch gamma others"]) -> History:
+    """The history at each node of the tree, from that along the chain: a rival replaces its chain's token."""
+    before = history.map(lambda part: part[:, :-1].unsqueeze(2).expand(-1, -1, rivals.shape[2], -1))
+    return join([history, before.after(rivals).map(lambda part: part.flatten(1, 2))], 1)
 
 
 def last_kept(verdict: StarVerdict, gamma: int, count: int) -> Int[Tensor, "batch"]:

@@ -19,7 +19,7 @@ from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
 _PARTS = ("target", "draft", "codec")
-_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "penalty_window", "ras")
 _FIGURES = ("alpha", "tau", "speed-up")
 Row = Mapping[str, Any]
 _Timed = tuple[float, int]  # decode seconds, tokens
@@ -50,7 +50,7 @@ def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | N
     same = all(study["config"][part] == run[part] for part in _PARTS)
     if "fingerprints" in study["config"]:  # studies of earlier versions have none
         same &= _models(study["config"]) == _models(run)
-    same &= all(study["config"]["decoding"][key] == run["decoding"][key] for key in _SAMPLING)
+    same &= all(study["config"]["decoding"].get(key) == run["decoding"].get(key) for key in _SAMPLING)
     same &= study["config"]["decoding"].get("candidates", 1) == run["decoding"].get("candidates", 1)
     same &= "control" not in run["decoding"]  # of an earlier version, which chose gamma and theta round by round
     return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)

@@ -49,6 +49,11 @@ def check(config: Mapping[str, Any]) -> Run:
     problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["draft"]):
         problems.append("draft is required: pcg bench draft=NAME")
+    problems += [
+        f"decoding.{key}: pcg bench does not support it, since transformers does not sample so; set it to null"
+        for key in ("penalty_window", "ras")
+        if config["decoding"].get(key) is not None
+    ]
     run = {key: value for key, value in config.items() if key not in _KEYS}
     try:
         parsed = parse(run | {"metrics": {}, "logger": None, "max_failures": 0})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -29,6 +29,7 @@ from pcg.decoding.statistics import DISTANCES
 from pcg.decoding.transport import Movers
 from pcg.decoding.tree import CandidateRule
 from pcg.decoding.voice import spoken_tokens, voice_tokens
+from pcg.history import along
 from pcg.interfaces import Codec, Rule, TokenLM
 from pcg.metrics.aggregate import Estimate, ratio
 from pcg.report import tables
@@ -118,34 +119,18 @@ def teacher_forced(
     own, drafts = (
         torch.cat([ids[-1:], model.token_ids(speech)])[None] for model, ids in ((target, own), (draft, drafts))
     )
-    seen = _Seen(target.vocab_size, prompt, speech) if sampling.repetition_penalty != 1 else None
+    said = sampling.history([prompt], target.vocab_size, speech.device)
+    said = said and said.map(lambda part: part[0])
     for start in range(0, len(speech) + 1, chunk):
-        history = None if seen is None else seen.before(start, min(start + chunk, len(speech) + 1))
+        history = None
+        if said is not None:
+            there = along(said, speech[start : start + chunk])  # before each position, and after the last of the chunk
+            said = there.map(lambda part: part[-1])
+            history = there if start + chunk > len(speech) else there.map(lambda part: part[:-1])
         # the target first: its states are what some drafts read
         target_logits = target.step(own[:, start : start + chunk], target_cache)[0]
         draft_logits = draft.step(drafts[:, start : start + chunk], draft_cache)[0]
         yield sampling.probabilities(draft_logits, history), sampling.probabilities(target_logits, history)
-
-
-class _Seen:
-    """The tokens that the repetition penalty applies to at each position: the voice prompt's and those before it."""
-
-    def __init__(self, vocab_size: int, prompt: Int[Tensor, "length"] | None, speech: Int[Tensor, "length"]) -> None:
-        self._speech = speech
-        self._so_far = torch.zeros(vocab_size, dtype=torch.bool, device=speech.device)
-        if prompt is not None:
-            self._so_far[prompt.to(speech.device)] = True
-
-    def before(self, start: int, end: int) -> Bool[Tensor, "positions vocab"]:
-        """Of the positions ``start`` to ``end``, asked for in order."""
-        seen = torch.zeros(end - start, len(self._so_far), dtype=torch.int32, device=self._speech.device)
-        seen[0] = self._so_far
-        if start > 0:
-            seen[0, self._speech[start - 1]] = 1
-        seen[1:].scatter_(1, self._speech[start : end - 1, None], 1)
-        marked = seen.cumsum(0) > 0
-        self._so_far = marked[-1]
-        return marked
 
 
 @dataclass

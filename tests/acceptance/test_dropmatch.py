@@ -12,7 +12,7 @@ from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
-from pcg.sampling import Purpose, Randomness, Sampling, draw
+from pcg.sampling import RAS, Purpose, Randomness, Sampling, draw
 from pcg.types import Utterance
 from tests.acceptance.harness import chi_square, survival
 from tests.fakes import MarkovLM, make_bundled_folder
@@ -121,8 +121,10 @@ def test_the_same_tokens_in_any_batch(target: LlamaLM) -> None:
 def test_what_does_not_fit_is_one_clear_error(target: LlamaLM) -> None:
     with pytest.raises(ValueError, match=r"by='both'.*masks=0.*rate=1"):
         DropMatch("both", 0, 1.0)
-    with pytest.raises(ValueError, match="no repetition penalty"):
+    with pytest.raises(ValueError, match=r"does not support decoding\.repetition_penalty; set it to 1\.0"):
         say(target, DropMatch(), [0], Sampling(repetition_penalty=1.2))
+    with pytest.raises(ValueError, match=r"does not support decoding\.ras; set it to null"):
+        say(target, DropMatch(), [0], Sampling(ras=RAS()))
     model = MarkovLM.random(5, seed=1)
     prompt = [Prompt(Utterance("a", "x"), torch.tensor([0, 1]))]
     with pytest.raises(ValueError, match="DropMatch reads hidden states, which a MarkovLM does not show"):

@@ -60,6 +60,13 @@ def test_values_are_in_range(override: str) -> None:
     assert value.strip("[]'") in problem
 
 
+def test_repetition_aware_sampling_is_checked_key_by_key() -> None:
+    found = problems("decoding.ras={window: 0, tua: 0.1}", "decoding.penalty_window=0")
+    assert found == ["decoding.ras.tua: unknown key; did you mean 'tau'? allowed: tau, window",
+                     "decoding.ras.window=0: 1 to 10,000",
+                     "decoding.penalty_window=0: 1 to 100,000, or null"]  # fmt: skip
+
+
 def test_values_of_other_choices_are_in_range() -> None:
     for command in (
         ["draft=ngram", "draft.order=0"],

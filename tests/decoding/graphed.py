@@ -27,7 +27,7 @@ from pcg.models.llama import LlamaLM
 from pcg.models.ngram import NGram
 from pcg.models.phonemes import Phonemes
 from pcg.runner.composition import Composition, _compiled
-from pcg.sampling import Randomness, Sampling, as_keys, draw
+from pcg.sampling import RAS, Randomness, Sampling, as_keys, draw
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
 from pcg.types import Utterance
@@ -86,7 +86,7 @@ def graphed(plain: dict[str, Any], noted: Noting) -> dict[str, Any]:
 def said(target: Any, draft: Any, rule: Any, batch: int, limit: int = 20, seed: int = 0) -> list[list[int]]:
     texts = TEXTS[:batch]
     prompts = [Prompt(Utterance(text, text), torch.arange(9 + place)) for place, text in enumerate(texts)]
-    sampling = Sampling(0.9, repetition_penalty=1.0 if batch == 1 else 1.2)
+    sampling = Sampling(0.9) if batch == 1 else Sampling(0.9, repetition_penalty=1.2, ras=RAS(4, 0.5))
     common = {"sampling": sampling, "max_tokens": limit, "randomness": Randomness(seed, as_keys(texts, CPU))}
     if draft is None:
         found = autoregressive.decode(target, Batch(prompts, **common))

@@ -13,9 +13,9 @@ from pcg.acceptance.block import Block
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
-from pcg.sampling import Randomness, Sampling
+from pcg.sampling import RAS, Randomness, Sampling
 from pcg.types import Utterance
-from tests.fakes import ExactRule, MarkovLM
+from tests.fakes import ExactRule, MarkovLM, law_after
 
 VOICE = torch.tensor([0, 1])
 ROWS = 8_000
@@ -35,9 +35,8 @@ def sequence_law(model: MarkovLM, sampling: Sampling, length: int, voice: Tensor
     for tokens in itertools.product(range(model.vocab_size), repeat=length):
         said, probability = voice.tolist(), 1.0
         for token in tokens:
-            seen = torch.zeros(model.vocab_size, dtype=torch.bool)
-            seen[torch.tensor(said)] = True
-            probability *= float(sampling.probabilities(model.table[said[-2], said[-1]], seen)[token])
+            after = said[len(voice) :]
+            probability *= float(law_after(sampling, model.table[said[-2], said[-1]], voice.tolist(), after)[token])
             said.append(token)
             if token == model.end:
                 break
@@ -49,8 +48,14 @@ def sequence_law(model: MarkovLM, sampling: Sampling, length: int, voice: Tensor
 @pytest.mark.parametrize("gamma", [1, 2, 3, 6])
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(), Sampling(temperature=0.7, top_k=3, top_p=0.9), Sampling(repetition_penalty=1.8)],
-    ids=["plain", "truncated", "penalised"],
+    [
+        Sampling(),
+        Sampling(temperature=0.7, top_k=3, top_p=0.9),
+        Sampling(repetition_penalty=1.8),
+        Sampling(repetition_penalty=1.8, penalty_window=2),
+        Sampling(top_p=0.6, ras=RAS(2, 0.5)),
+    ],
+    ids=["plain", "truncated", "penalised", "penalised_window", "repetition_aware"],
 )
 def test_sequences_have_the_targets_law(gamma: int, sampling: Sampling) -> None:
     target, draft = MarkovLM.random(4, seed=1), MarkovLM.random(4, seed=2, shift=5)

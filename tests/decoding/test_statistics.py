@@ -9,6 +9,7 @@ from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import COUNTS, Statistics, kl, overshoot_unlikely, total_variation
+from pcg.history import History
 from pcg.sampling import Purpose, Randomness, Sampling
 from pcg.types import Generation, Round, Utterance, Verdict
 from tests.fakes import AcceptAll, ExactRule, MarkovLM
@@ -144,7 +145,8 @@ def test_probabilities_are_those_of_reading_the_finished_utterance(penalty: floa
             logits = model.step(torch.cat([ids[-1:], model.token_ids(said.tokens)])[None, :-1], cache)[0]
             seen = torch.nn.functional.one_hot(said.tokens, 9).cumsum(0).roll(1, 0) > 0
             seen[:1] = False
-            probs = sampling.probabilities(logits, seen).gather(1, said.tokens[:, None]).squeeze(1).tolist()
+            probs = sampling.probabilities(logits, History(seen, None, None))
+            probs = probs.gather(1, said.tokens[:, None]).squeeze(1).tolist()
             expected = [prob for prob, note in zip(probs, noted, strict=True) if note is not None]
             assert [note for note in noted if note is not None] == pytest.approx(expected, rel=1e-3)
 

@@ -18,7 +18,7 @@ from pcg.decoding.tree import stars, tree_decode
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
-from pcg.sampling import Randomness, Sampling, as_keys
+from pcg.sampling import RAS, Randomness, Sampling, as_keys
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
 from pcg.types import Generation, Round, Utterance
@@ -69,7 +69,11 @@ def test_the_tree_by_hand() -> None:
 
 
 @pytest.mark.usefixtures("types_unchecked")
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(repetition_penalty=1.8)], ids=["plain", "penalised"])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(repetition_penalty=1.8), Sampling(repetition_penalty=1.8, penalty_window=2, ras=RAS(2, 0.5))],
+    ids=["plain", "penalised", "windows"],
+)
 def test_sequences_have_the_targets_law(sampling: Sampling) -> None:
     """Over rounds: no number is used twice, and what follows a rival is the target's."""
     target, draft, rows = MarkovLM.random(4, seed=1), MarkovLM.random(4, seed=2, shift=5), 16_000

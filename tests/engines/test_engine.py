@@ -325,6 +325,7 @@ def test_without_vllm_one_line_installs_it(config, monkeypatch) -> None:
         (["decoding.top_k=50"], "decoding.top_k=50: vLLM's draft knows the temperature alone; want null"),
         (["decoding.top_p=0.9"], "decoding.top_p=0.9: vLLM's draft knows the temperature alone; want 1.0"),
         (["decoding.repetition_penalty=1.2"], "decoding.repetition_penalty: of vLLM it counts text too"),
+        (["decoding.ras={window: 10, tau: 0.1}"], "decoding.ras: vLLM does not sample so; set it to null"),
         (["devices=2"], "device, devices: engine=vllm takes the one that it sees"),
         (["engine.concurrency=0"], "engine.concurrency=0: 1 to 100,000"),
         (["+engine.arguments.seed=3"], "engine.arguments=.*: arguments of vllm.LLM other than"),

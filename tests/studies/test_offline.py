@@ -16,10 +16,11 @@ from pcg.config.validate import ConfigError
 from pcg.results import predictions
 from pcg.runner import movers
 from pcg.runner.groups import embeddings_of
-from pcg.sampling import Sampling
+from pcg.sampling import RAS, Sampling
 from pcg.studies import offline, offline_plots
 from pcg.studies.points import rules_of, settings_and_points
 from pcg.studies.renewal import rounds_along
+from tests.fakes import law_after
 from tests.tiny.parts import Bigram, Sentences, Tones
 
 CPU = torch.device("cpu")
@@ -204,16 +205,18 @@ def test_rows_do_not_depend_on_the_chunk(asked) -> None:
             assert row == pytest.approx({key: other[key] for key in row}, rel=1e-4, abs=1e-5)
 
 
-def test_the_penalty_sees_what_was_said() -> None:
+@pytest.mark.parametrize(
+    "sampling", [Sampling(repetition_penalty=1.5), Sampling(0.9, 5, 0.9, 1.5, penalty_window=3, ras=RAS(4, 0.25))]
+)
+def test_sampling_sees_what_was_said(sampling: Sampling) -> None:
     utterance = list(Sentences(2))[1]
     prompt, speech = Tones(CPU).encode([utterance.load_prompt(), utterance.load_reference()])
-    sampling, model = Sampling(repetition_penalty=1.5), Bigram(CPU)
+    model = Bigram(CPU)
     found = torch.cat([p for _, p in offline.teacher_forced(utterance, model, model, Tones(CPU), sampling, 2)])
-    said = [*prompt.tolist(), *speech.tolist()]
+    voice, said = prompt.tolist(), speech.tolist()
     for place in range(len(speech) + 1):
-        before = said[: len(prompt) + place]
-        seen = torch.zeros(13, dtype=torch.bool).index_fill_(0, torch.tensor(before), True)
-        torch.testing.assert_close(found[place], sampling.probabilities(model._table[before[-1]], seen))
+        logits = model._table[[*voice, *said[:place]][-1]]
+        torch.testing.assert_close(found[place], law_after(sampling, logits, voice, said[:place]))
 
 
 def test_files_and_plots(asked, capsys) -> None:

@@ -94,6 +94,8 @@ class Vllm:
             )
         if decoding.get("repetition_penalty", 1.0) != 1.0:
             found.append("decoding.repetition_penalty: of vLLM it counts text too, of our loop speech alone; want 1.0")
+        if decoding.get("ras") is not None:
+            found.append("decoding.ras: vLLM does not sample so; set it to null")
         found += _problems_of_drafts(decoding, grouping) if is_built(draft) else []
         if config.get("devices", 1) != 1 or ":" in str(config.get("device")):
             found.append("device, devices: engine=vllm takes the one that it sees; CUDA_VISIBLE_DEVICES chooses it")
