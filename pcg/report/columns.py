@@ -24,7 +24,7 @@ _ALWAYS = (
 def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name, then the
     study where there are several, and the number of seeds where one has several."""
-    columns = _columns(results)
+    columns = figures_of(results)
     several = len({result.values["study"] for result in results}) > 1
     seeds = any(len(_seeds(result)) > 1 for result in results)
     rows = [
@@ -54,7 +54,7 @@ def _cell(values: Mapping[str, Any], path: str, figure: Figure) -> str:
     return cell(figure, values[group].get(key), values[group].get(f"{key}_ci95"))
 
 
-def _columns(results: Sequence[Result]) -> dict[str, Figure]:
+def figures_of(results: Sequence[Result]) -> dict[str, Figure]:
     """By path in result.json. Empty generations and distances only where some are measured; what engines are compared
     by where there is another than ours."""
     paths = list(_ALWAYS)
@@ -74,7 +74,7 @@ def ranks(results: Sequence[Result]) -> list[list[int]]:
         compare.ranks([_span(result.values, path) for result in results], figure.better == "higher")
         if figure.better
         else [0] * len(results)
-        for path, figure in _columns(results).items()
+        for path, figure in figures_of(results).items()
     ]
 
 
@@ -89,7 +89,7 @@ def _span(values: Mapping[str, Any], path: str) -> tuple[float, float, float] | 
 
 def paired_table(results: Sequence[Result], paired: Paired) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the differences to exact and to the target alone; runs without either are left out."""
-    figures = {path.partition(".")[2]: figure for path, figure in _columns(results).items()}
+    figures = {path.partition(".")[2]: figure for path, figure in figures_of(results).items()}
     columns = list(dict.fromkeys((which, key) for both in paired for which, found in enumerate(both) for key in found))
     columns.sort(key=lambda column: column[0])
     header = ["method", *(_difference_name(which, key, figures[key]) for which, key in columns)]

@@ -46,6 +46,14 @@ def differences(method: Method, other: Method, ratios: Mapping[str, tuple[str, s
     return found
 
 
+def difference(method: Method, other: Method, key: str) -> Estimate | None:
+    """One figure of a method minus the other's, the speed-up over it; None where they share nothing that it is of."""
+    if key == "speedup":
+        return _speed_ratio(method, other)
+    columns = (ACCEPTANCE | _ratios(method)).get(key)
+    return None if columns is None else differences(method, other, {key: columns}).get(key)
+
+
 def against_target(method: Method) -> Estimates:
     """Quality of this method minus that of the target alone, on the same prompts; empty where that was not decoded."""
     found = {}

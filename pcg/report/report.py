@@ -11,7 +11,7 @@ from rich.console import Console
 from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
 from pcg.names import within
-from pcg.report import bridge, columns, compare, hearing, latex, page, seeds, tables
+from pcg.report import bridge, columns, compare, hearing, latex, page, screen, seeds, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots
 from pcg.report.seeds import Method, methods
@@ -19,7 +19,7 @@ from pcg.results import store
 from pcg.results.records import write_atomically
 from pcg.types import Result
 
-_WIDTH = 160  # where nobody looks
+_WIDTH = screen.WIDTH  # where nobody looks
 _LEGEND = (
     "\nIntervals are 95 %, over utterances, and over seeds where a row has several. **Best** and *second best* are "
     "marked only where their intervals are clear of those of all that are worse.\n"
@@ -70,7 +70,8 @@ def show_studies(config: Mapping[str, Any]) -> Path:
         return show(outputs / names[0])
     folder = outputs / within(f"report-{'-'.join(names)}", 200)
     results = [result for name in names for result in in_order(store.read_study(outputs / name))]
-    _report(", ".join(names), methods(results), folder, tables.console(_WIDTH))
+    console = tables.console(_WIDTH)
+    _say_where_to_listen(console, _report(", ".join(names), methods(results), folder, console))
     return folder
 
 
@@ -84,12 +85,14 @@ def show(study_folder: Path) -> Path:
     if not results:
         raise FileNotFoundError(f"{study_folder}: no finished run (runs are at {study_folder}/<run_id>/result.json)")
     folder, console = study_folder / "report", tables.console(_WIDTH)
-    _report(study_folder.name, methods(results), folder, console)
+    listening = _report(study_folder.name, methods(results), folder, console)
     _compare_with_predictions(console, study_folder, results, folder)
+    _say_where_to_listen(console, listening)
     return folder
 
 
-def _report(title: str, results: Sequence[Method], folder: Path, console: Console) -> None:
+def _report(title: str, results: Sequence[Method], folder: Path, console: Console) -> Path | None:
+    """Print and write all of it; returns the listening page, where there is something to hear."""
     folder.mkdir(exist_ok=True)
     header, rows = columns.table(results)
     paired = [
@@ -99,11 +102,17 @@ def _report(title: str, results: Sequence[Method], folder: Path, console: Consol
     _write_tables(folder, results, header, rows, paired)
     listening = _write_page(results, folder)
     plots = draw_plots(results, labels(results), folder)
-    console.print(tables.rich_table(title, header, rows))
+    shown, left_out = screen.lines(results, [alone for _, alone in paired])
+    console.print(f"{title}\n", style="bold")
+    for line in shown:
+        console.print(line, soft_wrap=True)
+    more = f"No room for {', '.join(left_out)}. " if left_out else ""
+    console.print(f"\n{screen.LEGEND.format(more)}")
     for note in _notes(results):
         console.print(note)
     _show_hearing(console, title, results, folder)
-    _print_paths(console, results, folder, listening, plots)
+    _print_paths(console, results, folder, plots)
+    return listening
 
 
 def _show_hearing(console: Console, title: str, results: Sequence[Method], folder: Path) -> None:
@@ -194,11 +203,13 @@ def _compare_with_predictions(console: Console, study_folder: Path, results: Seq
         console.print(f"table   {folder}/offline_online.md", soft_wrap=True)
 
 
-def _print_paths(
-    console: Console, results: Sequence[Method], folder: Path, listening: Path | None, plots: Sequence[Path]
-) -> None:
+def _say_where_to_listen(console: Console, page: Path | None) -> None:
+    """The last line of a report."""
+    console.print(f"\nlisten  {page or 'nothing to hear: no audio without a codec'}", soft_wrap=True)
+
+
+def _print_paths(console: Console, results: Sequence[Method], folder: Path, plots: Sequence[Path]) -> None:
     console.print(f"table   {folder}/table.md, {folder}/table.csv, {folder}/table.tex", soft_wrap=True)
-    console.print(f"listen  {listening or 'nothing to hear: no audio without a codec'}", soft_wrap=True)
     for plot in plots:
         console.print(f"plot    {plot}", soft_wrap=True)
     for name, method in zip(labels(results), results, strict=True):
