@@ -10,8 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pcg.report import hearing
+from pcg.report import hearing, report, tables
 from pcg.report.hearing import FEWEST, listen
+from pcg.report.seeds import Method
 from pcg.results.figures import as_values
 from pcg.types import Figure, Result
 
@@ -79,3 +80,15 @@ def test_few_runs_have_no_ranks(runs) -> None:
     assert listen(runs[: FEWEST - 1]) is None
     assert listen(runs[:FEWEST]) is not None
     assert listen([]) is None
+
+
+def test_the_report_shows_it_and_forgets_it(runs, tmp_path, capsys) -> None:
+    report._show_hearing(
+        tables.console(120), "made up", [Method(run.folder, run.values, (run,)) for run in runs], tmp_path
+    )
+    shown, page = capsys.readouterr().out, (tmp_path / "hears.md").read_text()
+    assert "made up: does a distance hear? 12 runs" in shown
+    assert page.startswith("Does a distance hear?")
+    assert "| sound, dB |" in page
+    report._show_hearing(tables.console(120), "made up", [], tmp_path)
+    assert not (tmp_path / "hears.md").exists()
