@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot
+from matplotlib.figure import Figure as Drawing
 
 from pcg.results import store
 from pcg.results.figures import declared
@@ -63,12 +65,16 @@ class Hearing:
         runs, utterances: how many were compared.
         figures: of quality, by key.
         found: by figure, and by distance.
+        distances: of each run, by name.
+        harm: by figure, how much worse each run is than the target alone.
     """
 
     runs: int
     utterances: int
     figures: Mapping[str, Figure]
     found: Mapping[str, Mapping[str, Agreement]]
+    distances: Mapping[str, np.ndarray]
+    harm: Mapping[str, np.ndarray]
 
 
 def listen(results: Sequence[Result], seed: int = 0) -> Hearing | None:
@@ -94,13 +100,14 @@ def listen(results: Sequence[Result], seed: int = 0) -> Hearing | None:
     chosen = rng.integers(len(tables), size=(len(tables), len(weights)))
     chosen[:, 0] = np.arange(len(tables))
     distances = {name: _ratio(tables, shared, both, weights) for name, both in columns.items()}
+    harm = {key: _harm(tables, shared, figure, weights) for key, figure in figures.items()}
     found = {}
-    for key, figure in figures.items():
-        harm = _harm(tables, shared, figure, weights)
-        rhos = {name: _spearman(distance, harm, chosen) for name, distance in distances.items()}
+    for key in figures:
+        rhos = {name: _spearman(distance, harm[key], chosen) for name, distance in distances.items()}
         best = np.max([rho for name, rho in rhos.items() if name != "kept"], axis=0)
         found[key] = {name: _agreement(rho, best) for name, rho in rhos.items()}
-    return Hearing(len(tables), len(shared), figures, found)
+    firsts = ({name: values[:, 0] for name, values in each.items()} for each in (distances, harm))
+    return Hearing(len(tables), len(shared), figures, found, *firsts)
 
 
 def table(hearing: Hearing) -> tuple[list[str], list[list[str]]]:
@@ -116,6 +123,26 @@ def table(hearing: Hearing) -> tuple[list[str], list[list[str]]]:
         for name in order
     ]
     return header, rows
+
+
+def draw(hearing: Hearing) -> Drawing:
+    """Each run by each distance and by how much worse the first figure of quality is than the target's."""
+    key, figure = next(iter(hearing.figures.items()))
+    shown = [name for name in hearing.distances if name != "kept"]
+    drawing, panels = pyplot.subplots(
+        1, len(shown), sharey=True, squeeze=False, layout="constrained", figsize=(1.2 + 2.2 * len(shown), 2.6)
+    )
+    for axes, name in zip(panels[0], shown, strict=True):
+        axes.plot(hearing.distances[name], figure.scale * hearing.harm[key], "o", color="#0072B2", markersize=4)
+        axes.set_title(f"rho {_cells(hearing.found[key][name])[0]}", fontsize=8)
+        axes.set_xlabel(_DISTANCES[name][2], fontsize=8)
+        axes.axhline(0.0, color="black", linewidth=0.6)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel(
+        f"{figure.name} worse than the target's{f', {figure.unit}' if figure.unit else ''}", fontsize=8
+    )
+    return drawing
 
 
 def _cells(found: Agreement) -> list[str]:

@@ -13,7 +13,7 @@ from pcg.config.validate import ConfigError, nearest
 from pcg.names import within
 from pcg.report import bridge, columns, compare, hearing, latex, page, screen, seeds, tables
 from pcg.report.names import in_order, labels
-from pcg.report.plots import draw_plots
+from pcg.report.plots import draw_plots, save
 from pcg.report.seeds import Method, methods
 from pcg.results import store
 from pcg.results.records import write_atomically
@@ -126,7 +126,8 @@ def _show_hearing(console: Console, title: str, results: Sequence[Method], folde
     write_atomically(
         path, hearing.LEGEND.format(runs=found.runs, utterances=found.utterances) + tables.markdown(header, rows)
     )
-    console.print(f"table   {path}", soft_wrap=True)
+    plot = save(hearing.draw(found), folder / "hears")
+    console.print(f"table   {path}\nplot    {plot}", soft_wrap=True)
 
 
 def _heard(result: Result) -> bool:

@@ -90,5 +90,6 @@ def test_the_report_shows_it_and_forgets_it(runs, tmp_path, capsys) -> None:
     assert "made up: does a distance hear? 12 runs" in shown
     assert page.startswith("Does a distance hear?")
     assert "| sound, dB |" in page
+    assert (tmp_path / "hears.png").exists()
     report._show_hearing(tables.console(120), "made up", [], tmp_path)
     assert not (tmp_path / "hears.md").exists()
