@@ -1,11 +1,11 @@
-# What a developer does. Only python3.11 or 3.12 and pip are needed; everything goes into .venv, at the versions and
+# What a developer does. Only Python (3.11 to 3.13 are tried) and pip are needed; everything goes into .venv, at the versions and
 # hashes of requirements/*.txt (docs/install.md).
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-newest test-vllm lock lint bench report train clean
 SHELL := /bin/sh
 
 # The first that runs and is new enough (a shim may be there and not run).
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -68,19 +68,25 @@ clean: ## caches and builds; results under outputs/ stay
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.build: requirements/build.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(LOCKED) --require-hashes -r $<
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (3.11 to 3.13 are tried), and neither python3.12," \
+		"python3.11, python3.13 nor python3 is one here. Install one, or name it: make PYTHON=/path/to/python ..."; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON), `$(PYTHON) --version`"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the tools that build pcg (seconds)"
+	@$(LOCKED) --require-hashes -r $<
 	touch $@
 
 $(VENV)/.run: requirements/run.txt pyproject.toml $(VENV)/.build
-	$(LOCKED) --require-hashes -r $<
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q --no-warn-conflicts $(TORCH)
-	$(LOCKED) -e .
+	@echo "Installing what the main job needs: `grep -c == $<` packages of $<, some two minutes with a fast network"
+	@$(LOCKED) --require-hashes -r $<
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
+		echo "Installing $(TORCH): 200 MB for a CPU, several GB where pip takes the CUDA build"; \
+		$(PIP) install -q --no-warn-conflicts $(TORCH); }
+	@$(LOCKED) -e .
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
-	$(LOCKED) --require-hashes -r $<
+	@echo "Installing what tests and lint need beside it: $<, a minute or less"
+	@$(LOCKED) --require-hashes -r $<
 	touch $@
 
 # Its builds of three packages that are not needed here clash with its torch.
