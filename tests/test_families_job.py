@@ -253,12 +253,14 @@ def test_spark_says_each_utterance_in_its_own_voice(folders: Path, composed) -> 
 @pytest.mark.parametrize(("line", "sampling"), [
     (["target=orpheus"], (0.6, None, 0.8, 1.3)), (["target=spark", "target.path=x"], (0.8, 50, 0.95, 1.0)),
     (["target=neutts_air"], (1.0, 50, 1.0, 1.0)), (["target=bundled"], (0.8, None, 1.0, 1.0)),
+    (["target=cosyvoice2"], (1.0, 25, 0.8, 1.0)),
 ])  # fmt: skip
 def test_a_run_samples_as_the_targets_authors_do_unless_told(line: list[str], sampling: tuple, capsys) -> None:
     keys = ("temperature", "top_k", "top_p", "repetition_penalty")
     config = cli.plain(compose("run", line))
     assert tuple(config["decoding"][key] for key in keys) == sampling
     assert "sampling" not in config["target"]
+    assert config["decoding"]["ras"] == ({"window": 10, "tau": 0.1} if "cosyvoice" in line[0] else None)
     told = cli.plain(compose("run", [*line, "decoding.temperature=0.3"]))
     assert told["decoding"] == config["decoding"] | {"temperature": 0.3}
 
