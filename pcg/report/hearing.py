@@ -8,6 +8,7 @@ docs/sound.md says how it came out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from pcg.results import store
 from pcg.results.figures import declared
 from pcg.types import Figure, Result
 
+ALONE = "target alone"
+_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_tokens")
 FEWEST = 5  # runs: fewer have no ranks to speak of
 _RESAMPLES = 2_000
 # Name -> (columns of utterances.parquet that it is the ratio of, what it is called).
@@ -80,10 +83,15 @@ class Hearing:
 def listen(results: Sequence[Result], seed: int = 0) -> Hearing | None:
     """Agreement of each distance that the runs have with each of their figures of quality.
 
-    Taken are runs with a law, scored beside the target alone, on the utterances that they share. None where they are
-    fewer than ``FEWEST``.
+    Taken are runs with a law on the utterances that they share, each beside the target alone: as it was decoded with
+    the run, or by a run of its own with the same seed and sampling. None where they are fewer than ``FEWEST``.
     """
-    tables = [_rows(result) for result in results if result.values["distortion"]["tv"] is not None]
+    alone = {_setting(result): _rows(result) for result in results if result.values["method"] == ALONE}
+    tables = [
+        _beside(_rows(result), alone.get(_setting(result), {}))
+        for result in results
+        if result.values["distortion"]["tv"] is not None
+    ]
     columns = {name: (top, bottom) for name, (top, bottom, _) in _DISTANCES.items()}
     columns = {name: both for name, both in columns.items() if any(_has(rows, both) for rows in tables)}
     tables = [rows for rows in tables if all(_has(rows, both) for both in columns.values())]
@@ -152,9 +160,27 @@ def _cells(found: Agreement) -> list[str]:
 def _rows(result: Result) -> dict[str, dict[str, Any]]:
     rows = store.read_utterances(Path(result.folder))
     return {
-        row["utterance"]: {**row, "kept_beyond_exact": row["accepted"] - (row.get("sum_alpha_exact") or 0.0)}
+        row["utterance"]: {**row, "kept_beyond_exact": (row["accepted"] or 0) - (row.get("sum_alpha_exact") or 0.0)}
         for row in rows
         if row["error"] is None
+    }
+
+
+def _setting(result: Result) -> str:
+    """What two runs have in common whose target would say the same alone."""
+    config = result.values["config"]
+    sampling = [config["decoding"].get(key) for key in _SAMPLING]
+    return json.dumps([config["target"], config["seed"], sampling], sort_keys=True)
+
+
+def _beside(rows: Rows, alone: Rows) -> dict[str, dict[str, Any]]:
+    """The rows with the target's own as ``baseline_*`` where it was not decoded with them."""
+    return {
+        utterance: {
+            **{f"baseline_{key}": value for key, value in alone.get(utterance, {}).items()},
+            **{key: value for key, value in row.items() if value is not None},
+        }
+        for utterance, row in rows.items()
     }
 
 

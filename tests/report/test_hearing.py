@@ -38,7 +38,10 @@ def run(folder: Path, sound: float, tv: float, errors: float, seed: int, law: bo
         for index in range(UTTERANCES)
     ]  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "utterances.parquet")
-    values = {"distortion": {"tv": tv if law else None}, "figures": as_values(FIGURES)}
+    values = {
+        "method": "made up", "distortion": {"tv": tv if law else None}, "figures": as_values(FIGURES),
+        "config": {"target": {}, "seed": 0, "decoding": {"temperature": 0.8}},
+    }  # fmt: skip
     return Result(str(folder), values)
 
 
@@ -66,6 +69,24 @@ def test_the_distance_that_ranks_runs_as_the_ear_does_leads(runs, tmp_path) -> N
     header, rows = hearing.table(found)
     assert header == ["distance", "WER rho", "WER leads", "similarity rho", "similarity leads"]
     assert rows[0][0] == "sound, dB"
+
+
+def test_the_target_alone_may_be_a_run_of_its_own(runs, tmp_path) -> None:
+    whole = listen(runs)
+    for result in runs:
+        rows = pyarrow.parquet.read_table(Path(result.folder) / "utterances.parquet")
+        bare = rows.drop_columns([name for name in rows.column_names if name.startswith("baseline_")])
+        pyarrow.parquet.write_table(bare, Path(result.folder) / "utterances.parquet")
+    assert listen(runs) is None
+    alone = run(tmp_path / "alone", 0.0, 0.0, 0.0, 0, law=False)
+    other = Result(
+        alone.folder, {**alone.values, "method": "target alone", "config": {**alone.values["config"], "seed": 1}}
+    )
+    assert listen([*runs, other]) is None  # said with other random numbers
+    found = listen([*runs, Result(alone.folder, {**alone.values, "method": "target alone"})])
+    assert found is not None
+    assert whole is not None
+    assert found.found == whole.found
 
 
 def test_it_is_the_rank_correlation(runs) -> None:
