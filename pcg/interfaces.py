@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -183,6 +183,30 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Logger(Protocol):
-    """Sees a run after it is on disk. May raise: the runner reports it and goes on."""
+    """Sees a run after it is on disk. May raise: the runner reports it and goes on.
+
+    One with ``begin(about, folder, live)``, which returns a ``LiveRun``, sees its steps, and where it has
+    ``live = True`` it sees them while the run decodes. One with ``awaited = True`` is told of runs that were done
+    before, too; one with ``disabled = True`` of nothing.
+    """
 
     def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None: ...
+
+
+class LiveRun(Protocol):
+    """A run as a logger sees it while it decodes. Nothing here may wait: the run does."""
+
+    def add(self, step: int, utterance: Mapping[str, Any], so_far: Mapping[str, float]) -> None:
+        """An utterance has been decoded.
+
+        Args:
+            step: its number among those that the run has on disk, of earlier starts too.
+            utterance: its row, as in ``utterances.parquet``.
+            so_far: the run's figures (``pcg.runner.so_far``).
+        """
+
+    def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:
+        """The result is on disk. ``objective``: what it is worth to the search that the run is part of."""
+
+    def stop(self, state: Literal["failed", "stopped"], reason: str) -> None:
+        """The run has ended without a result; the same command may go on with it."""

@@ -74,7 +74,11 @@ def composed(group: str, choice: str) -> dict[str, Any]:
 
 OFFERED = {"paths", "target", "draft", "codec", "dataset", "grouping", "decoding", "engine",
            "metrics", "logger", "experiment", "hydra/job_logging", "hydra/hydra_logging"}  # fmt: skip
-LAID_OVER = {"hydra/launcher_settings", "hydra/sweeper_settings"}  # over the plugins' own, where they are installed
+LAID_OVER = {
+    "hydra/launcher_settings",
+    "hydra/sweeper_settings",
+    "wandb_sweeps",
+}  # over the plugins' own, where they are installed
 
 
 def test_no_group_is_left_out() -> None:

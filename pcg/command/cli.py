@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pcg.command import launching, objective, pipes, places, status
+from pcg.command import launching, pipes, places, status
 from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
 from pcg.command.hydra_loader import arguments_of, loader_of
@@ -29,6 +29,7 @@ from pcg.command.launching import texts as _texts
 from pcg.config.validate import ConfigError, check, nearest
 from pcg.config.values import expanded, problems_of_values, without_advice
 from pcg.results.environment import memory_advice
+from pcg.runner import objective
 from pcg.runner.run import run_once
 from pcg.studies import plan
 

@@ -22,6 +22,7 @@ from pcg.runner.loading import check_voices, release_models, with_dataset
 from pcg.runner.process import finish_batch_on_ctrl_c, logged_to
 from pcg.runner.progress import LiveView
 from pcg.runner.scores import ScoreMemo
+from pcg.runner.so_far import SoFar
 from pcg.runner.work import Executor, InProcess, Job, batches
 from pcg.types import Result
 
@@ -64,6 +65,7 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
     level = logging.DEBUG if folder in _done_here else logging.INFO
     log.log(level, "%s: already done%s -> %s", run.label, told, folder)
     _done_here.add(folder)
+    tracking.tell_agent(run.settings.logger, result, run.settings.objective)
     return result
 
 
@@ -91,13 +93,32 @@ def _do(run: Run, config: Mapping[str, Any], folder: Path, overrides: list[str])
 def _decode_and_write(run: Run, folder: Path, overrides: list[str]) -> Result:
     torch.set_num_threads(run.settings.threads)
     began = time.perf_counter()
-    records = Records(folder / "batches.jsonl")
-    executor = _executor(run, folder)
-    lines = _decode(run, executor, records, began)
-    described, peak_memory = executor.described(), executor.peak_memory_bytes()
-    if not run.settings.scored_inline:
-        lines = rescore.scored(run.metrics, run.dataset, folder, lines, executor.score)
-    values = {
+    about = _about(run, folder, overrides)
+    with tracking.Tracker(run.settings.logger, about, folder, run.settings.objective) as tracker:
+        records = Records(folder / "batches.jsonl")
+        executor = _executor(run, folder)
+        lines = _decode(run, executor, records, tracker, began)
+        described, peak_memory = executor.described(), executor.peak_memory_bytes()
+        if not run.settings.scored_inline:
+            lines = rescore.scored(run.metrics, run.dataset, folder, lines, executor.score)
+        values = {
+            **about,
+            "started": records.lines[0]["at"],
+            **described,
+            "wall_seconds": sum(line["wall"] for line in records.lines),
+            **summarise(run.values, lines, rescore.figures_of(executor.metrics)),
+        }
+        values["speed"]["peak_memory_bytes"] = peak_memory
+        result = store.write(folder, values, lines)
+        _tell_left_out(values["left_out"], values["counts"]["utterances"])
+        log.info("%s", store.one_line(result))
+        tracker.finish(result, store.utterance_rows(lines))
+    return result
+
+
+def _about(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """What the result says of a run before it has decoded."""
+    return {
         "schema": SCHEMA,
         "run_id": folder.name,
         "study": run.settings.study,
@@ -109,17 +130,7 @@ def _decode_and_write(run: Run, folder: Path, overrides: list[str]) -> Result:
         "versions": environment.versions(),
         "device": environment.device_name(run.device),
         "devices": run.settings.devices,
-        "started": records.lines[0]["at"],
-        **described,
-        "wall_seconds": sum(line["wall"] for line in records.lines),
-        **summarise(run.values, lines, rescore.figures_of(executor.metrics)),
     }
-    values["speed"]["peak_memory_bytes"] = peak_memory
-    result = store.write(folder, values, lines)
-    _tell_left_out(values["left_out"], values["counts"]["utterances"])
-    log.info("%s", store.one_line(result))
-    tracking.tell(run.settings.logger, result, store.utterance_rows(lines))
-    return result
 
 
 def _executor(run: Run, folder: Path) -> Executor:
@@ -132,18 +143,20 @@ def _executor(run: Run, folder: Path) -> Executor:
     return OverDevices(job, devices.pool(str(run.device), run.settings.devices, run.settings.threads))
 
 
-def _decode(run: Run, executor: Executor, records: Records, began: float) -> list[dict[str, Any]]:
+def _decode(
+    run: Run, executor: Executor, records: Records, tracker: tracking.Tracker, began: float
+) -> list[dict[str, Any]]:
     """Decode the batches that have no good record yet, appending each as it finishes; returns the record of each."""
     cut = batches(executor.dataset, run.settings.together)
     good = {line["batch"]: line for line in of_batches(records.lines, cut) if _failures(line) == 0}
     pending = [index for index in range(len(cut)) if index not in good]
+    so_far = SoFar(sum(map(len, cut)), rescore.figures_of(executor.metrics))
+    for line in records.lines:  # of earlier starts
+        tracker.add(line, so_far)
     if not pending:
         return list(good.values())
     failures, allowed = 0, run.settings.max_failures
-    total = sum(len(cut[index]) for index in pending)
-    with LiveView(run.label, total, run.settings.devices) as view, finish_batch_on_ctrl_c() as interrupted:
-        for line in good.values():
-            view.count(line)
+    with LiveView(run.label, so_far, run.settings.devices) as view, finish_batch_on_ctrl_c() as interrupted:
 
         def stopping() -> bool:
             return interrupted.is_set() or failures > allowed
@@ -153,7 +166,8 @@ def _decode(run: Run, executor: Executor, records: Records, began: float) -> lis
                 now = time.perf_counter()
                 records.append({"batch": done.index, "at": done.at, "wall": now - began, **done.record})
                 began = now
-                view.add(done.record)
+                tracker.add(records.lines[-1], so_far)
+                view.show()
                 failures += _failures(done.record)
         if failures > allowed:
             raise RunFailed(_summary(of_batches(records.lines, cut), allowed))

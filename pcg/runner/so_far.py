@@ -24,16 +24,23 @@ class SoFar:
     """
 
     def __init__(self, utterances: int, declared: Mapping[str, Figure] | None = None) -> None:
-        self._utterances, self._declared = utterances, declared or {}
+        self.utterances, self._declared = utterances, declared or {}
         self._of_batch: dict[int, Sums] = {}
         self._sums: Sums = defaultdict(float)
+        self._recorded = 0
 
-    def add(self, line: Record) -> None:
-        """Take a batch in; the last record of a batch counts."""
+    def add(self, line: Record) -> int:
+        """Take the next record of the run in; the last one of a batch counts.
+
+        Returns:
+            How many utterances were recorded before it: the same at every start of the run.
+        """
         for sums, sign in ((self._of_batch.get(line["batch"], {}), -1), (new := self._sums_of(line), 1)):
             for key, value in sums.items():
                 self._sums[key] += sign * value
         self._of_batch[line["batch"]] = new
+        self._recorded += len(line["rows"])
+        return self._recorded - len(line["rows"])
 
     def figures(self) -> dict[str, float]:
         """By name each figure that there is so far; DESIGN says what they are.
@@ -52,8 +59,8 @@ class SoFar:
             "speedup": alone / own if alone and own else None,
             **{name: _over(sums[f"{name} top"], sums[f"{name} bottom"]) for name in self._declared},
             "failures": sums["failures"],
-            "done": done / self._utterances if self._utterances else 1.0,
-            "seconds_left": sums["wall"] * (self._utterances - done) / done if done else None,
+            "done": done / self.utterances if self.utterances else 1.0,
+            "seconds_left": sums["wall"] * (self.utterances - done) / done if done else None,
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from pcg.tracking.wandb import settings
+from pcg.tracking.session import settings
 
 log = logging.getLogger(__name__)
 

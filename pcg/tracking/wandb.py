@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,28 +13,32 @@ from pcg.names import marked, within
 from pcg.types import Result
 
 if TYPE_CHECKING:
-    import wandb  # half a second, which a command that logs nothing need not spend
+    from pcg.tracking.session import Session  # half a second, which a command that logs nothing need not spend
 
 # What belongs in W&B's config, beside the resolved config, rather than in its summary.
 _ABOUT = ("versions", "git", "overrides", "schema", "device", "started", "failures", "figures")
+
+SWEEP, AGENTS_RUN = "WANDB_SWEEP_ID", "WANDB_RUN_ID"  # in the environment of what an agent of a W&B sweep starts
 
 _PROJECT = matching(r"[^/\\#?%:\r\n]{1,128}", "1 to 128 characters without / \\ # ? % and :")
 _TAGS = Constraint(lambda tags: all(0 < len(tag) <= 64 for tag in tags), "of 1 to 64 characters each")
 
 
 class WandB:
-    """Logs a finished run: config, history (a step an utterance), summary, the groups' sizes, a table of utterances
-    with audio and token timelines, result.json as an artifact.
+    """Tells W&B of runs: config, history (a step an utterance), summary, the groups' sizes, a table of utterances with
+    audio and token timelines, result.json as an artifact. docs/wandb.md has every key.
 
     Args:
         project: W&B project.
         entity: user or team; None is the account's default.
         mode: ``offline`` writes files only (`wandb sync` sends them later); ``online``; ``disabled`` does nothing.
+        live: whether a run is told of while it decodes; else when it has finished.
+        artifacts: ``results`` keeps result.json as an artifact, ``none`` nothing.
         tags: added to the method's name.
         audio: how many utterances, from the first, go into the table, with their audio.
         timelines: how many of these get a picture of their token timeline.
-        timeout: seconds to wait for W&B to start, and again for it to take everything at the end. What it has not
-            taken then lies under the run's folder, for `wandb sync`.
+        timeout: seconds to wait for W&B to take everything at the end. What it has not taken then lies under the run's
+            folder, for `wandb sync`. A run never waits for it while it decodes (``pcg.tracking.session``).
     """
 
     def __init__(
@@ -43,75 +46,109 @@ class WandB:
         project: Annotated[str, _PROJECT] = "pcg",
         entity: str | None = None,
         mode: Literal["offline", "online", "disabled"] = "offline",
+        live: bool = True,
+        artifacts: Literal["results", "none"] = "results",
         tags: Annotated[Sequence[str], _TAGS] = (),
         audio: Annotated[int, FROM_0] = 20,
         timelines: Annotated[int, FROM_0] = 8,
         timeout: Annotated[float, ABOVE_0] = 300,
     ) -> None:
         self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
+        self.live, self.artifacts, self.disabled = live, artifacts, mode == "disabled"
         self.audio, self.timelines, self.timeout = audio, timelines, timeout
 
+    @property
+    def awaited(self) -> bool:
+        """Whether an agent of a W&B sweep has started this process, and waits for the figures of its run."""
+        return bool(os.environ.get(SWEEP))
+
+    def begin(self, about: Mapping[str, Any], folder: Path, live: bool = True) -> LiveRun:
+        """W&B's run, from now on. Its id is that of the result, so that a run that is begun again goes on, and one that
+        is logged again is replaced; an agent's run has the agent's id.
+
+        Args:
+            about: what ``result.json`` says of the run before it has decoded.
+
+        Raises:
+            Exception: whatever W&B raises.
+        """
+        from pcg.tracking.session import Session
+
+        by_agent = os.environ.get(SWEEP) is not None
+        init = {
+            "project": None if by_agent else self.project,
+            "entity": None if by_agent else self.entity,
+            "id": os.environ.get(AGENTS_RUN, _run_name(about)) if by_agent else _run_name(about),
+            "group": within(about["study"], 128),
+            "job_type": "run",
+            "name": within(f"{about['label']}-{about['run_id'][:4]}", 128),
+            "tags": [*self.tags, about["method"]],
+            "config": {**about["config"], **_about(about)},
+        }
+        return LiveRun(self, Session(init, self.mode == "online", folder, self.timeout, live), folder)
+
     def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Log once; the run's id is that of the result, so that logging again replaces it online.
+        """Log a finished run at once.
 
         Raises:
             Exception: whatever W&B raises, an outage or a time-out among it; the result itself is safe on disk.
         """
-        if self.mode == "disabled":
+        if self.disabled:
             return
-        import wandb
+        run = self.begin(result.values, folder, live=False)
+        for step, row in enumerate(utterances):
+            run.add(step, row, {})
+        run.finish(result, utterances)
 
+
+class LiveRun:
+    """A run of W&B, begun; see ``pcg.interfaces.LiveRun``."""
+
+    def __init__(self, logger: WandB, session: Session, folder: Path) -> None:
+        self._logger, self._session, self._folder = logger, session, folder
+        self._session.tell(_define)
+
+    def add(self, step: int, utterance: Mapping[str, Any], so_far: Mapping[str, float]) -> None:
+        values = {**_numbers("utterance", utterance), **_numbers("run", so_far)}
+
+        def log(run: Any) -> None:
+            if step >= getattr(run, "starting_step", 0):  # W&B has it of an earlier start
+                run.log(values, step=step)
+
+        self._session.tell(log)
+
+    def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:
+        """Raises what W&B raises; everything has been told to it then, or lies on disk."""
         from pcg.tracking.media import group_sizes, table
 
-        values = result.values
-        with _kept_in(folder):
-            run = self._start(values, folder)
-            try:
-                for step, row in enumerate(utterances):
-                    run.log(_history(row), step=step)
-                shown = table(utterances, folder, self.audio, self.timelines)
-                run.log({"utterances": shown, **group_sizes(values)})
-                run.summary.update(flatten({key: values[key] for key in values if key not in ("config", *_ABOUT)}))
+        values, logger = result.values, self._logger
+
+        def complete(run: Any) -> None:
+            import wandb
+
+            run.config.update(_about(values), allow_val_change=True)
+            shown = table(utterances, self._folder, logger.audio, logger.timelines)
+            run.log({"utterances": shown, **group_sizes(values)})
+            run.summary.update(flatten({key: values[key] for key in values if key not in ("config", *_ABOUT)}))
+            run.summary.update({"state": "finished", "reason": None, "objective": objective})
+            if logger.artifacts != "none":
                 artifact = wandb.Artifact(f"result-{_run_name(values)}", type="result")
-                artifact.add_file(str(folder / "result.json"))
+                artifact.add_file(str(self._folder / "result.json"))
                 run.log_artifact(artifact)
-            except BaseException:
-                run.finish(exit_code=1)
-                raise
-            run.finish()
 
-    def _start(self, values: Mapping[str, Any], folder: Path) -> Any:
-        import wandb
+        self._session.tell(complete)
+        self._session.end()
 
-        return wandb.init(
-            project=self.project,
-            entity=self.entity,
-            mode=self.mode,
-            id=_run_name(values),
-            group=within(values["study"], 128),
-            job_type="run",
-            name=within(f"{values['label']}-{values['run_id'][:4]}", 128),
-            tags=[*self.tags, values["method"]],
-            dir=str(folder),
-            config={**values["config"], **_about(values)},
-            settings=settings(self.timeout),
-        )
+    def stop(self, state: Literal["failed", "stopped"], reason: str) -> None:
+        """The run has ended without a result."""
+        self._session.tell(lambda run: run.summary.update({"state": state, "reason": reason}))
+        self._session.end(exit_code=130 if state == "stopped" else 1)
 
 
-def settings(timeout: float) -> wandb.Settings:
-    """Quiet, and not patient without end."""
-    import wandb
-
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        disable_git=True,
-        x_disable_stats=True,
-        login_timeout=timeout,
-        init_timeout=timeout,
-        finish_timeout=timeout,
-        finish_timeout_raises=True,
-    )
+def _define(run: Any) -> None:
+    """Charts of a run's figures so far go over utterances; those of single utterances are in no summary."""
+    run.define_metric("utterance/*", summary="none")
+    run.define_metric("run/*", summary="last")
 
 
 def _run_name(values: Mapping[str, Any]) -> str:
@@ -135,29 +172,9 @@ def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _about(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``device_name``: the config has a ``device`` of its own."""
-    return {"device_name" if key == "device" else key: values[key] for key in _ABOUT}
+    """What is there of it so far. ``device_name``: the config has a ``device`` of its own."""
+    return {"device_name" if key == "device" else key: values[key] for key in _ABOUT if key in values}
 
 
-def _history(row: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {key: value for key, value in row.items() if isinstance(value, int | float) and value is not None}
-    return {f"utterance/{key}": value for key, value in numbers.items()}
-
-
-@contextmanager
-def _kept_in(folder: Path) -> Iterator[None]:
-    """Everything that W&B writes, staged audio and caches included, under the run's folder."""
-    places = {
-        name: str(folder / "wandb" / name.lower())
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
-    }
-    before = {name: os.environ.get(name) for name in places}
-    os.environ.update(places)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}/{key}": value for key, value in values.items() if isinstance(value, int | float)}

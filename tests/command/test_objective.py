@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pcg.command import objective
+from pcg.runner import objective
 
 RESULT: dict[str, Any] = {
     "speed": {"speedup": 1.4, "ideal_speedup": None, "seconds": {"rule": 0.5}},

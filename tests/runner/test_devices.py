@@ -26,6 +26,7 @@ from tests.runner.test_run import figures
 from tests.tiny import parts as parts_for_tests
 from tests.tiny import worker as tiny_worker
 from tests.tiny.worker import Ears, Watched, notes
+from tests.tracking.offline import history
 
 Config = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
     monkeypatch.setattr(parts_for_tests, "Watched", Watched, raising=False)
 
     def node(**settings: Any) -> dict[str, Any]:
-        return {"_target_": "pcg.tiny.Watched", "journal": str(tmp_path / "journal"), **settings}
+        return {"_target_": "pcg.tiny.Watched", "journal": f"journal:{tmp_path / 'journal'}", **settings}
 
     return node
 
@@ -61,7 +62,7 @@ def after(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
 
     def make(**changes: Any) -> dict[str, Any]:
         settings = {key: changes.pop(key) for key in ("deadly", "kills") if key in changes}
-        ears = {"_target_": "pcg.tiny.Ears", "journal": str(tmp_path / "journal"), **settings}
+        ears = {"_target_": "pcg.tiny.Ears", "journal": f"journal:{tmp_path / 'journal'}", **settings}
         return config(**{"metrics": {"ears": ears, "when": "after"}, **changes})
 
     return make
@@ -297,3 +298,12 @@ def test_workers_outlive_ctrl_c_and_not_the_main_process(config: Config, watched
     process.kill()
     process.wait()
     until(lambda: not any(map(alive, workers)), 20)
+
+
+def test_one_process_tells_the_logger_of_each_utterance(config: Config) -> None:
+    logger = {"_target_": "pcg.tracking.wandb.WandB", "mode": "offline", "timelines": 0, "audio": 0}
+    result = run.run_once(config(devices=2, logger=logger))
+    steps = history(Path(result.folder))
+    assert [step["step"] for step in steps] == list(range(6))
+    assert steps[-1]["run/alpha"] == pytest.approx(result.values["acceptance"]["alpha"])
+    assert steps[-1]["run/done"] == 1

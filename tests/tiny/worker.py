@@ -21,6 +21,11 @@ _work = worker.work
 DECODES = (parts_for_tests.Bigram, parts_for_tests.Tones)
 
 
+def _file(journal: str) -> Path:
+    """``journal:PATH``: a path by itself would be a file of the model, which has changed when the journal has."""
+    return Path(journal.removeprefix("journal:"))
+
+
 class Watched(parts_for_tests.Bigram):
     """Writes to a journal: ``load PID`` when it is made, ``kill ID`` when an utterance ends its process.
 
@@ -37,7 +42,7 @@ class Watched(parts_for_tests.Bigram):
         kills: int = 1, delay: float = 0.0, fails: bool = False, dies: bool = False, vocab_size: int = 13,
     ) -> None:  # fmt: skip
         super().__init__(device, seed, noise)
-        self._journal, self._deadly, self._kills, self._delay = Path(journal), deadly, kills, delay
+        self._journal, self._deadly, self._kills, self._delay = _file(journal), deadly, kills, delay
         self.vocab_size = vocab_size
         if fails:
             raise FileNotFoundError("no weights there")
@@ -57,7 +62,7 @@ class Ears(parts_for_tests.Loudness):
 
     def __init__(self, journal: str, deadly: Sequence[str] = (), kills: int = 1) -> None:
         super().__init__()
-        self._journal, self._deadly, self._kills = Path(journal), deadly, kills
+        self._journal, self._deadly, self._kills = _file(journal), deadly, kills
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
         held = [each for each in loading.kept._objects.values() if isinstance(each, DECODES)]

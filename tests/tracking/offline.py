@@ -57,3 +57,21 @@ def artifacts(found: Iterable[Any]) -> dict[str, dict[str, Path]]:
     """By type: where each file of an artifact is staged until it is synced."""
     logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
     return {one.type: {entry.path: Path(entry.local_path) for entry in one.manifest.contents} for one in logged}
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The steps of utterances, in order; that of the table is left out."""
+    found = [record.history for record in records(folder) if record.WhichOneof("record_type") == "history"]
+    steps = [{**items(one.item), "step": one.step.num} for one in found]
+    return [step for step in steps if "utterance/batch" in step]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for record in records(folder):
+        found |= items(record.summary.update)
+    return found
+
+
+def exit_code(folder: Path) -> int:
+    return records(folder)[-1].exit.exit_code

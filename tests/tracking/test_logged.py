@@ -32,6 +32,8 @@ def test_every_figure_of_the_offline_run_is_that_of_result_json(config) -> None:
         summary |= items(record.summary.update)
     (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
     logged = items(run.config.update)
+    for record in found:  # what is known at the end
+        logged |= items(record.config.update)
     assert {key: logged[key] for key in values["config"]} == values.pop("config")
     assert logged["device_name"] == values.pop("device")
     for key in ("versions", "git", "overrides", "schema", "started", "failures", "figures"):

@@ -142,6 +142,9 @@ class Broken:
     def __init__(self, finishes: bool) -> None:
         self.finishes, self.ended = finishes, []
 
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        """Taken."""
+
     def log(self, *_: Any, **__: Any) -> None:
         raise wandb.errors.CommError("the queue is full")
 
