@@ -19,8 +19,9 @@ from rich.table import Table
 from torch import Tensor
 
 from pcg import constraints
+from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
-from pcg.config.run import Run, parse
+from pcg.config.run import parse
 from pcg.config.settings import Decoding
 from pcg.config.validate import ConfigError
 from pcg.constraints import FROM_1
@@ -40,12 +41,8 @@ _KEYS = {"repeats": Annotated[int, FROM_1], "clock": Literal["wall", "cpu"]}  # 
 _THEIRS = "transformers, "
 
 
-def check(config: Mapping[str, Any]) -> Run:
-    """The run that conf/bench.yaml compares.
-
-    Raises:
-        ConfigError: everything that is wrong with it.
-    """
+def check(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists everything that is wrong with conf/bench.yaml."""
     problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["draft"]):
         problems.append("draft is required: pcg bench draft=NAME")
@@ -54,19 +51,24 @@ def check(config: Mapping[str, Any]) -> Run:
         for key in ("penalty_window", "ras")
         if config["decoding"].get(key) is not None
     ]
-    run = {key: value for key, value in config.items() if key not in _KEYS}
     try:
-        parsed = parse(run | {"metrics": {}, "logger": None, "max_failures": 0})
+        validate.check(_run_of(config))
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems:
         raise ConfigError(problems)
-    return parsed
+
+
+def _run_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the run that is compared."""
+    run = {key: value for key, value in config.items() if key not in _KEYS}
+    return run | {"metrics": {}, "logger": None, "max_failures": 0}
 
 
 def compare(config: Mapping[str, Any]) -> Path:
     """Time every contestant on every prompt, show the table, write ``outputs/<study>/bench.json``; returns its path."""
-    run = with_dataset(check(config))
+    check(config)
+    run = with_dataset(parse(_run_of(config)))
     torch.set_num_threads(run.settings.threads)
     composed, decoding = load(run), run.decoding
     assert composed.rule is not None

@@ -62,7 +62,7 @@ class Session:
             self._waiting.start()
 
     def tell(self, action: Callable[[Any], None]) -> None:
-        """Do something with W&B's run: now, or once it has begun."""
+        """Do something with W&B's run: now, or once it has begun. Where that fails W&B's run is ended."""
         self._held_back.append(action)
         if self._run is not None:
             self._catch_up()
@@ -75,21 +75,27 @@ class Session:
         """
         try:
             self._await()
-            self._catch_up()
         except BaseException:
-            if self._run is not None:
-                self._run.finish(exit_code=1)
-            raise
-        else:
-            self._run.finish(exit_code=exit_code)
-        finally:
             _set(self._environment)
+            raise
+        self._catch_up()
+        self._close(exit_code)
         if self._error is not None:
             raise self._error
 
     def _catch_up(self) -> None:
-        while self._held_back:
-            self._held_back.pop(0)(self._run)
+        try:
+            while self._held_back:
+                self._held_back.pop(0)(self._run)
+        except BaseException:
+            self._close(exit_code=1)
+            raise
+
+    def _close(self, exit_code: int) -> None:
+        try:
+            self._run.finish(exit_code=exit_code)
+        finally:
+            _set(self._environment)
 
     def _await(self) -> None:
         """Until the service has answered, or the run has become an offline one."""
