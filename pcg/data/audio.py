@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pcg.files import absent
+from pcg.files import no_file
 from pcg.types import Audio
 
 _LOUDEST, _FAINTEST = (
@@ -95,6 +95,6 @@ def _inaudible(samples: np.ndarray) -> str | None:
 
 def recorded_in(path: str | Path) -> Recording:
     """Of a file; raises FileNotFoundError where it is not there, or a link that leads nowhere."""
-    if wrong := absent(Path(path)):
+    if wrong := no_file(Path(path)):
         raise FileNotFoundError(wrong)
     return Recording(Path(path).read_bytes, str(path))

@@ -10,6 +10,7 @@ from typing import Annotated
 from pcg.constraints import BOUNDS, Limit, checked
 from pcg.data.reading import read_text
 from pcg.data.voices import Clip, Voices
+from pcg.files import no_folder
 from pcg.types import Utterance
 
 
@@ -37,7 +38,7 @@ class LibriTTSLocal:
         self._folder, self._limit = Path(path).expanduser(), limit
         self._voices = Voices(prompt_seconds[0], prompt_seconds[1], seed)
         if not self._folder.is_dir():
-            raise ValueError(f"path={path}: no such folder")
+            raise ValueError(f"path={no_folder(self._folder)}")
 
     @cached_property
     def _clips(self) -> list[Clip]:

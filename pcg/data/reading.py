@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pcg.files import absent
+from pcg.files import absent, no_file
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -25,7 +25,7 @@ def read_text(path: Path) -> str:
         FileNotFoundError: it is not there, or a link that leads nowhere.
         ValueError: naming the file and where it is something else.
     """
-    if wrong := absent(path):
+    if wrong := no_file(path):
         raise FileNotFoundError(wrong)
     data = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")

@@ -7,7 +7,6 @@ has to be writable.
 
 from __future__ import annotations
 
-import errno
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,11 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from pcg.files import absent
+from pcg.files import absent, unwritable
 
 _SPLITS = ("train", "training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _NO_IDS = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".arrow")
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
 _SAVED = ("state.json", "dataset_dict.json")  # of ``save_to_disk``
 
 
@@ -215,7 +213,7 @@ def _of_hub(path: str, config: str | None, split: str, streaming: bool) -> Any:
     try:
         return datasets.load_dataset(path, config, split=split, streaming=streaming)
     except Exception as error:
-        if getattr(error, "errno", None) in _UNWRITABLE:
+        if unwritable(error):
             raise OSError(
                 f"{name}: the cache of `datasets`, {datasets.config.HF_DATASETS_CACHE}, cannot be written "
                 f"({_in_a_line(error)}): set HF_HOME or HF_DATASETS_CACHE to a folder that can"

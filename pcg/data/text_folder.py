@@ -10,6 +10,7 @@ from pathlib import Path
 from pcg.constraints import Limit, checked
 from pcg.data.audio import SUFFIXES, recorded_in
 from pcg.data.reading import read_text, visible
+from pcg.files import no_folder
 from pcg.types import Utterance
 
 _UNREAD_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mp4", ".webm", ".wma")
@@ -34,7 +35,7 @@ class TextFolder:
     def __init__(self, path: str, limit: Limit = None) -> None:
         self._folder, self._limit = Path(path).expanduser(), limit
         if not self._folder.is_dir():
-            raise ValueError(f"path={path}: no such folder")
+            raise ValueError(f"path={no_folder(self._folder)}")
 
     @cached_property
     def _utterances(self) -> list[Utterance]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pcg.constraints import Limit, checked
 from pcg.data.audio import recorded_in
 from pcg.data.reading import lines_of
-from pcg.files import absent
+from pcg.files import no_file
 from pcg.types import Utterance
 
 
@@ -34,8 +34,8 @@ class Texts:
         wrong = [
             message
             for bad, message in [
-                (not file.is_file(), f"path={path}: {_missing(file)}"),
-                (voice is not None and not voice.is_file(), f"prompt={prompt}: {voice and _missing(voice)}"),
+                (not file.is_file(), f"path={no_file(file)}"),
+                (voice is not None and not voice.is_file(), f"prompt={voice and no_file(voice)}"),
                 (prompt is not None and not prompt_text.strip(), "prompt_text: must say what the prompt says"),
                 (prompt is None and prompt_text.strip(), "prompt_text: given without a prompt"),
             ]
@@ -61,7 +61,3 @@ class Texts:
                 prompt_text=self._prompt_text,
                 load_prompt=voice,
             )
-
-
-def _missing(file: Path) -> str:
-    return "no such file" if file.exists() or not file.is_symlink() else absent(file) or ""

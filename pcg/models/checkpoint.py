@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pcg import digest
-from pcg.files import absent
+from pcg.files import dead_link
 from pcg.models import hub
 
 BUNDLED = "bundled:"
@@ -57,7 +57,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises FileNotFoundError or ValueError, each naming the file.
     """
-    if file.is_symlink() and (lost := absent(file)):
+    if lost := dead_link(file):
         raise FileNotFoundError(lost)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: a model folder holds config.json, its tokens and *.safetensors")
@@ -103,7 +103,7 @@ class Checkpoint:
         """The files of weights, and by name of each tensor of an index its file."""
         index, whole = self.folder / _INDEX, self.folder / _WHOLE
         for file in (index, whole):
-            if file.is_symlink() and (lost := absent(file)):
+            if lost := dead_link(file):
                 raise FileNotFoundError(lost)
         if index.is_file():
             placed = {name: self.folder / shard for name, shard in read_json(index)["weight_map"].items()}

@@ -6,13 +6,15 @@ import json
 import re
 from pathlib import Path
 
+from pcg.files import unwritable
+
 _ABOUT = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether ``path`` is written as ``owner/name`` and no such folder is here: a folder always goes first."""
-    return _ID.fullmatch(path) is not None and not Path(path).exists()
+    """Whether ``path`` is written as ``owner/name`` and no such folder or link is here: these always go first."""
+    return _ID.fullmatch(path) is not None and not Path(path).exists() and not Path(path).is_symlink()
 
 
 def fetch(hub_id: str, weights: str = "*.safetensors") -> Path:
@@ -76,6 +78,11 @@ def _downloaded(hub_id: str, wanted: list[str], commit: str | None = None) -> Pa
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, revision=commit))
     except Exception as error:
+        if unwritable(error):
+            raise OSError(
+                f"{hub_id}: the Hugging Face cache cannot be written ({' '.join(str(error).split())}): set HF_HOME to "
+                "a folder that can"
+            ) from error
         raise FileNotFoundError(_what_to_place(hub_id, error)) from error
 
 

@@ -136,7 +136,7 @@ def test_hidden_files_do_not_count_and_texts_are_decoded_by_their_mark(tmp_path:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, folders: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="none: no such file or folder"):
         LibriTTSLocal(str(tmp_path / "none"))
     with pytest.raises(ValueError, match="holds no <speaker>/<chapter>"):
         list(LibriTTSLocal(str(tmp_path)))

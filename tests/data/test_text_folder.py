@@ -22,7 +22,7 @@ def test_each_text_has_its_own_voice_or_none(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="none: no such file or folder"):
         TextFolder(str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"holds no \*\.txt"):
         list(TextFolder(str(tmp_path)))

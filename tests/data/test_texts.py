@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from pcg.data.libritts_local import LibriTTSLocal
+from pcg.data.text_folder import TextFolder
 from pcg.data.texts import Texts
 
 
@@ -42,7 +44,9 @@ def test_prompt_is_read_as_mono_when_asked_for(lines, voice):
 
 
 def test_everything_wrong_is_named_at_once(tmp_path, lines, voice):
-    with pytest.raises(ValueError, match=r"path=.*no such file; prompt=.*no such file; prompt_text"):
+    with pytest.raises(
+        ValueError, match=r"path=.*no such file or folder; prompt=.*no such file or folder; prompt_text"
+    ):
         Texts(str(tmp_path / "none.txt"), prompt=str(tmp_path / "none.wav"))
     with pytest.raises(ValueError, match="limit=0"):
         Texts(lines, limit=0)
@@ -64,3 +68,15 @@ def test_signs_that_are_no_ends_of_lines_stay_in_their_utterance(tmp_path):
     link.symlink_to("gone.txt")
     with pytest.raises(ValueError, match=r"link\.txt is a link to gone\.txt, which is not there"):
         Texts(str(link))
+
+
+def test_a_folder_is_no_text_and_a_text_no_folder(tmp_path, lines):
+    with pytest.raises(ValueError, match="is a folder, expected a file"):
+        Texts(str(tmp_path))
+    for dataset in (TextFolder, LibriTTSLocal):
+        with pytest.raises(ValueError, match="is a file, expected a folder"):
+            dataset(lines)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to("gone")
+        with pytest.raises(ValueError, match="link is a link to gone, which is not there"):
+            dataset(str(tmp_path / "link"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from pcg import digest
+from pcg.models import hub
 from pcg.models.checkpoint import Checkpoint, dtype_of, read_json, resolve_folder
 from pcg.models.hf import HfLM
 from pcg.models.llama import LlamaConfig, LlamaLM
@@ -331,3 +333,25 @@ def test_digests_are_remembered_and_a_file_set_back_in_time_is_read_again(
     monkeypatch.setenv("PCG_CACHE", str(file / "no folder"))
     digest._known.clear()
     assert digest.of_file(file) != first  # nowhere to keep it
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_bundled_folder(tmp_path / "model")
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a link to gone, which is not there"):
+        Checkpoint(folder)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "name").symlink_to("gone")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="owner/name is a link to gone, which is not there"):
+        Checkpoint(resolve_folder("owner/name"))  # and no model of the hub
+
+
+def test_a_cache_of_the_hub_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(OSError, match=r"owner/name: the Hugging Face cache cannot be written .*: set HF_HOME"):
+        hub.fetch("owner/name")
