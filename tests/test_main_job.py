@@ -13,8 +13,10 @@ import torch
 
 from pcg.codecs.bundled import CodecNet, save_codec
 from tests.fakes import make_bundled_folder
+from tests.warm import start
 
 ROOT = Path(__file__).parents[1]
+PROGRAM = ROOT / "experiments" / "run.py"
 MEL = {"sample_rate": 16_000, "hop": 160, "bands": 80}
 NET = {"levels": [4, 4, 6], "encoder_width": 16, "encoder_blocks": 1, "decoder_width": 16, "decoder_blocks": 1}
 
@@ -39,20 +41,21 @@ def choices(pair: Path) -> Path:
     return folder
 
 
-def command(choices: Path, outputs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [
-        sys.executable, "experiments/run.py", "--config-dir", str(choices), *arguments, f"paths.outputs={outputs}",
-        "target=random", "codec=random", "decoding.max_tokens=40", "dataset.limit=2", "metrics=none",
+def line(choices: Path, outputs: Path, *arguments: str) -> list[str]:
+    return [
+        "--config-dir", str(choices), *arguments, f"paths.outputs={outputs}", "target=random", "codec=random",
+        "decoding.max_tokens=40", "dataset.limit=2", "metrics=none",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_main_job(choices: Path, tmp_path: Path) -> None:
     arguments = ("-m", "experiment=bundled_rules", "draft=none,random")
-    done = command(choices, tmp_path, *arguments)
+    done = subprocess.run(
+        [sys.executable, "experiments/run.py", *line(choices, tmp_path, *arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     study = tmp_path / "bundled_rules"
     results = [json.loads(path.read_text()) for path in study.glob("*/result.json")]
@@ -62,7 +65,8 @@ def test_the_main_job(choices: Path, tmp_path: Path) -> None:
         assert list((study / result["run_id"] / "wandb").glob("offline-run-*"))
         assert len(list((study / result["run_id"] / "audio").glob("*.wav"))) == 2
     assert (study / "report" / "speedup_theta.svg").exists()
-    again = command(choices, tmp_path, "study=bundled_rules", "grouping=exact", "decoding.gamma=3", "draft=random")
+    asked = line(choices, tmp_path, "study=bundled_rules", "grouping=exact", "decoding.gamma=3", "draft=random")
+    again = start(PROGRAM, asked, ROOT)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already done") == 1
 
@@ -70,7 +74,7 @@ def test_the_main_job(choices: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_bad_command_line_is_explained_without_a_traceback(choices: Path, tmp_path: Path) -> None:
-    done = command(choices, tmp_path, "grouping.thta=0.4", "decoding.gamma=0", "draft=bundeld")
+    done = start(PROGRAM, line(choices, tmp_path, "grouping.thta=0.4", "decoding.gamma=0", "draft=bundeld"), ROOT)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     for words in ("did you mean 'grouping.theta'", "decoding.gamma=0: 1 to 1,000", "did you mean 'bundled'"):

@@ -22,6 +22,7 @@ from pcg.config.validate import ConfigError
 from pcg.report import report
 from pcg.runner.run import RunFailed, run_once
 from pcg.runner.tracking import log_again
+from tests.warm import start
 
 Config = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def command(folder: Path, name: str, *arguments: str, **environment: str) -> sub
     ],
 )
 def test_asking_writes_nothing(name: str, arguments: list[str], status: int, tmp_path: Path) -> None:
-    done = command(tmp_path, name, *arguments)
+    done = start(ROOT / "experiments" / f"{name}.py", arguments, tmp_path)
     said = done.stdout + done.stderr
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ import yaml
 from pcg.command import launching
 from pcg.command.cli import check_command_line
 from pcg.config.validate import ConfigError
+from tests import warm
 from tests.command.test_main import COMMAND
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +33,21 @@ def plugin(name: str) -> None:
         pytest.skip(f"{name} is not installed: pip install -e '.[sweeps]'")
 
 
-def sweep(folder: Path, *arguments: str, start: Sequence[str] = PROGRAM, **environment: str) -> list[dict]:
-    """Start a sweep from a folder of its own; its results. Nothing may lie in that folder afterwards but outputs/."""
-    done = subprocess.run(
-        [*start, "-m", *SHORT, *arguments],
-        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True,
-        timeout=280,
-    )  # fmt: skip
+def sweep(folder: Path, *arguments: str, start: Sequence[str] | None = PROGRAM, **environment: str) -> list[dict]:
+    """Start a sweep from a folder of its own; its results. Nothing may lie in that folder afterwards but outputs/.
+
+    Args:
+        start: an interpreter of its own, and what it runs; None forks one that has its imports behind it.
+    """
+    line = ["-m", *SHORT, *arguments]
+    if start is None:
+        done = warm.start(ROOT / "experiments" / "run.py", line, folder, **environment)
+    else:
+        done = subprocess.run(
+            [*start, *line],
+            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True,
+            timeout=280,
+        )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.name for path in folder.iterdir() if path.name != "bin"] == ["outputs"], done.stdout
     assert (folder / "outputs" / "swept" / "report" / "table.md").exists()
@@ -123,12 +132,12 @@ def test_a_search_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
         "objective={maximise: acceptance.tau, subject_to: ['speed.rtf >= 0']}",
     ]  # fmt: skip
     best = tmp_path / "outputs" / "swept" / "optimization_results.yaml"
-    first = sweep(tmp_path, *search)
+    first = sweep(tmp_path, *search, start=None)
     found = yaml.safe_load(best.read_text())
     by_gamma = {run["config"]["decoding"]["gamma"]: run["acceptance"]["tau"] for run in first}
     assert found["best_value"] == max(by_gamma.values()) == by_gamma[found["best_params"]["decoding.gamma"]]
     best.unlink()
-    again = sweep(tmp_path, *search)
+    again = sweep(tmp_path, *search, start=None)
     assert sorted(run["started"] for run in again) == sorted(run["started"] for run in first)
     assert yaml.safe_load(best.read_text()) == found
 

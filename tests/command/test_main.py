@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 from pcg.command import main as command
 from pcg.command import places
+from tests.warm import start
 
 COMMAND = [sys.executable, "-c", "from pcg.command.main import main; main()"]
 
@@ -68,11 +69,12 @@ def test_a_shell_completes_commands(
 
 
 def started(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=200,
-    )  # fmt: skip
-    assert not list(folder.iterdir())
+    program = folder / "pcg"
+    program.write_text("from pcg.command.main import main\nmain()\n")
+    (asked := folder / "asked").mkdir()
+    done = start(program, arguments, asked, **environment)
+    assert not list(asked.iterdir())
+    shutil.rmtree(asked)
     return done
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from pcg.command import status
 from pcg.results import lock, store
 from pcg.runner.run import RunFailed, run_once
 from tests.tiny.parts import calls
+from tests.warm import start
 
 Config = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,10 +80,7 @@ def test_a_set_of_the_hub_is_not_fetched_to_ask(
 def test_a_sweep_is_told_as_one_table_whatever_would_launch_it(tmp_path: Path) -> None:
     arguments = ["draft=none,ngram", "grouping=exact,ssd", f"paths.outputs={tmp_path}", "dataset.limit=2",
                  "status=true", "study=swept", "hydra/launcher=submitit_slurm", "hydra.launcher.x=1"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "experiments/run.py", "-m", *arguments],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = start(ROOT / "experiments" / "run.py", ["-m", *arguments], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == (
         "3 run(s): 0 done, 0 running, 0 failed, 0 partial, 3 missing; 0 of 6 utterances"
