@@ -75,7 +75,7 @@ class CodecNet(nn.Module):
     def quantise(
         self, mel: Float[Tensor, "batch bands frames"]
     ) -> tuple[Float[Tensor, "batch time dims"], Int[Tensor, "batch time"]]:
-        """Grid values and tokens, one for two frames; an odd last frame is dropped."""
+        """Quantise mel frames: a grid value and a token for every two frames; an odd last frame is dropped."""
         time = mel.shape[-1] // _FRAMES_PER_TOKEN
         pairs = mel[..., : time * _FRAMES_PER_TOKEN].transpose(1, 2).reshape(len(mel), time, -1)
         latent = self.encoder(pairs).float()
@@ -141,7 +141,7 @@ class BundledCodec:
 
     @torch.inference_mode()
     def spectra(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
-        """What Griffin-Lim is given, in dB: two frames of mel bands a token."""
+        """The levels in dB that Griffin-Lim makes samples of: two frames of mel bands for each token."""
         mel = self._net.synthesise(self._net.fsq.values(tokens.to(self._device)))
         return decibels(mel).transpose(1, 2).reshape(*tokens.shape, -1)
 

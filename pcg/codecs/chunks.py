@@ -41,7 +41,9 @@ class Chunks:
         """``rate`` in tokens a second; raises ValueError for an overlap of more than half a chunk."""
         longest, overlap = round(chunk_seconds * rate), round(overlap_seconds * rate)
         if not 0 <= 2 * overlap <= longest:
-            raise ValueError(f"overlap_seconds={overlap_seconds}: from 0 to half of chunk_seconds={chunk_seconds}")
+            raise ValueError(
+                f"overlap_seconds={overlap_seconds}: must be from 0 to half of chunk_seconds={chunk_seconds}"
+            )
         return Chunks(longest, overlap, batch_size)
 
     def encode(
@@ -93,7 +95,7 @@ class Chunks:
 
     @staticmethod
     def _cross_fade(whole: Float[Tensor, "samples"], start: int, wave: Float[Tensor, "piece"], over: int) -> None:
-        """Add a piece to what is there; over its first overlap what is there gives way to it."""
+        """Add a decoded piece to the whole: over the overlap the earlier piece fades out and this one fades in."""
         fade = min(over, len(wave)) if start else 0
         rising = (torch.arange(fade, device=wave.device) + 0.5) / max(fade, 1)
         whole[start : start + fade] *= 1 - rising
@@ -108,5 +110,5 @@ def at_rate(clip: Audio, rate: int, device: torch.device) -> Float[Tensor, "samp
 
 
 def whole_hops(wave: Float[Tensor, "samples"], hop: int) -> Float[Tensor, "padded"]:
-    """Zero-padded, by at least one sample."""
+    """The samples padded with zeros, by at least one, to whole hops."""
     return F.pad(wave, (0, hop - len(wave) % hop))

@@ -28,7 +28,7 @@ class FSQ(nn.Module):
         self.size = int(torch.tensor(levels).prod())
 
     def forward(self, latent: Float[Tensor, "... dims"]) -> tuple[Float[Tensor, "... dims"], Int[Tensor, "..."]]:
-        """Values in [-1, 1] with straight-through gradients, and tokens."""
+        """Quantise: grid values in [-1, 1], through which gradients pass unchanged, and their tokens."""
         bounded = torch.erf(latent.float() * 0.5**0.5) * self.levels / 2
         digits = self._digits(bounded)
         # straight through: the value is the grid point, the gradient that of the bounded latent
@@ -36,7 +36,7 @@ class FSQ(nn.Module):
         return values / (self.levels - 1) * 2, (digits * self.radix).sum(-1)
 
     def values(self, tokens: Int[Tensor, "..."]) -> Float[Tensor, "... dims"]:
-        """Tokens -> grid points in [-1, 1]."""
+        """The grid point in [-1, 1] of each token."""
         digits = tokens.unsqueeze(-1) // self.radix % self.levels
         return self._centre(digits) / (self.levels - 1) * 2
 

@@ -26,7 +26,7 @@ def _mel_filters(bands: int, fft: int, sample_rate: int) -> Float[Tensor, "bands
 
 
 def decibels(mel: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Of normalised log-mel values, as ``MelSpectrogram`` makes them."""
+    """Levels in dB of normalised log-mel values, as ``MelSpectrogram`` makes them."""
     return (mel - 1.5) * 4 * 20 / math.log(10)
 
 

@@ -149,7 +149,7 @@ def _load(path: str) -> Any:
 
 
 def _tensors(file: Any) -> dict[str, Tensor]:
-    """The weights; of a pickle nothing but tensors is read, so no code of it runs."""
+    """Read the weights from safetensors, or from a pickle: only tensors are read of it, and no code of it runs."""
     if file.suffix == ".bin":
         return torch.load(file, map_location="cpu", weights_only=True)
     from safetensors.torch import load_file

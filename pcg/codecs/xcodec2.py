@@ -124,7 +124,7 @@ class Xcodec2:
         return F.pad(wave, (0, max(0, (1 + self._kind.ahead) * self._read_hop - len(wave))))
 
     def _encode(self, waves: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch time"]:
-        """A token for each hop, less those that the kind wants ahead."""
+        """A token for each hop, but for the last hops of a kind whose features look ahead."""
         features = self._fbank(F.pad(waves, (self._kind.side, self._kind.side)))
         codes = self._model.encode(waves[:, None].to(self._dtype), features.to(self._dtype)).audio_codes
         return codes[:, 0].long()

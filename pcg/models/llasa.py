@@ -50,7 +50,11 @@ class Llasa:
         self._check_template(dict(zip(markers, known, strict=True)))
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
-        """Raises ValueError for a text in which nothing is said, and for one that spells a token of the model."""
+        """The ids of the chat with the text in it, then those of the voice prompt.
+
+        Raises:
+            ValueError: a text in which nothing is said, or one that spells a token of the model.
+        """
         if not says_something(utterance.text):
             raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
         text = f"{utterance.prompt_text} {utterance.text}".strip()
@@ -113,7 +117,7 @@ def audio_names(
         ValueError: the pattern has not one ``{}``, or the tokenizer no such tokens, or there is a gap among them.
     """
     if pattern.count("{}") != 1:
-        raise ValueError(f"text.{key}={pattern!r}: what {key} tokens are called, with one {{}} for the number")
+        raise ValueError(f"text.{key}={pattern!r}: must be what {key} tokens are called, with one {{}} for the number")
     named = re.compile(r"(0|[1-9]\d*)".join(map(re.escape, pattern.split("{}"))))
     numbers = sorted(int(match[1]) for name in tokenizer.get_added_vocab() if (match := named.fullmatch(name)))
     numbers = [number for number in numbers if number >= first and (codes is None or number < first + codes)]

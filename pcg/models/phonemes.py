@@ -71,7 +71,7 @@ def _readable(text: str) -> str:
 
 
 def _letter(sign: str) -> str | None:
-    """A letter beyond ASCII as hibari knows it: itself, its small form, or what it is called without its accents."""
+    """How hibari reads a letter beyond ASCII: itself, its small form, or its name without accents; else None."""
     known = _front_end().oov.cin
     if sign in known or sign.lower() in known:
         return sign if sign in known else sign.lower()
@@ -127,7 +127,7 @@ class Phonemes:
         return [self._phonemes[c] for c in phonemes if c in self._phonemes]
 
     def _with_pauses(self, phonemes: str) -> str:
-        """Signs that the model has no phoneme for, as the commas and full stops that it has; one pause at a time."""
+        """Write signs that the model has no phoneme for as its commas and full stops, one pause at a time."""
         pauses = {sign: pause for sign, pause in _PAUSES.items() if sign not in self._phonemes}
         if not pauses.keys() & set(phonemes):
             return phonemes

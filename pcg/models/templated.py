@@ -63,7 +63,7 @@ class Templated:
             raise ValueError(f"text.template={template!r}: needs one {{}} for the text")
         if (_VOICE in template) != (voice is not None):
             raise ValueError(
-                f"text.template={template!r}, text.voice={voice!r}: {_VOICE} needs text.voice, and reversely"
+                f"text.template={template!r}, text.voice={voice!r}: give both {_VOICE} and text.voice, or neither"
             )
         self._tokenizer, self._template, self._between = tokenizer_of(resolve_folder(path)), template, between
         self.speech_names = (*audio_names(self._tokenizer, speech, path, codes, first), end)

@@ -31,7 +31,7 @@ def grown(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
 
 
 def _more_heads(part: str, weight: Tensor, config: Any) -> Tensor:
-    """Repeat the heads of an attention matrix; a repeated query head begins at random and unheard."""
+    """Repeat the heads of an attention matrix; a new query head starts at random, with an output of zero."""
     size: int = config.head_dim
     match part.split(".")[-2]:
         case "k_proj" | "v_proj":

@@ -1,4 +1,4 @@
-"""What a target is asked to say when its samples are to train drafts: text and voice, as its own ids."""
+"""The prompts that a target is given to sample the speech that drafts are trained on, as its own token ids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CorpusPairs:
     tokens: str
 
     def of(self, target: Any, split: str, seed: int) -> Prompts:
-        """Endless."""
+        """Yield prompts without end."""
         phonemes = read_json(Path(target.folder) / "tokens.json")["phonemes"]
         speakers = [spoken for spoken in read_tokens(self.tokens, split).values() if len(spoken) > 1]
         rng = random.Random(f"{seed} {split}")

@@ -72,7 +72,7 @@ class Recorded:
                 yield ids
 
     def _ids(self, utterance: Utterance) -> list[int] | None:
-        """None for a text that cannot be said."""
+        """The ids of prompt, speech and end; None for a text that the text side refuses."""
         known = len(self.text.speech_ids) - 1
         speech = spoken_tokens(utterance, None, known)
         voice = voice_tokens(utterance, None, known)

@@ -101,7 +101,7 @@ class Samples:
 
 
 def _asked_with(target: Any, ids: dict[str, Int[Tensor, "_"]]) -> Any:
-    """The target, prompted by ids that are there already."""
+    """A copy of the target whose prompts are these ids, whatever the utterance."""
     asked = copy.copy(target)
     asked.prompt = lambda utterance, _speech: ids[utterance.id]
     return asked

@@ -1,4 +1,4 @@
-"""How fast what is learnt: the learning rate over a training, and the optimiser of each kind of parameter."""
+"""The learning rate over a training, and which optimiser trains which parameters."""
 
 from __future__ import annotations
 

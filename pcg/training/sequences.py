@@ -125,12 +125,12 @@ class Batches(IterableDataset):
 
 
 def pad_ids(batch: list[Sequence]) -> Int[Tensor, "batch length"]:
-    """Padded right with id 0."""
+    """Pad id rows on the right with id 0."""
     longest = max(len(s.ids) for s in batch)
     return torch.tensor([s.ids + [0] * (longest - len(s.ids)) for s in batch])
 
 
 def pad(batch: list[Sequence]) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-    """Ids and centres."""
+    """Pad ids with 0 and their centres with -1."""
     longest = max(len(s.ids) for s in batch)
     return pad_ids(batch), torch.tensor([s.centre + [-1.0] * (longest - len(s.centre)) for s in batch])

@@ -1,4 +1,4 @@
-"""Parquet shards of a training's corpora: there whole, or not at all."""
+"""Parquet shards of training corpora: a shard is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shards(folder: str, split: str) -> list[Path]:
 
 
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Under another name until it is whole: a stage that is started again takes a shard that is there for finished."""
+    """Write a shard, under another name until it is whole: a stage that starts again skips shards that are there."""
     part = path.with_suffix(".part")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), part)
     os.replace(part, path)

@@ -77,7 +77,7 @@ class SpeechLM(L.LightningModule):
         return optimizers(self.matrices(), [*self.table.parameters(), *self.head.parameters(), *norms], self.rate)
 
     def matrices(self) -> list[nn.Parameter]:
-        """What Muon trains."""
+        """The parameters that Muon trains."""
         return [p for p in self.llama.model.layers.parameters() if p.ndim == 2]
 
     def hidden(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:

@@ -1,4 +1,4 @@
-"""Token tables that learn rare codes from common ones."""
+"""Embedding tables in which codes that share FSQ digits share parameters, so that rare codes learn from common ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target of a draft in training: frozen, run by transformers over whole sequences."""
+"""The target while a draft is trained on it: frozen, run by transformers over whole sequences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcg.training.attention import prefer_products
 
 
 class Teacher:
-    """The target as transformers runs it, frozen: states and speech logits of a batch.
+    """The frozen target: gives the hidden states and the speech logits of a batch.
 
     Args:
         path: a causal LM's folder.
@@ -35,7 +35,7 @@ class Teacher:
         self.hidden: tuple[Tensor, ...] = ()
 
     def read(self, ids: Int[Tensor, "batch length"]) -> None:
-        """Run over a batch; ``hidden`` then holds the state after each layer, the last one normed."""
+        """Run the target over a batch: ``hidden`` then holds the state after each layer, the last one normed."""
         self.model.to(ids.device)
         self._rows = self._rows.to(ids.device)
         with torch.no_grad():
@@ -48,13 +48,13 @@ class Teacher:
         return (hidden @ self._rows.to(hidden.dtype).T).float()
 
     def spoken(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch ahead"]:
-        """Positions whose next id is of the speech vocabulary: those that a draft is asked at."""
+        """Mark the positions whose next id is of the speech vocabulary: a draft is trained at these."""
         known = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=ids.device)
         known[self.speech_ids.to(ids.device)] = True
         return known[ids[:, 1:]]
 
     def groups(self, builder: GroupBuilder) -> GroupTable:
-        """Over its input table; end-of-speech stays alone."""
+        """The builder's groups over the target's input table; end-of-speech stays alone."""
         rows = self.model.get_input_embeddings().weight[self.speech_ids].float()
         groupable = torch.ones(len(rows), dtype=torch.bool)
         groupable[-1] = False

@@ -128,5 +128,5 @@ def test_what_is_not_xcodec2_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_much_overlap_is_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match="overlap_seconds=2: from 0 to half of chunk_seconds=3"):
+    with pytest.raises(ValueError, match="overlap_seconds=2: must be from 0 to half of chunk_seconds=3"):
         Xcodec2(str(folder), chunk_seconds=3, overlap_seconds=2)

@@ -171,5 +171,5 @@ def test_the_prompt_of_spark_has_the_voice_of_its_utterance(tmp_path: Path) -> N
     ):
         with pytest.raises(ValueError, match=f"utterance a: .*{message}"):
             side.prompt(replace(SAID, load_voice=None if wrong is None else lambda codes=wrong: codes), None)
-    with pytest.raises(ValueError, match=r"\{voice\} needs text\.voice"):
+    with pytest.raises(ValueError, match=r"give both \{voice\} and text\.voice, or neither"):
         Templated(str(folder), "{}{voice}", "<|bicodec_semantic_{}|>", "<|end_semantic_token|>", None)

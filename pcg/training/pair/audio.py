@@ -16,7 +16,7 @@ from pcg.data.stored import Rows
 
 
 def rows(shard: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one shard, with ``samples`` (float32) in place of ``audio``."""
+    """Yield the rows of one shard, with ``samples`` (float32) in place of the encoded ``audio``."""
     for row in Rows([shard]):
         samples, _ = soundfile.read(io.BytesIO(row.pop("audio")), dtype="float32")
         yield row | {"samples": torch.from_numpy(samples)}

@@ -184,7 +184,7 @@ class CodecTrainer:
         fit(self, module, loader, 2 * self.steps - self.critic["critic_after"], save)
 
     def _frames(self) -> Float[Tensor, "frames bands"]:
-        """All frames of the shards, float16."""
+        """Read all mel frames of the shards, in float16."""
         mel = MelSpectrogram(**self.mel)
         chosen = shards(self.corpus, "train")[: self.shards]
         log.info("codec: mel frames of %d shards", len(chosen))

@@ -34,7 +34,7 @@ _TEXTS = {"sentences": sentences, "lines": short_lines}
 
 
 def tested() -> set[str]:
-    """The texts of the bundled test set and of its voice prompts."""
+    """The texts of the bundled test set and of its voice prompts, which the corpus must not contain."""
     data = Bundled()
     return {text for utterance in data for text in (utterance.text, utterance.prompt_text)}
 
