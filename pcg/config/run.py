@@ -64,6 +64,13 @@ class Run:
         return torch.device(self.values["device"])
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether one process of this machine decodes at a time: several on a CPU slow each other down, and not all
+        passes alike, so that speed-ups that are measured would not be those of one."""
+        several = self.settings.devices > 1 and self.device.type == "cpu"
+        return several and self.decoding.baseline and self.engine is None
+
+    @property
     def compile(self) -> bool | str:
         """What ``decoding.compile`` comes to: ``auto`` means false where there is no GPU."""
         return self.values["decoding"].get("compile", False)

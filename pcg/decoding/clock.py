@@ -51,6 +51,8 @@ class Clock:
 
     Attributes:
         passes: of each part, how often it was entered; of ``draft`` and ``target`` these are the model's passes.
+        cpu_seconds: the same seconds as this thread has spent on the processor: time in which other processes had its
+            core is not in them.
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
@@ -60,6 +62,8 @@ class Clock:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._part: str | None = None
         self._since, self._stalled = 0.0, compiling.seconds
+        self._cpu: defaultdict[str, float] = defaultdict(float)
+        self._cpu_since, self._compiled = 0.0, False
         self._then_other = _ThenOther(self)
         self.passes: Counter[str] = Counter()
 
@@ -83,7 +87,9 @@ class Clock:
 
     def _switch(self, part: str | None) -> None:
         if self._part is not None:
-            self._seconds[self._part] -= compiling.seconds - self._stalled
+            stalled = compiling.seconds - self._stalled
+            self._seconds[self._part] -= stalled
+            self._compiled |= stalled > 0
         self._stalled = compiling.seconds
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
@@ -91,10 +97,17 @@ class Clock:
             self._marks.append((part, event))
             self._part = part
             return
-        now = self._now()
+        now, cpu = self._now(), time.thread_time()
         if self._part is not None:
             self._seconds[self._part] += now - self._since
-        self._part, self._since = part, now
+            self._cpu[self._part] += cpu - self._cpu_since
+        self._part, self._since, self._cpu_since = part, now, cpu
+
+    @property
+    def cpu_seconds(self) -> dict[str, float] | None:
+        """None where they are not the whole of the work: on a GPU, with several threads, after compiling."""
+        whole = not self._cuda and not self._compiled and torch.get_num_threads() == 1
+        return {part: self._cpu[part] for part in PARTS} if whole else None
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ class Decoded:
         seconds: by part of the loop (``pcg.decoding.clock``), for the batch as a whole; of an engine that does not tell
             parts ``engine`` alone, prefill included.
         calls: model passes of the batch as a whole, by part; none where they are not told.
+        cpu_seconds: as ``seconds``, by the processor's clock; None where that does not count all of the work.
         counters: what an engine itself has counted of the batch; None of our loop.
     """
 
@@ -33,6 +34,7 @@ class Decoded:
     seconds: Mapping[str, float]
     calls: Mapping[str, int]
     counters: Mapping[str, Any] | None = None
+    cpu_seconds: Mapping[str, float] | None = None
 
     @property
     def emitted(self) -> int:
@@ -85,4 +87,4 @@ class OwnLoop:
         else:
             by = self.rule.law if self.mode == "law" else lambda _, target_probs: self.rule.truncated(target_probs)
             generations = law.decode(self.target, self.draft, by, batch, clock)
-        return Decoded(generations, clock.seconds, dict(clock.passes))
+        return Decoded(generations, clock.seconds, dict(clock.passes), cpu_seconds=clock.cpu_seconds)

@@ -15,14 +15,13 @@ from typing import Any
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference, ratio
 from pcg.report.tables import figure
 from pcg.results import predictions, store
-from pcg.results.timing import decode_seconds
+from pcg.results.timing import Timing, clock_of, timing_of
 from pcg.types import Result
 
 _PARTS = ("target", "draft", "codec")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "penalty_window", "ras")
 _FIGURES = ("alpha", "tau", "speed-up")
 Row = Mapping[str, Any]
-_Timed = tuple[float, int]  # decode seconds, tokens
 
 
 def table(study_folder: Path, labels: Sequence[str], results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -109,19 +108,15 @@ def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], 
     return [_text(gain * sum(positions) / sum(rounds)), _text(speed["speedup"]), _signed(difference)]
 
 
-def seconds_by_batch(folder: Path) -> dict[int, tuple[_Timed, _Timed]]:
+def seconds_by_batch(folder: Path) -> dict[int, tuple[Timing, Timing]]:
     """The rule and the target alone, by batch; only batches in which both were timed."""
     path = folder / "batches.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    records = [record for record in lines if record["seconds"] and record["baseline_seconds"]]
+    clock = clock_of(records)
     return {
-        record["batch"]: (_timed(record, ""), _timed(record, "baseline_"))
-        for record in records
-        if record["seconds"] and record["baseline_seconds"]
+        record["batch"]: (timing_of(record, "", clock), timing_of(record, "baseline_", clock)) for record in records
     }
-
-
-def _timed(record: Mapping[str, Any], side: str) -> _Timed:
-    return decode_seconds(record[f"{side}seconds"]), record[f"{side}tokens"]
 
 
 def _text(value: float | None) -> str:

@@ -40,8 +40,8 @@ _UNHEARD = (
     "`tokens/*.npy`, those of the target alone in `baseline_tokens/*.npy`.\n"
 )
 _SHARED = (
-    "Timed while several processes (`devices`) shared one CPU, which slows them down, and not all passes alike: {}. "
-    "Their tokens/s, RTF and speed-ups are not those of one process alone (`devices=1`)."
+    "Timed while several processes (`devices`) shared one CPU, which slows them down{}: {}. Their tokens/s, RTF{} are "
+    "not those of one process alone (`devices=1`)."
 )
 
 
@@ -141,7 +141,12 @@ def _notes(results: Sequence[Method]) -> list[str]:
 def _note_on_sharing(results: Sequence[Result]) -> str:
     """Which runs were timed by processes that shared a CPU; nothing where none was."""
     shared = [result.values["devices"] > 1 and result.values["device"].startswith("cpu") for result in results]
-    return _SHARED.format(_named(shared, results)) if any(shared) else ""
+    if not any(shared):
+        return ""
+    speeds = [result.values["speed"] for result, here in zip(results, shared, strict=True) if here]
+    by_cpu = all(speed["clock"] == "cpu" or speed["speedup_ci95"] is None for speed in speeds)
+    slower, speedups = ("", "") if by_cpu else (", and not all passes alike", " and speed-ups")
+    return _SHARED.format(slower, _named(shared, results), speedups)
 
 
 def _named(chosen: Sequence[bool], results: Sequence[Result]) -> str:

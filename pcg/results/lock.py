@@ -42,6 +42,24 @@ def held(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def turn(path: Path | None) -> Iterator[None]:
+    """Wait until no other process holds this file, then hold it; nothing to wait for without a file.
+
+    Without locks on the file system nobody waits: what is timed is then less exact.
+    """
+    if path is None:
+        yield
+        return
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+
+
 def holder(folder: Path) -> str | None:
     """Who does this run just now, on whichever machine; None if nobody does, or the file system has no locks."""
     try:

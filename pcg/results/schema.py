@@ -9,7 +9,7 @@ from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS, DISTANCES, UNLIKELY
 from pcg.metrics.aggregate import Estimate, figures, ratio
 from pcg.results.figures import as_values
-from pcg.results.timing import decode_seconds, measured_ideal, speedup
+from pcg.results.timing import clock_of, decode_seconds, measured_ideal, seconds_of, speedup, timing_of
 from pcg.types import Figure
 
 _ACCEPTED = ("exact", "group", "candidate")  # kinds of tokens (``pcg.decoding.statistics.KINDS``)
@@ -91,8 +91,12 @@ KEYS: Mapping[str, str] = {
     "null in results before schema 6",
     "speed.rtf": "seconds of compute, prefill included, per second of audio; lower is faster; null without a codec",
     "speed.baseline_tokens_per_second": "of the target alone, on the same prompts, interleaved in the same process",
-    "speed.speedup": "baseline decode seconds per token / decode seconds per token; null where mode is not speculative",
+    "speed.speedup": "baseline decode seconds per token / decode seconds per token, by `speed.clock`; null where mode "
+    "is not speculative",
     "speed.ideal_speedup": "tau * target pass of 1 / (draft passes and target pass of a round), as measured",
+    "speed.clock": "by which seconds speedup and ideal_speedup are: `cpu`, those that the decoding thread had on the "
+    "processor, where one thread of a CPU decoded, or `wall`; all other figures are of wall seconds; null without a "
+    "speed-up that was measured, and in results of before",
     "speed.seconds.prefill": "target and draft prefill",
     "speed.seconds.draft": "draft passes and draws",
     "speed.seconds.target": "target passes",
@@ -275,6 +279,7 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token:
         "speedup": None,
         "speedup_ci95": None,
         "ideal_speedup": None,
+        "clock": None,
         "seconds": seconds,
     }
     if not apart:  # an engine decoded, without a baseline beside it
@@ -284,20 +289,23 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token:
     if gamma == 0:  # the target alone is its own baseline
         return {**speed, "baseline_tokens_per_second": speed["tokens_per_second"], "speedup": 1.0}
     if records and all(record["baseline_seconds"] for record in records):
-        alone = [(decode_seconds(record["baseline_seconds"]), record["baseline_tokens"]) for record in records]
+        walls = [timing_of(record, "baseline_", "wall") for record in records]
         speed["baseline_tokens_per_second"] = _over(
-            sum(emitted for _, emitted in alone), sum(spent for spent, _ in alone)
+            sum(emitted for _, emitted in walls), sum(spent for spent, _ in walls)
         )
-        speed |= _with_interval("speedup", speedup(alone, own))
+        clock = speed["clock"] = clock_of(records)
+        alone, ours = ([timing_of(record, side, clock) for record in records] for side in ("baseline_", ""))
+        speed |= _with_interval("speedup", speedup(alone, ours))
         tau = _per(rows, "counts", "emitted", "target_passes").value
-        speed["ideal_speedup"] = measured_ideal(tau, _passes(records, "baseline_"), _passes(records, ""))
+        speed["ideal_speedup"] = measured_ideal(tau, *(_passes(records, side, clock) for side in ("baseline_", "")))
     return speed
 
 
-def _passes(records: Sequence[Record], of: str) -> tuple[dict[str, float], dict[str, int]]:
+def _passes(records: Sequence[Record], side: str, clock: str) -> tuple[dict[str, float], dict[str, int]]:
     """Seconds and passes of the draft and of the target, summed over batches."""
-    seconds = {part: sum(record[f"{of}seconds"][part] for record in records) for part in ("draft", "target")}
-    return seconds, {"target": sum(record[f"{of}calls"]["target"] for record in records)}
+    spent = [seconds_of(record, side, clock) for record in records]
+    seconds = {part: sum(parts[part] for parts in spent) for part in ("draft", "target")}
+    return seconds, {"target": sum(record[f"{side}calls"]["target"] for record in records)}
 
 
 def quality(rows: Sequence[Row], declared: Declared) -> dict[str, Any]:

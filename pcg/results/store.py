@@ -53,7 +53,7 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
         "engine": dict(OWN_ENGINE),
         "figures": {} if "figures" in values else of_earlier(values["quality"]),
         **values,
-        "speed": {"tokens_per_second_whole": None, **values["speed"]},
+        "speed": {"tokens_per_second_whole": None, "clock": None, **values["speed"]},
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
         "distortion": {**dict.fromkeys(distances), **values["distortion"]},
     }

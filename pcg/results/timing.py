@@ -6,10 +6,36 @@ Seconds are by part of the loop (``pcg.decoding.clock.PARTS``); passes are count
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pcg.metrics.aggregate import Estimate, paired_ratio
 
 Timing = tuple[float, float]  # decode seconds, tokens
+
+
+def clock_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """By which seconds batches are compared with the target alone: ``cpu`` where all have them of both, or ``wall``.
+
+    Of one thread on a CPU both are the same on a quiet machine. On a busy one wall seconds count what other processes
+    do in between, which is not the same for the method and for the target alone.
+    """
+    told = all(record.get("cpu_seconds") and record.get("baseline_cpu_seconds") for record in records)
+    return "cpu" if records and told else "wall"
+
+
+def timing_of(record: Mapping[str, Any], side: str, clock: str) -> Timing:
+    """Decode seconds and tokens of a batch.
+
+    Args:
+        side: empty for the method, ``baseline_`` for the target alone.
+    """
+    return decode_seconds(seconds_of(record, side, clock)), record[f"{side}tokens"]
+
+
+def seconds_of(record: Mapping[str, Any], side: str, clock: str) -> Mapping[str, float]:
+    """By part."""
+    seconds: Mapping[str, float] = record[f"{side}cpu_seconds" if clock == "cpu" else f"{side}seconds"]
+    return seconds
 
 
 def decode_seconds(seconds: Mapping[str, float]) -> float:

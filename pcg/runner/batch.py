@@ -4,7 +4,8 @@ A record is what ``batches.jsonl`` holds of a batch::
 
     batch, at, wall              index; when it began (UTC); seconds since the run's last record, all work included
     tokens, seconds, calls       emitted tokens, decode seconds and model passes of the batch as a whole
-    baseline_tokens, _seconds, _calls     the same of the target alone; null where it was not decoded
+    cpu_seconds                  as seconds, by the processor's clock; null where that does not count all of the work
+    baseline_tokens, _seconds, _calls, _cpu_seconds     the same of the target alone; null where it was not decoded
     counters                     what an engine itself has counted; null of our own loop
     rows                         one an utterance: see ``_row``
 """
@@ -30,6 +31,7 @@ from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Codec, Metric
 from pcg.names import marked, within
+from pcg.results import lock
 from pcg.results.environment import memory_advice
 from pcg.runner.composition import Composition
 from pcg.runner.groups import mean_sizes
@@ -48,6 +50,8 @@ class BatchRunner:
         metrics: what scores each batch; none where all are scored afterwards.
         metric_nodes: the metrics' configs, by which scores are remembered.
         folder: where ``audio/`` goes, or without a codec ``tokens/``.
+        turns: a file whose lock a process holds while it decodes, so that no other of this machine does; None where
+            all may at once.
     """
 
     parts: Composition[Any]
@@ -58,6 +62,7 @@ class BatchRunner:
     memo: ScoreMemo
     metric_nodes: Mapping[str, Node]
     folder: Path
+    turns: Path | None = None
 
     @cached_property
     def _group_sizes(self) -> Float[Tensor, "vocab"] | None:
@@ -84,11 +89,12 @@ class BatchRunner:
         prompts = [self._prompt(utterance) for utterance in utterances]
         own: Decoded | None = None
         alone: Decoded | None = None
-        for turn in (False, True) if index % 2 else (True, False):  # neither is always the first
-            if turn:
-                own = self.decoder.decode(prompts, self.max_tokens)
-            elif self.baseline:
-                alone = self.decoder.decode(prompts, self.max_tokens, alone=True)
+        with lock.turn(self.turns):
+            for turn in (False, True) if index % 2 else (True, False):  # neither is always the first
+                if turn:
+                    own = self.decoder.decode(prompts, self.max_tokens)
+                elif self.baseline:
+                    alone = self.decoder.decode(prompts, self.max_tokens, alone=True)
         assert own is not None
         audio, scores = self._speak_and_score(prompts, own.generations)
         baseline_scores: list[Scores] = [{} for _ in prompts]
@@ -226,6 +232,7 @@ def _timing(prefix: str, decoded: Decoded | None) -> dict[str, Any]:
         f"{prefix}tokens": decoded and decoded.emitted,
         f"{prefix}seconds": decoded and dict(decoded.seconds),
         f"{prefix}calls": decoded and dict(decoded.calls),
+        f"{prefix}cpu_seconds": decoded and decoded.cpu_seconds and dict(decoded.cpu_seconds),
     }
 
 
@@ -246,8 +253,8 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for prefix in ("", "baseline_"):
         timed = [record for record in good if record[f"{prefix}seconds"]]
         whole[f"{prefix}tokens"] = sum(record[f"{prefix}tokens"] for record in timed) if timed else None
-        for what in ("seconds", "calls"):
-            parts = timed[0][f"{prefix}{what}"] if timed else {}
+        for what in ("seconds", "calls", "cpu_seconds"):
+            parts = timed[0][f"{prefix}{what}"] or {} if timed else {}
             whole[f"{prefix}{what}"] = {
                 part: sum(record[f"{prefix}{what}"][part] for record in timed) for part in parts
             } or None

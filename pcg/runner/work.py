@@ -73,6 +73,7 @@ class Job:
             memo=memo,
             metric_nodes=run.metrics,
             folder=self.folder,
+            turns=self.folder / ".decoding" if run.takes_turns else None,
         )
 
 

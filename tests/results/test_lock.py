@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib.util
 import json
 import logging
@@ -121,3 +122,13 @@ def test_duplicates_of_a_parallel_sweep_over_two_devices_end_with_one_run(tmp_pa
     [records] = tmp_path.glob("twice/*/batches.jsonl")
     assert sorted(json.loads(line)["batch"] for line in records.read_text().splitlines()) == [0, 1]
     assert done.stdout.count("already done") == 1
+
+
+def test_one_at_a_time_has_its_turn(tmp_path: Path) -> None:
+    path = tmp_path / ".decoding"
+    with lock.turn(path), path.open("a") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.turn(None):
+        pass

@@ -96,6 +96,19 @@ def test_rates_by_hand() -> None:
     assert values["counts"]["accepted_by_position"] == [24, 16]
 
 
+def test_a_speed_up_is_by_the_processors_seconds_where_all_batches_have_them() -> None:
+    spent = {"prefill": 1.0, "draft": 0.2, "target": 0.4, "rule": 0.1, "other": 0.1}
+    alone = {"prefill": 1.0, "draft": 0.0, "target": 1.2, "rule": 0.0, "other": 0.4}
+    batches = [record([row()], cpu_seconds=spent, baseline_cpu_seconds=alone) for _ in range(2)]
+    speed = summarise(RUN, batches, FIGURES)["speed"]
+    assert speed["clock"] == "cpu"
+    assert speed["speedup"] == pytest.approx(2.0)  # 1.6 seconds to .8, where the wall says 1.5 to 1
+    assert speed["ideal_speedup"] == pytest.approx(3 * 0.04 / (2 * 0.01 + 0.04))
+    assert speed["tokens_per_second"] == pytest.approx(30)  # by the wall
+    mixed = summarise(RUN, [batches[0], record([row()])], FIGURES)["speed"]
+    assert (mixed["clock"], mixed["speedup"]) == ("wall", pytest.approx(1.5))
+
+
 def test_what_was_not_measured_is_null_not_missing() -> None:
     silent = row(sums={"alpha_exact": 15.0}, baseline_scores={})
     alone = {"baseline_tokens": None, "baseline_seconds": None, "baseline_calls": None}
