@@ -1,7 +1,7 @@
 """The console command: ``pcg NAME [overrides]`` is ``python experiments/NAME.py [overrides]``, from any folder.
 
-Each program there is a command, so a new one needs no line here; ``doctor`` and ``inspect``, which take no config, are
-modules of this package. Only what is asked for is imported.
+Each program there is a command, so a new one needs no line here; ``doctor``, ``inspect`` and ``ratings``, which take no
+config, are modules of this package. Only what is asked for is imported.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _HELP = ("-h", "--help", "help")
 _COMPLETION = ("-sc", "--shell-completion")
 _WITHOUT_CONFIG = {
     "doctor": "what is installed, what is missing for which choice, which device there is, where results go",
+    "ratings": "which method the listeners of a blind test preferred: pcg ratings FILE ...",
     "inspect": "what a model folder is, what it lacks, which groups its table makes at which theta, which line runs it",
 }
 

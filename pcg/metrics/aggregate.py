@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from pcg.types import Figure
 
@@ -206,16 +206,16 @@ def ratio(numerator: Column, denominator: Column | None = None, seed: int = 0, *
     floor = 0.0 if (top >= 0).all() else -math.inf
     ceiling = 1.0 if share and floor == 0 and (top <= bottom).all() else math.inf
     if found.ci95 is None:
-        return Estimate(found.value, _binomial(found.value, len(top)) if ceiling == 1 else None)
+        whole = ceiling == 1 and len(top) > 1 and found.value in (0.0, 1.0)
+        return Estimate(found.value, binomial(int(found.value) * len(top), len(top)) if whole else None)
     return Estimate(found.value, (max(found.ci95[0], floor), min(found.ci95[1], ceiling)), found.spread)
 
 
-def _binomial(share: float, trials: int) -> tuple[float, float] | None:
-    """Clopper and Pearson's (1934) interval where all utterances have a share of 0, or all of 1."""
-    if trials < 2 or share not in (0.0, 1.0):
-        return None
-    reach = 0.025 ** (1 / trials)
-    return (reach, 1.0) if share else (0.0, 1.0 - reach)
+def binomial(successes: int, trials: int) -> tuple[float, float]:
+    """Clopper and Pearson's (1934) exact 95 % interval of a share of independent trials."""
+    low = float(betaincinv(successes, trials - successes + 1, 0.025)) if successes else 0.0
+    high = float(betaincinv(successes + 1, trials - successes, 0.975)) if successes < trials else 1.0
+    return low, high
 
 
 def paired_difference(a: Ratio, b: Ratio, seed: int = 0) -> Estimate:

@@ -33,19 +33,20 @@ def write(results: Sequence[Result], labels: Sequence[str], folder: Path) -> Pat
     Args:
         labels: what each run is called.
     """
-    text = json.dumps(content(results, labels, folder), ensure_ascii=False, separators=(",", ":"))
-    page = _part("page.html").replace("/*STYLE*/\n", _part("page.css")).replace("/*SCRIPT*/\n", _part("page.js"))
-    page = page.replace("/*DATA*/", text.replace("<", "\\u003c"))
-    write_atomically(folder / "index.html", page)
+    write_atomically(folder / "index.html", filled("page", content(results, labels, folder)))
     return folder / "index.html"
 
 
-def _part(name: str) -> str:
-    return (_PARTS / name).read_text(encoding="utf-8")
+def filled(name: str, data: Mapping[str, Any]) -> str:
+    """A page of ``listening/`` with its style, its script and its data inside."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    html, style, script = ((_PARTS / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    whole = html.replace("/*STYLE*/\n", style).replace("/*SCRIPT*/\n", script)
+    return whole.replace("/*DATA*/", text.replace("<", "\\u003c"))
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """One method's reading of all utterances: its name and main figures, its rows, the run that they are from."""
 
     method: dict[str, Any]
@@ -53,30 +54,33 @@ class _Reading:
     run: Path
 
 
-def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What the page shows: utterances in the dataset's order, each with one clip a run, in the table's order.
-
-    Where no run is the target alone, but it was decoded beside the first run, it comes first.
-    """
-    readings = [
-        _Reading(_method(result.values, label), store.read_utterances(Path(result.folder)), Path(result.folder))
+def readings(results: Sequence[Result], labels: Sequence[str]) -> list[Reading]:
+    """One of each run. Where none is the target alone, but it was decoded beside the first run, it comes first."""
+    found = [
+        Reading(_method(result.values, label), store.read_utterances(Path(result.folder)), Path(result.folder))
         for result, label in zip(results, labels, strict=True)
     ]
-    if all(result.values["method"] != "target alone" for result in results):
-        readings = [*_target_alone(results[0], readings[0]), *readings]
+    if any(result.values["method"] == "target alone" for result in results):
+        return found
+    return [*_target_alone(results[0], found[0]), *found]
+
+
+def content(results: Sequence[Result], labels: Sequence[str], folder: Path) -> dict[str, Any]:
+    """What the page shows: utterances in the dataset's order, each with one clip a run, in the table's order."""
+    heard = readings(results, labels)
     figures = {key: figure for key, figure in measured([run.values for run in results]).items() if figure.ratio}
-    known = {row["utterance"]: row for reading in readings for row in reading.rows}
+    known = {row["utterance"]: row for reading in heard for row in reading.rows}
     shown: dict[str, dict[str, Any]] = {
         name: {"id": name, "text": known[name]["text"], "speaker": known[name]["speaker"], "clips": []}
-        for name in list(known)[: max(1, min(SHOWN, _CLIPS // len(readings)))]
+        for name in list(known)[: max(1, min(SHOWN, _CLIPS // len(heard)))]
     }
-    for method, reading in enumerate(readings):
+    for method, reading in enumerate(heard):
         for row in reading.rows:
             if row["utterance"] in shown:
                 shown[row["utterance"]]["clips"].append(_clip(method, row, reading.run, folder, figures))
     return {
         "study": ", ".join(dict.fromkeys(result.values["study"] for result in results)),
-        "methods": [reading.method for reading in readings],
+        "methods": [reading.method for reading in heard],
         "figures": [{"key": key, "name": figure.name} for key, figure in figures.items()],
         "total": len(known),
         "utterances": list(shown.values()),
@@ -95,7 +99,7 @@ def _quality(values: Mapping[str, Any], prefix: str) -> list[str]:
     return texts(declared(values), {key: values["quality"].get(prefix + key) for key in values["figures"]})
 
 
-def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
+def _target_alone(result: Result, beside: Reading) -> list[Reading]:
     """The target alone as it was decoded beside a run, whose tokens are not kept; nothing where it was not decoded."""
     if not (beside.run / "baseline_audio").exists():
         return []
@@ -107,7 +111,7 @@ def _target_alone(result: Result, beside: _Reading) -> list[_Reading]:
         | {"audio": row["audio"] and baseline_of(row["audio"]), "tokens": [], "kinds": []}
         for row in beside.rows
     ]
-    return [_Reading({"name": "target alone", "facts": facts}, rows, beside.run)]
+    return [Reading({"name": "target alone", "facts": facts}, rows, beside.run)]
 
 
 def _clip(method: int, row: dict[str, Any], run: Path, folder: Path, figures: Mapping[str, Figure]) -> dict[str, Any]:

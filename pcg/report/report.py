@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 
+from pcg import constraints
 from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
+from pcg.constraints import up_to
 from pcg.names import within
-from pcg.report import bridge, columns, compare, hearing, latex, page, screen, seeds, tables
+from pcg.report import blind, bridge, columns, compare, hearing, latex, page, screen, seeds, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots, save
 from pcg.report.seeds import Method, methods
@@ -19,6 +21,7 @@ from pcg.results import store
 from pcg.results.records import write_atomically
 from pcg.types import Result
 
+_KEYS = {"blind": bool, "pairs": Annotated[int, up_to(1_000)], "methods": list[str] | None}  # of conf/report.yaml
 _WIDTH = screen.WIDTH  # where nobody looks
 _LEGEND = (
     "\nIntervals are 95 %, over utterances, and over seeds where a row has several. **Best** and *second best* are "
@@ -55,11 +58,14 @@ def check(config: Mapping[str, Any]) -> list[str]:
     names = [str(name) for name in (asked if isinstance(asked, list) else [asked])]
     there = sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{store.NAME}")})
     wrong = [name for name in names if name not in there]
+    problems = list(constraints.problems(config, _KEYS).values())
     if wrong or not names:
-        raise ConfigError(
+        problems += [
             f"study={name}: no finished run at {outputs / name}/<run_id>/{store.NAME}{nearest(name, there)}"
             for name in wrong or [""]
-        )
+        ]
+    if problems:
+        raise ConfigError(problems)
     return list(dict.fromkeys(names))
 
 
@@ -67,19 +73,25 @@ def show_studies(config: Mapping[str, Any]) -> Path:
     """Report on what conf/report.yaml asks for; several studies go into ``outputs/report-A-B``."""
     names, outputs = check(config), Path(config["paths"]["outputs"]).expanduser()
     if len(names) == 1:
-        return show(outputs / names[0])
+        return show(outputs / names[0], config)
     folder = outputs / within(f"report-{'-'.join(names)}", 200)
     results = [result for name in names for result in in_order(store.read_study(outputs / name))]
     console = tables.console(_WIDTH)
-    _say_where_to_listen(console, _report(", ".join(names), methods(results), folder, console))
+    listening = _report(", ".join(names), methods(results), folder, console)
+    _write_blind(console, results, folder, config)
+    _say_where_to_listen(console, listening)
     return folder
 
 
-def show(study_folder: Path) -> Path:
+def show(study_folder: Path, config: Mapping[str, Any] | None = None) -> Path:
     """Print a study's table and where everything lies, and write its report; returns the report's folder.
+
+    Args:
+        config: of conf/report.yaml; None asks for no blind test.
 
     Raises:
         FileNotFoundError: the study has no finished run.
+        ConfigError: a blind test cannot be made as asked.
     """
     results = in_order(store.read_study(study_folder))
     if not results:
@@ -87,6 +99,7 @@ def show(study_folder: Path) -> Path:
     folder, console = study_folder / "report", tables.console(_WIDTH)
     listening = _report(study_folder.name, methods(results), folder, console)
     _compare_with_predictions(console, study_folder, results, folder)
+    _write_blind(console, results, folder, config or {})
     _say_where_to_listen(console, listening)
     return folder
 
@@ -207,6 +220,20 @@ def _compare_with_predictions(console: Console, study_folder: Path, results: Seq
         console.print(tables.rich_table(f"{study_folder.name}, predicted offline and measured", header, rows))
         write_atomically(folder / "offline_online.md", tables.markdown(header, rows))
         console.print(f"table   {folder}/offline_online.md", soft_wrap=True)
+
+
+def _write_blind(console: Console, results: Sequence[Result], folder: Path, config: Mapping[str, Any]) -> None:
+    """The listening test without names, where it is asked for."""
+    if not config.get("blind"):
+        return
+    heard = [method for method in methods(results) if _heard(method)]
+    path, trials = blind.write(heard, labels(heard), folder, config["pairs"], config["methods"])
+    two = {tuple(sorted(trial.methods)) for trial in trials}
+    console.print(
+        f"\nblind   {path}: {len(trials)} pairs, some {len(trials) / len(two):.0f} of each two methods; send it to "
+        f"listeners, keep {path.parent}/{blind.KEYS}/, and read what they save with `pcg ratings FILE ...`",
+        soft_wrap=True,
+    )
 
 
 def _say_where_to_listen(console: Console, page: Path | None) -> None:
