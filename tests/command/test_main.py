@@ -28,7 +28,7 @@ def test_alone_it_lists_every_program_with_what_it_is_for(
 ) -> None:
     pcg(monkeypatch, *asked)
     told = dict(re.findall(r"^  (\w+) +(.+)$", capsys.readouterr().out, re.MULTILINE))
-    assert set(told) == {path.stem for path in places.EXPERIMENTS.glob("*.py")} | {"doctor", "inspect"}
+    assert set(told) == {path.stem for path in places.EXPERIMENTS.glob("*.py")} | {"doctor", "inspect", "ratings"}
     assert next(iter(told)) == "run"
     assert told["run"] == "one run, or with -m a sweep"
     assert not any("experiments/" in purpose for purpose in told.values())
