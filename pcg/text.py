@@ -52,3 +52,41 @@ def _fraction(match: re.Match[str]) -> str:
     if whole:
         return f"{whole} and {top if top > 1 else 'a'} {part}"
     return "one half" if bottom == 2 else f"{top} {part}"
+
+
+_ENDS = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\n")
+_SHORT = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|No|e\.g|i\.e)\.$")  # whose point ends no sentence
+_PAUSE = re.compile(r"(?<=[,;:—])\s+|\s+")
+
+
+def sentences(text: str, longest: int = 300) -> list[str]:
+    """A text in pieces that are said one after another, each with something to say.
+
+    Pieces end with a sentence or a paragraph. One of more than ``longest`` signs is cut again, at a comma or another
+    pause if there is one, else at a space.
+    """
+    found: list[str] = []
+    start = 0
+    for end in [*(match.end() for match in _ENDS.finditer(text)), len(text)]:
+        piece = " ".join(text[start:end].split())
+        if end < len(text) and (not says_something(piece) or _SHORT.search(piece)):
+            continue  # it is part of the next one
+        start = end
+        if says_something(piece):
+            found += _cut(piece, longest)
+        elif found:
+            found[-1] = f"{found[-1]} {piece}".strip()
+    return found
+
+
+def _cut(piece: str, longest: int) -> list[str]:
+    cut: list[str] = []
+    while len(piece) > longest:
+        spaces = [match for match in _PAUSE.finditer(piece, 1, longest) if says_something(piece[match.end() :])]
+        pauses = [match for match in spaces if piece[match.start() - 1] in ",;:—"]
+        if not spaces:
+            break
+        at = (pauses or spaces)[-1]
+        cut.append(piece[: at.start()])
+        piece = piece[at.end() :]
+    return [*cut, piece]

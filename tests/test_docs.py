@@ -14,6 +14,7 @@ import pytest
 
 from pcg.command import cli
 from pcg.command.main import programs
+from pcg.runner import speak
 from pcg.studies import bench, export, groups, offline, substitute
 
 ROOT = Path(cli.CONF).parent
@@ -31,6 +32,7 @@ PLACEHOLDERS = {"STAGE": "codec", "corpus|heldout|codec|tokens|target|draft|eagl
 CHECKS: dict[str, Callable[[Any], object] | None] = {
     "run": cli.check_run, "offline": offline.check, "substitute": substitute.check, "bench": bench.check,
     "export": export.check, "groups": groups.check, "gpu": None,  # its device is not here
+    "speak": None,  # with its words
     "report": None, "score": None, "relog": None, "train": None,
 }  # fmt: skip
 
@@ -64,6 +66,7 @@ def _what_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that commands name."""
     monkeypatch.chdir(tmp_path)
     Path("lines.txt").write_text("Good morning.\n")
+    Path("my_voice.wav").touch()
     Path("my_conf/grouping").mkdir(parents=True)
     shutil.copy(Path(cli.CONF) / "grouping/exact.yaml", "my_conf/grouping/mine.yaml")
 
@@ -80,7 +83,11 @@ def test_every_command_shown_is_right(name: str, line: str, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", [name, *shlex.split(line)])
     if name == "report":
         cli.take_lists("study")
-    cli.check_command_line(name, sys.argv[1:], CHECKS[name])
+    check = CHECKS[name]
+    if name == "speak":
+        text = cli.take_text(name)
+        check = lambda config: speak.check(config | text)  # noqa: E731
+    cli.check_command_line(name, sys.argv[1:], check)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=lambda page: page.name)

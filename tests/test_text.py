@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pcg.text import plain, says_something
+from pcg.text import plain, says_something, sentences
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,21 @@ def test_many_ways_of_typing_are_one_way_of_writing(typed, written):
 @pytest.mark.parametrize(("text", "does"), [("a", True), ("7", True), ("你好", True), ("... 🙂 —", False), ("", False)])
 def test_what_says_something(text, does):
     assert says_something(text) is does
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("Good morning. How are you?", ["Good morning.", "How are you?"]),
+        ("Dr. Smith met J. R. Hall at 3.5 km. He left!", ["Dr. Smith met J. R. Hall at 3.5 km.", "He left!"]),
+        ("One\n\nTwo\nthree", ["One", "Two three"]),
+        ("你好。再见！", ["你好。", "再见！"]),
+        ("Yes. ... No.", ["Yes.", "... No."]),
+        ("Yes. ...", ["Yes. ..."]),
+        ("... ", []),
+        ("one two, three four five", ["one two,", "three", "four five"]),
+        ("unbreakable", ["unbreakable"]),
+    ],
+)
+def test_texts_are_said_in_sentences(text, pieces):
+    assert sentences(text, longest=300 if "." in text or "。" in text else 10) == pieces

@@ -38,6 +38,7 @@ T = TypeVar("T")
 # What composing raises; its last three where Hydra meets what it does not foresee.
 _COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError)
 CONF = str(places.CONF)
+_OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_][\w.@/-]*$")
 launching.set_defaults(places.CONF)
 
 
@@ -62,6 +63,33 @@ def take_lists(*keys: str) -> None:
         key, _, value = argument.partition("=")
         if key in keys and "," in value and not value.startswith(("[", "'", '"')):
             sys.argv[place] = f"{key}=[{value}]"
+
+
+def take_text(config_name: str) -> dict[str, str]:
+    """Take the words that are no ``key=value`` off this command line: ``text`` is these, or what ``-`` reads.
+
+    Without any argument the first lines of the command's YAML are printed, which say how to use it, and the program
+    ends.
+    """
+    if not sys.argv[1:]:
+        lines = (places.CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
+        with pipes.may_be_closed():
+            print("\n".join(line[1:].removeprefix(" ") for line in itertools.takewhile(_is_comment, lines)))
+        sys.exit(0)
+    words: list[str] = []
+    others: list[str] = []
+    for place, argument in enumerate(sys.argv[1:]):
+        value_of_flag = re.fullmatch(r"-{1,2}[a-z-]+", sys.argv[place]) is not None and place > 0
+        is_flag = argument.startswith("-") and argument != "-"
+        (others if value_of_flag or is_flag or _OVERRIDE.match(argument) else words).append(argument)
+    sys.argv[1:] = others
+    if not words:
+        return {}
+    return {"text": sys.stdin.read() if words == ["-"] else " ".join(words)}
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from pcg.config.build import TARGET, constructor, is_built
 from pcg.config.fingerprint import fingerprints
-from pcg.config.settings import metric_nodes, pick_device
+from pcg.config.settings import Decoding, metric_nodes, pick_device
 
 # Where results go, who is told, how many share the work: no part of what is measured.
 _ASIDE = ("paths", "logger", "study", "devices", "max_failures", "dry", "status", "plan", "objective")
@@ -45,6 +45,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         run["decoding"].pop("sound_every", None)
     if run["decoding"].get("repetition_penalty", 1) == 1 or run["decoding"].get("penalty_window") is None:
         run["decoding"].pop("penalty_window", None)
+    if run["decoding"].get("chunk") == Decoding.chunk:  # as runs were before it could be chosen
+        run["decoding"].pop("chunk", None)
     if run["decoding"].get("ras") is None:
         run["decoding"].pop("ras", None)
     compiled = run["decoding"].get("compile", False)

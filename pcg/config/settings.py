@@ -37,6 +37,7 @@ class Decoding:
     candidates: Annotated[int, up_to(1_000)] = 1
     compile: bool | Literal["auto"] = "auto"
     sound_every: Annotated[int, FROM_1] | None = None
+    chunk: Annotated[int, up_to(100_000)] = 25
     penalty_window: PenaltyWindow = None
     ras: RAS | None = None
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from pcg.decoding import autoregressive, law
 from pcg.decoding.clock import Clock
-from pcg.decoding.rows import Batch, Prompt
+from pcg.decoding.rows import Batch, Listener, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.decoding.statistics import Statistics
 from pcg.decoding.transport import Movers
@@ -73,10 +73,12 @@ class OwnLoop:
     candidates: int = 1
     movers: Movers | None = None
 
-    def decode(self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False) -> Decoded:
+    def decode(
+        self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False, listener: Listener | None = None
+    ) -> Decoded:
         clock = Clock(self.target.device)
         randomness = Randomness(self.seed, as_keys([each.utterance.id for each in prompts], self.target.device))
-        batch = Batch(prompts, self.sampling, max_tokens, randomness)
+        batch = Batch(prompts, self.sampling, max_tokens, randomness, listener)
         if alone or self.draft is None:
             generations = autoregressive.decode(self.target, batch, clock)
         elif self.mode == "speculative":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from pcg.interfaces import TokenLM
 from pcg.sampling import Randomness, Sampling, look_at, may_look, unsound
 from pcg.types import Generation, Round, Utterance, Verdict
+
+Listener = Callable[[int, Sequence[int]], None]
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Batch:
         sampling: how the logits of every model become probabilities.
         max_tokens: speech tokens a row, at most.
         randomness: one key a prompt.
+        listener: is told, when a row's tokens are known, its place and the tokens, end-of-speech not among them.
     """
 
     prompts: Sequence[Prompt]
     sampling: Sampling
     max_tokens: int
     randomness: Randomness
+    listener: Listener | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Rows:
             raise ValueError(f"max_tokens={max_tokens}: 1 or more")
         device = randomness.keys.device
         self.prompts, self.sampling, self.max_tokens = prompts, sampling, max_tokens
-        self._end = target.end
+        self._end, self._listener = target.end, batch.listener
         self._tokens: list[list[int]] = [[] for _ in prompts]
         self._finished = [False] * len(prompts)
         self.index = torch.arange(len(prompts))
@@ -127,6 +131,8 @@ class Rows:
             tokens = tokens[: tokens.index(self._end)]
             self._finished[row] = True
         said.extend(tokens)
+        if self._listener is not None and tokens:
+            self._listener(row, tokens)
         return len(tokens), finished, not finished and len(said) < self.max_tokens
 
     def __len__(self) -> int:

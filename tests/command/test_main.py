@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pcg.command import cli, places
 from pcg.command import main as command
-from pcg.command import places
 from tests.warm import start
 
 COMMAND = [sys.executable, "-c", "from pcg.command.main import main; main()"]
@@ -40,7 +41,7 @@ def test_a_word_that_it_does_not_know_names_the_nearest(
     with pytest.raises(SystemExit, match="2"):
         pcg(monkeypatch, "repot", "study=a")
     assert capsys.readouterr().err.startswith(
-        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, gpu, groups, inspect, "
+        "pcg repot: there is no such command; did you mean 'report'? allowed: bench, doctor, export, gpu, groups, "
     )
 
 
@@ -100,3 +101,30 @@ def test_completion_is_installed_for_the_commands_name(asked: list[str], tmp_pat
     program.chmod(0o755)
     done = subprocess.run([program, *asked], capture_output=True, text=True, timeout=200)
     assert done.stdout.rstrip().endswith("-F hydra_bash_completion pcg"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "text", "left"),
+    [
+        (["Good morning.", "draft=none"], "Good morning.", ["draft=none"]),
+        (["It", "is", "late", "+a.b=1", "--config-dir", "mine"], "It is late", ["+a.b=1", "--config-dir", "mine"]),
+        (["1 + 1=2 is true"], "1 + 1=2 is true", []),
+        (["-", "out=-"], "from a pipe", ["out=-"]),
+        (["text='as a key'"], None, ["text='as a key'"]),
+    ],
+)
+def test_words_are_text(typed: list[str], text: str | None, left: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pcg speak", *typed])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert cli.take_text("speak") == ({} if text is None else {"text": text})
+    assert sys.argv[1:] == left
+
+
+def test_without_words_speak_says_how_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pcg speak"])
+    with pytest.raises(SystemExit) as ended:
+        cli.take_text("speak")
+    assert ended.value.code == 0
+    assert 'pcg speak "Good morning."\n' in capsys.readouterr().out

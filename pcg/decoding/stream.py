@@ -1,0 +1,62 @@
+"""Audio of speech tokens while they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pcg.interfaces import Codec
+
+
+class Stream:
+    """Audio of tokens as they come, near to what a codec would make of all of them at once.
+
+    A piece is decoded with the ``context`` tokens before it, the voice prompt's at first, and with the ``ahead`` tokens
+    after it, for which it waits; over one frame it is cross-faded with the next. What is given lies ``ahead`` tokens
+    behind what was fed, until the end.
+
+    Of a codec that hears no further, and one frame less ahead, this is what it gives of the whole, but for rounding.
+    docs/streaming.md says how far others are from it. ``context`` and ``ahead`` are rounded up to whole frames.
+
+    Args:
+        voice: tokens of the voice prompt, which are not given themselves; None without one.
+        chunk: tokens a piece.
+    """
+
+    def __init__(
+        self, codec: Codec, voice: Int[Tensor, "_"] | None, chunk: int = 25, context: int = 50, ahead: int = 5
+    ) -> None:
+        frame = codec.frame
+        whole = 0 if voice is None else len(voice) // frame * frame
+        self._codec, self._tokens = codec, [] if voice is None else voice[:whole].tolist()
+        self._chunk, self._context, self._ahead = (-(-tokens // frame) for tokens in (chunk, context, ahead))
+        self._ahead = max(self._ahead, 2)  # the one that is cross-faded has seen one more
+        self._given = self._fed = whole // frame  # frames given, the prompt's among them; fed when that was done
+        self._fade = np.zeros(0, dtype=np.float32)  # what the last piece made of the frame after it
+
+    def feed(self, tokens: Sequence[int]) -> np.ndarray:
+        """The samples that can be given now; none while a piece is not full."""
+        self._tokens += tokens
+        full = len(self._tokens) // self._codec.frame >= self._fed + max(self._chunk, self._ahead)
+        return self._decode(self._ahead) if full else np.zeros(0, dtype=np.float32)
+
+    def finish(self) -> np.ndarray:
+        """The rest."""
+        return self._decode(0)
+
+    def _decode(self, ahead: int) -> np.ndarray:
+        frame, hop = self._codec.frame, self._codec.hop
+        start, end = max(0, self._given - self._context), len(self._tokens) // frame
+        if end == self._given:
+            return np.zeros(0, dtype=np.float32)
+        [piece] = self._codec.decode([torch.tensor(self._tokens[start * frame : end * frame])])
+        samples = np.array(piece.samples[(self._given - start) * hop :], dtype=np.float32)
+        over, given = len(self._fade), len(samples) - ahead * hop
+        rising = (np.arange(over, dtype=np.float32) + 0.5) / max(over, 1)
+        samples[:over] = samples[:over] * rising + self._fade * (1 - rising)
+        self._given, self._fed, self._fade = end - ahead, end, samples[given : given + hop]
+        return samples[:given]

@@ -1,0 +1,211 @@
+"""One text said aloud: audio is written while tokens come, sentence by sentence."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import torch
+
+from pcg import constraints
+from pcg.config import run as runs
+from pcg.config.build import build
+from pcg.config.validate import ConfigError
+from pcg.config.validate import check as check_run
+from pcg.constraints import Constraint
+from pcg.decoding.rows import Prompt
+from pcg.decoding.stream import Stream
+from pcg.decoding.voice import voice_tokens
+from pcg.interfaces import Codec
+from pcg.runner.composition import with_decoder
+from pcg.runner.scores import to_pcm
+from pcg.types import Audio, Utterance
+
+_TEXT = {"text": str, "voice": str | None, "voice_text": str}
+_KEYS = {**_TEXT, "out": Annotated[str, Constraint(lambda out: bool(out.strip()), "a file, or -")], "compare": bool}
+_WARM_UP = 8  # tokens
+_PIPED = 0xFFFFFFFF  # the size of a WAV that is not known yet
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise a ConfigError that lists what is wrong with the config of conf/speak.yaml, the text among it."""
+    problems = list(constraints.problems(config, _KEYS).values())
+    if not problems:
+        try:
+            build(_dataset_of(config))
+        except ValueError as error:
+            problems.append(str(error))
+    if config.get("codec") is None or config["codec"].get("_target_") is None:
+        problems.append("codec is required: pcg speak codec=NAME; without one there is no audio")
+    try:
+        check_run(_run_of(config))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def say(config: Mapping[str, Any]) -> None:
+    """Say the text of conf/speak.yaml, write it to ``out``, and print one line about it.
+
+    Raises:
+        ConfigError: everything that is wrong with the config.
+    """
+    check(config)
+    torch.set_num_threads(config["threads"])
+    run = runs.parse(_run_of(config), fetch=True)
+    parts, decoder = with_decoder(run)
+    assert parts.codec is not None
+    speaker = Speaker(decoder, parts.codec, parts.target.end, run.decoding.max_tokens, run.decoding.chunk)
+    with Wav(config["out"], parts.codec.sample_rate) as wav:
+        said = speaker.say(list(parts.dataset), wav.write, config["compare"])
+    print(_line(said, config["out"]), file=sys.stderr if config["out"] == "-" else sys.stdout)
+
+
+def _run_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The run that says the text, as conf/run.yaml would have it."""
+    kept = {key: value for key, value in config.items() if key not in _KEYS}
+    return {**kept, "study": "speak", "dataset": _dataset_of(config), "metrics": {}, "logger": None, "max_failures": 0}
+
+
+def _dataset_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"_target_": "pcg.data.spoken.Spoken", **{key: config[key] for key in _TEXT}}
+
+
+@dataclass
+class Said:
+    """What saying a text took.
+
+    Attributes:
+        seconds: from the first pass to the last sample, writing not among them.
+        decode_seconds, tokens: of the method; ``alone_seconds``, ``alone_tokens``: of the target alone, where compared.
+        cut: sentences that reached ``decoding.max_tokens``.
+    """
+
+    audio_seconds: float = 0.0
+    first_audio: float | None = None
+    seconds: float = 0.0
+    decode_seconds: float = 0.0
+    tokens: int = 0
+    alone_seconds: float = 0.0
+    alone_tokens: int = 0
+    cut: int = 0
+
+    @property
+    def speedup(self) -> float | None:
+        """Seconds a token of the target alone over those of the method, prefill in both."""
+        if not self.alone_tokens or not self.tokens:
+            return None
+        return (self.alone_seconds / self.alone_tokens) / (self.decode_seconds / self.tokens)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What says sentences: a decoder, and a codec that makes audio of pieces of ``chunk`` tokens.
+
+    Attributes:
+        audio_tokens: how many the models know.
+    """
+
+    decoder: Any  # our own loop's, which tells tokens as they come
+    codec: Codec
+    audio_tokens: int
+    max_tokens: int
+    chunk: int
+    now: Callable[[], float] = field(default=time.perf_counter)
+
+    def say(self, utterances: Sequence[Utterance], write: Callable[[Audio], None], compare: bool = False) -> Said:
+        """Say one after another. Where they have no voice, those after the first have that of the first.
+
+        Args:
+            write: is given audio as it is made.
+        """
+        said, voice = Said(), None
+        voice_prompt = voice_tokens(utterances[0], self.codec, self.audio_tokens)
+        self.decoder.decode([Prompt(utterances[0], voice_prompt)], _WARM_UP)
+        for utterance in utterances:
+            speech = voice_prompt
+            if voice is not None:
+                utterance, speech = replace(utterance, prompt_text=voice[0]), voice[1]
+            tokens = self._say_one(Prompt(utterance, speech), write, said, compare)
+            if voice_prompt is None and voice is None and len(tokens):
+                voice = utterance.text, tokens
+        return said
+
+    def _say_one(self, prompt: Prompt, write: Callable[[Audio], None], said: Said, compare: bool) -> torch.Tensor:
+        began, writing = self.now(), 0.0
+        stream = Stream(self.codec, prompt.speech, self.chunk)
+
+        def heard(samples: Any) -> None:
+            nonlocal writing
+            if not len(samples):
+                return
+            at = self.now()
+            if said.first_audio is None:
+                said.first_audio = at - began
+            said.audio_seconds += len(samples) / self.codec.sample_rate
+            write(Audio(samples, self.codec.sample_rate))
+            writing += self.now() - at
+
+        decoded = self.decoder.decode([prompt], self.max_tokens, listener=lambda _, tokens: heard(stream.feed(tokens)))
+        heard(stream.finish())
+        said.seconds += self.now() - began - writing
+        [generation] = decoded.generations
+        said.cut += not generation.finished
+        if compare:
+            before = self.now()
+            own = self.decoder.decode([prompt], self.max_tokens)
+            middle = self.now()
+            alone = self.decoder.decode([prompt], self.max_tokens, alone=True)
+            said.decode_seconds += middle - before
+            said.alone_seconds += self.now() - middle
+            said.tokens, said.alone_tokens = said.tokens + own.emitted, said.alone_tokens + alone.emitted
+        return generation.tokens
+
+
+class Wav:
+    """A 16-bit WAV that grows: a file, or ``-`` for standard output, whose header then leaves its size open."""
+
+    def __init__(self, out: str, sample_rate: int) -> None:
+        self._out, self._rate, self._bytes = out, sample_rate, 0
+
+    def __enter__(self) -> Wav:
+        self._file: BinaryIO = sys.stdout.buffer if self._out == "-" else Path(self._out).expanduser().open("wb")
+        self._file.write(_header(self._rate, _PIPED if self._out == "-" else 0))
+        return self
+
+    def write(self, audio: Audio) -> None:
+        data = to_pcm(audio).astype("<i2").tobytes()
+        self._bytes += len(data)
+        self._file.write(data)
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._out == "-":
+            return
+        self._file.seek(0)
+        self._file.write(_header(self._rate, self._bytes))
+        self._file.close()
+
+
+def _header(rate: int, size: int) -> bytes:
+    """Of 16-bit mono samples that take ``size`` bytes."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", min(size + 36, _PIPED), b"WAVE") + form + struct.pack("<4sI", b"data", size)
+
+
+def _line(said: Said, out: str) -> str:
+    place = "" if out == "-" else f" in {out}"
+    if said.first_audio is None:
+        return f"No audio: the model ended before it said anything{place}"
+    figures = [f"first audio after {said.first_audio:.2f} s", f"RTF {said.seconds / said.audio_seconds:.2f}"]
+    if said.speedup is not None:
+        figures.append(f"{said.speedup:.2f}x the target alone")
+    if said.cut:
+        figures.append(f"{said.cut} sentence(s) cut at decoding.max_tokens")
+    return f"{said.audio_seconds:.2f} s of audio{place}: {', '.join(figures)}"
