@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pcg.command import status
 from pcg.config.values import study_folder
@@ -55,6 +55,8 @@ class StudyReport(Callback):
             gave_up.extend(note.read_text(encoding="utf-8") for note in sorted(self._notes.glob("*")))
             shutil.rmtree(self._notes, ignore_errors=True)
         shown = _show_report(folder)
+        if shown:
+            _tell_logger(folder, config)
         failed = [path for path, written in _failed(folder).items() if self._before.get(path) != written]
         reasons = [path.read_text(encoding="utf-8").strip() for path in failed]
         for path, reason in zip(failed, reasons, strict=True):
@@ -77,6 +79,14 @@ def _show_report(folder: Path) -> bool:
         print(f"The report failed: {type(error).__name__}: {error}", file=sys.stderr)
         return False
     return True
+
+
+def _tell_logger(folder: Path, config: DictConfig) -> None:
+    """A logger that fails says so, and costs nothing else."""
+    from pcg.report import tracked
+
+    logger = OmegaConf.to_container(config.logger, resolve=True) if config.get("logger") else None
+    tracked.log_study(folder, logger if isinstance(logger, dict) else None)  # type: ignore[arg-type]
 
 
 def _failed(study: Path) -> dict[Path, tuple[int, int]]:

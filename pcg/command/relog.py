@@ -8,7 +8,7 @@ from typing import Any
 from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, problems_of_node
 from pcg.config.values import study_folder
-from pcg.report import report
+from pcg.report import report, tracked
 from pcg.runner import tracking
 
 
@@ -31,5 +31,13 @@ def check(config: Mapping[str, Any]) -> list[str]:
 
 
 def again(config: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RuntimeError: the logger did not take all of it; why has been logged.
+    """
     for study in check(config):
-        tracking.log_again(study_folder(config["paths"]["outputs"], study), config["logger"])
+        folder = study_folder(config["paths"]["outputs"], study)
+        tracking.log_again(folder, config["logger"])
+        report.show(folder)
+        if not tracked.log_study(folder, config["logger"]):
+            raise RuntimeError(f"study {study} could not be logged")

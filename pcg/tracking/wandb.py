@@ -87,6 +87,43 @@ class WandB:
         }
         return LiveRun(self, Session(init, self.mode == "online", folder, self.timeout, live), folder)
 
+    def log_study(
+        self,
+        name: str,
+        folder: Path,
+        results: Sequence[Result],
+        frontier: tuple[list[str], list[list[Any]]] | None,
+        page: str | None,
+    ) -> None:
+        """One run of W&B for a study, the same again when the study grows (``pcg.tracking.study.Study``).
+
+        Args:
+            folder: of its report.
+
+        Raises:
+            Exception: whatever W&B raises; the report is on disk.
+        """
+        from pcg.tracking import study
+        from pcg.tracking.session import Session
+
+        init = {
+            "project": self.project,
+            "entity": self.entity,
+            "id": f"{_plain(name)}-study",
+            "group": within(name, 128),
+            "job_type": "study",
+            "name": within(name, 128),
+            "tags": [*self.tags, "study"],
+            "config": {"study": name, "runs": {result.values["run_id"]: result.values["label"] for result in results}},
+        }
+        told = study.Study(name, folder, results, frontier, page)
+        inputs = [f"result-{_run_name(result.values)}" for result in results]
+        session = Session(init, self.mode == "online", folder, self.timeout, live=False)
+        session.tell(lambda run: study.describe(run, told))
+        if self.artifacts != "none":
+            session.tell(lambda run: study.keep(run, told, f"study-{_plain(name)}", inputs))
+        session.end()
+
     def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Log a finished run at once.
 
@@ -152,10 +189,14 @@ def _define(run: Any) -> None:
 
 
 def _run_name(values: Mapping[str, Any]) -> str:
-    """Study and run id, of letters that W&B takes in the names of runs and of artifacts, and no more than it takes."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", values["study"])
-    name = within(plain, 100) if plain == values["study"] else marked(plain, 100, values["study"])
-    return f"{name}-{values['run_id']}"
+    """Study and run id."""
+    return f"{_plain(values['study'])}-{values['run_id']}"
+
+
+def _plain(study: str) -> str:
+    """A study's name in letters that W&B takes in the names of runs and of artifacts, and no more than it takes."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", study)
+    return within(plain, 100) if plain == study else marked(plain, 100, study)
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -55,8 +55,12 @@ def items(updates: Any) -> dict[str, Any]:
 
 def artifacts(found: Iterable[Any]) -> dict[str, dict[str, Path]]:
     """By type: where each file of an artifact is staged until it is synced."""
-    logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    return {one.type: {entry.path: Path(entry.local_path) for entry in one.manifest.contents} for one in logged}
+    staged: dict[str, dict[str, Path]] = {}
+    for record in found:
+        if record.WhichOneof("record_type") == "artifact":
+            entries = {entry.path: Path(entry.local_path) for entry in record.artifact.manifest.contents}
+            staged.setdefault(record.artifact.type, {}).update(entries)
+    return staged
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
