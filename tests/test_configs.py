@@ -90,7 +90,16 @@ def test_no_group_is_left_out() -> None:
         "trainer/loss",
         "trainer/prompts",
         "text",
+        "theta",
     }
+
+
+def test_a_target_brings_the_theta_that_suits_it() -> None:
+    """The rules' own is the paper's, for 65,536 tokens; a theta of the command line goes first."""
+    thetas = [compose("run", overrides).grouping.theta for overrides in (
+        ["grouping=coupling"], ["grouping=pcg"], ["target=llasa_8b"], ["grouping=pcg", "grouping.theta=0.6"]
+    )]  # fmt: skip
+    assert thetas == [0.7, 0.7, 0.45, 0.6]
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
