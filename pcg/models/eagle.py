@@ -265,6 +265,11 @@ def _check_target(checkpoint: Checkpoint, config: LlamaConfig, target: Readable,
     others = [f"{key}={said[key]!r}" for key, value in _COMPUTED.items() if bool(said.get(key, value)) != value]
     if others:
         raise ValueError(f"draft {path}: config.json has {', '.join(others)}, which is not computed here")
+    if "transformer_layer_config" in said and "norm_before_residual" not in said:
+        raise ValueError(
+            f"draft {path}: config.json is of speculators' format and does not say norm_before_residual, which vLLM "
+            "then takes for true: add the one that it was trained with"
+        )
     if config.layers != 1:
         raise ValueError(f"draft {path}: has {config.layers} layers; an EAGLE-3 head has 1")
     if config.width != target.width:

@@ -34,9 +34,10 @@ class UnloadedModel:
         """
         resolve_folder(path)  # fetches a model of the hub that is not here yet: the engine will want it whole
         found = look(path)
+        if found.problems:
+            raise ValueError("; ".join(found.problems))
         if found.checkpoint is None or found.table is None:
-            reason = "; ".join(found.problems) or "unknown names"
-            raise ValueError(f"{path}: no input table to build groups of: {reason}")
+            raise ValueError(f"{path}: no input table to build groups of: unknown names")
         self.path, self.ids, self.device, self.text = path, ids, torch.device(device), text
         self._checkpoint, self._input_table = found.checkpoint, found.table
         self.rows, self.vocab_size, self.end = found.checkpoint.shape(found.table)[0], len(ids), len(ids) - 1

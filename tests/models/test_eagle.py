@@ -236,6 +236,7 @@ def test_the_states_that_a_folder_names_are_read(pair, said: dict, reads: tuple[
         ({"norm_output": True, "norm_before_fc": True}, "norm_output=True, norm_before_fc=True"),
         ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state=False"),
         ({"eagle_config": {"use_last_layernorm": False}}, "use_last_layernorm=False"),
+        ({"transformer_layer_config": {}}, "does not say norm_before_residual, which vLLM then takes for true"),
         ({"target_fingerprint": "0123456789"}, "was trained on the target with fingerprint 0123456789"),
         ({"draft_vocab_size": 12}, "draft_vocab_size=12 of vocab_size=.* ids, and there is no tensor lm_head.weight"),
     ],
