@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,6 +47,8 @@ class Coupling:
     The law's total variation from ``p`` is the sum of the flow, ``alpha - alpha_exact``, the least that any rule with
     this alpha can have; and it can be paired with ``p`` so that paired tokens are equal or alike.
     """
+
+    BYTES_A_MEMBER: ClassVar[int] = 8  # of a group: whom it is alike to, beside itself
 
     groups: GroupTable
     alike: Alike = field(init=False, repr=False, compare=False)

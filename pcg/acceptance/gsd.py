@@ -10,7 +10,7 @@ where there it is lost.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,8 @@ class GSD:
 
     Law: with ``a(x) = min(1, P(C)/Q(C))``: ``q a + (1 - sum q a) (p - q)+``, normalised.
     """
+
+    BYTES_A_MEMBER: ClassVar[int] = 8  # of a group: whom it is near, beside itself
 
     groups: GroupTable
     ranks: Annotated[int, FROM_1] = 7

@@ -9,7 +9,7 @@ zeroed, there one more; where nothing is left to draw from it is the target, the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,6 +42,8 @@ class Lantern:
     Args:
         groups: one group a token, with their order; the neighbours of x are the others of its group.
     """
+
+    BYTES_A_MEMBER: ClassVar[int] = 16  # of a group: both directions of the table, its order, and the same row by row
 
     groups: GroupTable
     delta: Annotated[float, ABOVE_0] = 0.1

@@ -156,7 +156,7 @@ def methods(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Method], int]
         read = footprint(str(Path(place) / "target"), config["dtype"], "speech", shape.codes + 1).read
         table = groups_of(shape.codes, shape.group).to(device)
         rules = {name: build({TARGET: f"pcg.acceptance.{name}.{kind}"}, groups=table)
-                 for name, kind in (("exact", "Exact"), ("pcg", "PCG"))}  # fmt: skip
+                 for name, kind in (("exact", "Exact"), ("pcg", "PCG"), ("coupling", "Coupling"))}  # fmt: skip
         if config["compile"]:
             from pcg.decoding.graphs import Graphs  # torch's compiler takes seconds to import
 
@@ -170,8 +170,9 @@ def methods(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Method], int]
                 sampling=Sampling(0.8), max_tokens=config["tokens"], device=device, now=time.perf_counter,
             )  # fmt: skip
 
-        yield {"target alone": pair(), "exact": pair("draft", "exact"), "pcg": pair("draft", "pcg"),
-               "eagle, exact": pair("eagle", "exact"), "eagle, pcg": pair("eagle", "pcg")}, read  # fmt: skip
+        drafted = {("" if draft == "draft" else f"{draft}, ") + rule: pair(draft, rule)
+                   for draft in ("draft", "eagle") for rule in rules}  # fmt: skip
+        yield {"target alone": pair(), **drafted}, read
 
 
 def _prompts(batch: int) -> list[Prompt]:

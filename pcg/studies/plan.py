@@ -84,6 +84,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
     rows = decoding.batch_size * plan.rows * 4
     target, draft = models["target"], models.get("draft")
     grouped = draft is not None and "groups" in config["grouping"]
+    member = getattr(constructor(config["grouping"][TARGET]), "BYTES_A_MEMBER", 4) if grouped else 0
     gamma, rivals = decoding.gamma, decoding.candidates - 1
     reached = [plan.alpha**place for place in range(gamma + 1)]
     # a rival that is kept ends its round with one token more than a rejection does
@@ -91,7 +92,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
     tau = sum(reached) + more
     return Needs(
         models=models,
-        groups=plan.rows * (4 * plan.group_size + 52) if grouped else 0,  # members; starts, sizes, weights, spans
+        groups=plan.rows * (member * plan.group_size + 52) if grouped else 0,  # members; starts, sizes, weights, spans
         working=rows * (gamma * (2 + rivals) + 1 if draft else 1),
         available=GPUS[plan.gpu].memory,
         tau=tau,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pcg.acceptance.coupling import Coupling
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.decoding.clock import Clock
@@ -47,7 +48,10 @@ def load(folder: Path, layers: int, dtype: str = "float32") -> LlamaLM:
 def on_device(models: dict[str, TokenLM], rule: object) -> list[torch.Tensor]:
     """Weights and tables, from which all that is computed on the device is made."""
     found = [models[name].llama.table for name in ("target", "draft")]
-    if isinstance(rule, PCG):
+    if isinstance(rule, Coupling):
+        near = rule.alike.near
+        found += [near.members, near.owners, near.starts, near.spans, *([] if near.padded is None else [near.padded])]
+    if isinstance(rule, PCG | Coupling):
         groups = rule.groups
         found += [groups.members, groups.holders, groups.member_starts, groups.holder_starts]
     return found
@@ -74,9 +78,11 @@ def test_operations_a_layer(dtype: str, ceiling: int, tmp_path: Path, monkeypatc
         (Exact(), "draft", 4, 312),
         (PCG(table(97, "windows")), "draft", 1, 305),
         (PCG(table(97, "windows")), "draft", 4, 349),
+        (Coupling(table(97, "windows")), "draft", 1, 125),
+        (Coupling(table(97, "windows")), "draft", 4, 150),
         (Exact(), "eagle", 1, 259),
     ],
-    ids=["exact", "exact of 4", "pcg", "pcg of 4", "eagle"],
+    ids=["exact", "exact of 4", "pcg", "pcg of 4", "coupling", "coupling of 4", "eagle"],
 )
 def test_operations_and_waits_a_round(
     rule: Rule, draft: str, batch: int, operations: int, models: dict[str, TokenLM], monkeypatch: pytest.MonkeyPatch

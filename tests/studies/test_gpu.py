@@ -24,7 +24,9 @@ def config(tmp_path: Path, **changes: Any) -> dict[str, Any]:
 def test_every_contestant_is_timed_at_every_batch(tmp_path: Path) -> None:
     values = json.loads(gpu.measure(config(tmp_path)).read_text())
     assert [(row["batch"], row["contestant"]) for row in values["rows"]] == [
-        (batch, name) for batch in (1, 2) for name in ("target alone", "exact", "pcg", "eagle, exact", "eagle, pcg")
+        (batch, name)
+        for batch in (1, 2)
+        for name in ("target alone", "exact", "pcg", "coupling", "eagle, exact", "eagle, pcg", "eagle, coupling")
     ]
     for row in values["rows"]:
         assert row["tokens_per_second"] > 0
