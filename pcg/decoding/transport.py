@@ -74,7 +74,8 @@ class EarthMover:
         (over, over_rest), (under, under_rest) = _with_rest(over), _with_rest(under)
         moved = totals.mean().item()
         left = (over_rest + under_rest) * self.farthest
-        return torch.tensor([emd2(over, under, costs, numItermax=1_000_000), left]) * moved
+        cost = emd2(over, under, costs, numItermax=1_000_000, center_dual=False, check_marginals=False)
+        return torch.tensor([cost, left]) * moved
 
     def distances(self, left: Int[Tensor, "left"], right: Int[Tensor, "right"]) -> np.ndarray:
         """Of each token of ``left`` from each of ``right``."""
