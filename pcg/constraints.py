@@ -41,6 +41,10 @@ BOUNDS = Constraint(
 )
 
 
+def at_least(least: int) -> Constraint:
+    return Constraint(lambda value: value >= least, f"{least} or more")
+
+
 def up_to(most: int) -> Constraint:
     """A count that takes memory or time: from 1 to ``most``, which nobody needs and a slip of the finger exceeds."""
     return Constraint(lambda value: 1 <= value <= most, f"1 to {most:,}")

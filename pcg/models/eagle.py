@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pcg.constraints import at_least
 from pcg.interfaces import Readable
 from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
+from pcg.models.budget import CHUNK, kept_entries
 from pcg.models.checkpoint import Checkpoint, Described, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
@@ -50,11 +52,12 @@ class EagleCache:
 
     @property
     def lengths(self) -> Int[Tensor, "batch"]:
-        return self.memory.lengths
+        """Tokens that it has read; entries of some may be dropped."""
+        return self.memory.lengths + self.memory.dropped
 
     @lengths.setter
     def lengths(self, lengths: Int[Tensor, "batch"]) -> None:
-        self.memory.lengths = lengths
+        self.memory.lengths = lengths - self.memory.dropped
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         self.memory.keep(rows)
@@ -70,12 +73,20 @@ class EagleLM:
         target: the target; the runner gives it.
         dtype: float32, bfloat16 or float16; of the target.
         device: a torch device.
+        budget: entries of a prompt that its cache keeps after prefill (``pcg.models.budget``); None for all.
 
     Raises:
         ValueError: the folder belongs to another target, or to one whose states cannot be read.
     """
 
-    def __init__(self, path: str, target: Any, dtype: Dtype, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        path: str,
+        target: Any,
+        dtype: Dtype,
+        device: str | torch.device,
+        budget: Annotated[int, at_least(2 * CHUNK)] | None = None,
+    ) -> None:
         if not isinstance(target, Readable):
             raise ValueError(f"draft {path}: reads hidden states, which a {type(target).__name__} does not show")
         checkpoint = Checkpoint(resolve_folder(path))
@@ -88,6 +99,7 @@ class EagleLM:
         width = c.width
         fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
         layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
+        self.budget = budget
         self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout)
         self._fuse = self.blocks.linear(fuse)
         layer = LAYER if f"{LAYER}hidden_norm.weight" in checkpoint else SPECULATORS_LAYER
@@ -138,7 +150,13 @@ class EagleLM:
         if ids.shape[1]:
             self._forward(ids, self._known(cache, ids.shape[1]), cache)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        if self.budget is not None:
+            self._drop(memory, self.budget)
         return cache
+
+    def _drop(self, memory: LlamaCache, budget: int) -> None:
+        keys, lengths = memory.states[0, :, : self.config.kv_heads], memory.lengths.tolist()
+        memory.select([kept_entries(row[:, :length], budget) for row, length in zip(keys, lengths, strict=True)])
 
     @torch.inference_mode()
     def step(self, tokens: Int[Tensor, "batch new"], cache: EagleCache) -> Float[Tensor, "batch new vocab"]:

@@ -24,6 +24,7 @@ from pcg.constraints import ABOVE_0, FROM_0, FROM_1, SHARE_ABOVE_0
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.models.checkpoint import Dtype, read_json, resolve_folder
 from pcg.tracking.training import Mode
+from pcg.training.eagle import View
 from pcg.training.fit import fit, resumed_at
 from pcg.training.losses.alpha import acceptance, coarse_acceptance
 from pcg.training.schedule import optimizers, schedule
@@ -32,6 +33,7 @@ from pcg.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
 DECAY = 0.8  # weight of a depth over that of the one before
+SPARSE = 0.5  # of the loss with a budget beside that with the whole cache
 
 Loss = Callable[[Float[Tensor, "positions vocab"], Float[Tensor, "positions vocab"]], Float[Tensor, ""]]
 
@@ -94,17 +96,23 @@ class DraftModule(L.LightningModule):
         return optimizers(matrices, [p for p in self.student.parameters() if id(p) not in chosen], self.rate)
 
     def _asked(
-        self, ids: Int[Tensor, "batch length"], share: float
+        self, ids: Int[Tensor, "batch length"], share: float, view: View | None = None
     ) -> tuple[list[Float[Tensor, "positions vocab"]], Float[Tensor, "positions vocab"]]:
-        """Draft log-probabilities by depth, and the target's probabilities, at a share of the spoken positions."""
+        """Draft log-probabilities by depth, and the target's probabilities, at a share of the spoken positions.
+
+        ``view``: of a draft with a budget, after its prompt, in a batch that the target has just been asked for whole.
+        """
         [teacher] = self._teacher
-        teacher.read(ids)
+        if view is None:
+            teacher.read(ids)
         spoken = teacher.spoken(ids)
+        if view is not None:
+            spoken = spoken & (torch.arange(spoken.shape[1], device=ids.device) >= view.cut)
         if share < 1:
             spoken = spoken & (torch.rand(spoken.shape, device=ids.device) < share)
         with torch.no_grad():
             target = (teacher.logits(teacher.hidden[-1][:, :-1][spoken]) / self.temperature).softmax(-1)
-        states = self.student.states(ids, teacher, self.depths)
+        states = self.student.states(ids, teacher, self.depths, *([] if view is None else [view]))
         logits = [self.student.logits(state[:, :-1][spoken], teacher) for state in states]
         return [(each / self.temperature).log_softmax(-1) for each in logits], target
 
@@ -115,9 +123,11 @@ class DraftModule(L.LightningModule):
             optimizer.param_groups[0]["lr"] = self.rate * schedule(step, self.steps)
             optimizer.zero_grad()
         drafts, target = self._asked(ids, self.share)
-        weights = [DECAY**depth for depth in range(len(drafts))]
-        losses = [self._loss(draft, target) for draft in drafts]
-        self.manual_backward(torch.stack(losses) @ losses[0].new_tensor(weights) / sum(weights))
+        loss, first = self._weighed(drafts, target)
+        view = self._view(ids.shape[1])
+        if view is not None:
+            loss = loss + SPARSE * self._weighed(*self._asked(ids, self.share, view))[0]
+        self.manual_backward(loss)
         nn.utils.clip_grad_norm_(self.student.parameters(), 0.5)
         for optimizer in both:
             optimizer.step()
@@ -125,9 +135,24 @@ class DraftModule(L.LightningModule):
         if self.trained % 50 == 0:
             with torch.no_grad():
                 alphas = {f"alpha_{n}": acceptance(draft, target).mean() for n, draft in enumerate(drafts, 1)}
-            self.log_dict({"loss": losses[0].detach(), **alphas})
+            self.log_dict({"loss": first.detach(), **alphas})
         if self._heldout and self.trained % self.report_every == 0:
             self.log_dict(self.held_out())
+
+    def _weighed(self, drafts: Sequence[Tensor], target: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The loss over all depths, and that of the first."""
+        weights = [DECAY**depth for depth in range(len(drafts))]
+        losses = [self._loss(draft, target) for draft in drafts]
+        return torch.stack(losses) @ losses[0].new_tensor(weights) / sum(weights), losses[0]
+
+    def _view(self, length: int) -> View | None:
+        """What a draft with one of the student's budgets sees after a prompt of a quarter to three quarters of the
+        batch, small budgets more often (.4, .3, .2, .1 of four, as in BudgetDraft); None without budgets."""
+        budgets = sorted(getattr(self.student, "budgets", ()))
+        if not budgets:
+            return None
+        often = torch.arange(len(budgets), 0, -1.0)
+        return View(int(torch.randint(length // 4, 3 * length // 4 + 1, ())), budgets[int(often.multinomial(1))])
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:

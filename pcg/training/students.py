@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pcg.models.checkpoint import Checkpoint, read_json
 from pcg.models.decoder import LlamaConfig
-from pcg.training.eagle import Eagle
+from pcg.training.eagle import Eagle, View
 from pcg.training.speech import SpeechLM
 from pcg.training.teacher import Teacher
 
@@ -22,13 +22,15 @@ from pcg.training.teacher import Teacher
 class ReadingStudent(nn.Module):
     """``Eagle``, with the target's embeddings and head."""
 
-    def __init__(self, eagle: Eagle, reads: Sequence[int]) -> None:
+    def __init__(self, eagle: Eagle, reads: Sequence[int], budgets: Sequence[int] = ()) -> None:
         super().__init__()
-        self.eagle, self.reads = eagle, reads
+        self.eagle, self.reads, self.budgets = eagle, reads, budgets
 
-    def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
+    def states(
+        self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int, view: View | None = None
+    ) -> list[Tensor]:
         states = torch.cat([teacher.hidden[depth] for depth in self.reads], -1)
-        return self.eagle(teacher.embed(ids), states, depths)
+        return self.eagle(teacher.embed(ids), states, depths, view)
 
     def logits(self, states: Float[Tensor, "positions width"], teacher: Teacher) -> Float[Tensor, "positions vocab"]:
         return teacher.logits(states)
@@ -62,11 +64,14 @@ class EagleDraft:
         reads: states of the target that it reads; state i comes after i layers, the last is normed.
         start: a folder to train further; None starts from the target's last layer.
         hidden: width of its MLP; None for the target's.
+        budgets: of its cache (``draft.budget``), one of which each step is trained on beside the whole cache; none for
+            the whole cache alone.
     """
 
     reads: list[int]
     start: str | None = None
     hidden: int | None = None
+    budgets: list[int] = field(default_factory=list)
 
     def make(self, teacher: Teacher) -> ReadingStudent:
         eagle = Eagle(LlamaConfig.read(self._config(teacher), teacher.folder), len(self.reads))
@@ -74,7 +79,7 @@ class EagleDraft:
             eagle.start_from(*_last_layer(teacher.folder, teacher.model.config.num_hidden_layers))
         else:
             eagle.load(Path(self.start))
-        return ReadingStudent(eagle, self.reads)
+        return ReadingStudent(eagle, self.reads, self.budgets)
 
     def save(self, student: ReadingStudent, folder: Path, teacher: Teacher) -> None:
         student.eagle.save(folder, self._config(teacher))
