@@ -106,6 +106,27 @@ def test_fifty_steps_of_lk_raise_held_out_acceptance(teacher):
         assert after[f"heldout_near_{depth}"] >= after[f"heldout_exact_{depth}"] - 1e-6  # coarse keeps at least as much
 
 
+def test_a_step_with_budgets_adds_half_the_loss_after_a_cut(teacher, monkeypatch):
+    student = EagleDraft(READS, budgets=[16, 24]).make(teacher)
+    made = module(teacher, student, LK(), 2)
+    ids, asked = speech(teacher, 2, 60), []
+    own = made._asked
+    monkeypatch.setattr(made, "_asked", lambda *given: asked.append(given) or own(*given))
+    losses = []
+    monkeypatch.setattr(made, "manual_backward", lambda loss: losses.append(loss.detach()))
+    monkeypatch.setattr(made, "optimizers", list)
+    made.training_step(ids, 0)
+    (_, _), (_, _, view) = asked
+    assert 15 <= view.cut <= 45
+    assert view.budget in (16, 24)
+    full, sparse = (made._weighed(*own(ids, 1.0, *some))[0] for some in ((), (view,)))
+    torch.testing.assert_close(losses[0], full + 0.5 * sparse)
+    drafts, target = own(ids, 1.0, view)
+    assert len(drafts[0]) == len(target) == 2 * (59 - view.cut)
+    budgets = [made._view(60).budget for _ in range(300)]
+    assert 150 < budgets.count(16) < 250  # two of three
+
+
 def test_a_loss_on_groups_gets_them_over_the_targets_table(teacher):
     loss = on_groups(CoarseLK(Cosine(0.5)), teacher)
     assert loss.groups.vocab_size == len(teacher.speech_ids)
