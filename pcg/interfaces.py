@@ -102,7 +102,7 @@ class ChainLM(TokenLM, Protocol):
         sampling: Sampling,
         history: History | None,
     ) -> Drafted:
-        """As ``pcg.decoding.proposer.chain`` with its own steps from ``latest`` on."""
+        """As ``pcg.models.chain.chain`` with its own steps from ``latest`` on."""
 
 
 @runtime_checkable

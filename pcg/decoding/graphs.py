@@ -27,11 +27,11 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.decoding.clock import compiling
-from pcg.decoding.proposer import chain
 from pcg.decoding.tree import CandidateRule
 from pcg.history import History
 from pcg.interfaces import Drafted, Rule, StateRule, TokenLM
 from pcg.models.blocks import Blocks, Memory, Span, check_room
+from pcg.models.chain import chain
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.sampling import Randomness, Sampling, check_probabilities

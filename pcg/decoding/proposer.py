@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Rows
-from pcg.history import History, stack
 from pcg.interfaces import Drafted, TokenLM
-from pcg.sampling import Purpose, Sampling, draw
+from pcg.models.chain import chain
+from pcg.sampling import Purpose
 
 
 class Proposer:
@@ -82,25 +81,3 @@ class Proposer:
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         self._cache.keep(rows)
         self._total, self.latest = self._total[rows], self.latest[rows.to(self.latest.device)]
-
-
-def chain(
-    step: Callable[[Int[Tensor, "batch new"]], Float[Tensor, "batch vocab"]],
-    token_ids: Callable[[Int[Tensor, "batch 1"]], Int[Tensor, "batch 1"]],
-    latest: Int[Tensor, "batch unread"],
-    uniform: Float[Tensor, "batch gamma"],
-    sampling: Sampling,
-    history: History | None,
-) -> Drafted:
-    """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
-    drawn from, and the history before each and at the end."""
-    tokens: list[Tensor] = []
-    probs, histories = [], [history]
-    for number in uniform.unbind(1):
-        logits = step(token_ids(tokens[-1]) if tokens else latest)
-        probs.append(sampling.probabilities(logits, histories[-1]))
-        token = draw(probs[-1], number)
-        tokens.append(token.unsqueeze(1))
-        histories.append(histories[-1] and histories[-1].after(token))
-    places = [each for each in histories if each is not None]
-    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(places, 1) if places else None

@@ -22,15 +22,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pcg.constraints import at_least
-from pcg.interfaces import Readable
+from pcg.history import History
+from pcg.interfaces import Drafted, Readable
 from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
 from pcg.models.budget import CHUNK, kept_entries
+from pcg.models.chain import chain
 from pcg.models.checkpoint import Checkpoint, Described, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
 from pcg.models.layout import choose
 from pcg.models.linear import is_plain
-from pcg.models.native import Product
+from pcg.models.native import Drafting, Product
+from pcg.sampling import Sampling
 from pcg.types import Utterance
 
 LAYER, SPECULATORS_LAYER = "midlayer.", "layers.0."
@@ -110,6 +113,7 @@ class EagleLM:
         self._table = _own_table(checkpoint, c, self.blocks)
         self._head, self._places = _own_head(checkpoint, c, target, self.blocks)
         self._passes = self.blocks.passes([self._layer])
+        self._drafting = self._whole_blocks()
         checkpoint.refuse_unread()
 
     @property
@@ -163,6 +167,40 @@ class EagleLM:
         new = tokens.shape[1]
         known = self.knows(cache.lengths, new, cache.target)
         return self.logits(self._forward(tokens, self._known(cache, new) if known else cache.own, cache))
+
+    @torch.inference_mode()
+    def propose(
+        self,
+        latest: Int[Tensor, "batch unread"],
+        cache: EagleCache,
+        uniform: Float[Tensor, "batch gamma"],
+        sampling: Sampling,
+        history: History | None,
+    ) -> Drafted:
+        """A block; where sampling knows the temperature alone, in two calls on a CPU that has them."""
+        if self._drafting is None or not sampling.temperature or sampling != Sampling(sampling.temperature):
+            return chain(lambda ids: self.step(ids, cache)[:, -1], self.token_ids, latest, uniform, sampling, history)
+        new, more = latest.shape[1], uniform.shape[1] - 1
+        if not self.knows(cache.lengths, new, cache.target):
+            raise ValueError("a block begins where the target has been")
+        cache.memory.room(new + more)
+        self._forward(latest, self._known(cache, new), cache)
+        tokens, probs, cache.own = self._drafting.block(cache.own, cache.memory, sampling.temperature, uniform)
+        cache.lengths = cache.lengths + more
+        return tokens, probs, None
+
+    def _whole_blocks(self) -> Drafting | None:
+        """What makes whole blocks, where all that it needs lies as it needs it."""
+        llama = getattr(self._target, "llama", None)
+        head = self._head or getattr(llama, "head", None)
+        table = self._table if self._table is not None else getattr(llama, "table", None)
+        if self._passes is None or not isinstance(head, Product) or table is None:
+            return None
+        if table.dtype not in (torch.float32, torch.bfloat16) or head.matrix.outputs > self.vocab_size:
+            return None
+        ids = self.token_ids(torch.arange(self.vocab_size))
+        norms = self._state_norm, self._norm
+        return self._passes.drafting(head, self._places, table, ids, *norms, self._normed_residual)
 
     def check_states(self, target: Any) -> None:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""

@@ -109,6 +109,13 @@ def _built() -> Path:
     return built
 
 
+class _Draft(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("layer", "state_norm", "norm", "head", "places", "table", "ids")),
+        *((name, ctypes.c_int32) for name in ("table_bfloat16", "normed_residual", "vocab")),
+    )
+
+
 class Product:
     """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``.
 
@@ -212,6 +219,30 @@ class Passes:
         )
         return made
 
+    def drafting(
+        self,
+        head: Product,
+        places: Int[Tensor, "outputs"] | None,
+        table: Float[Tensor, "rows width"],
+        ids: Int[Tensor, "vocab"],
+        state_norm: Float[Tensor, "width"],
+        norm: Float[Tensor, "width"],
+        normed_residual: bool,
+    ) -> Drafting:
+        """What makes blocks with the one layer of a draft that reads states.
+
+        Args:
+            head: gives logits of the tokens at ``places``; None: of all.
+            table: embeddings by the model's ``ids``, float32 or bfloat16.
+        """
+        held = (places, table, ids, state_norm, norm, head)
+        draft = _Draft(
+            ctypes.cast(self._layers, ctypes.c_void_p), _address(state_norm), _address(norm),
+            ctypes.cast(ctypes.pointer(head.matrix), ctypes.c_void_p), _address(places), _address(table), _address(ids),
+            table.dtype == torch.bfloat16, normed_residual, len(ids),
+        )  # fmt: skip
+        return Drafting(self, draft, held)
+
     def _pass(self, x: Float[Tensor, "batch new width"], cache: Any, tree: Tree | None) -> tuple[_Pass, Any]:
         """Where it writes and what it sees, and the tensors that it points to."""
         rows, fresh = x.shape[:2]
@@ -223,6 +254,32 @@ class Passes:
             _address(reads), len(cache.reads), _address(hidden), *hidden.stride()[:2],
         )  # fmt: skip
         return given, (lengths, dropped, depths, sees, reads)
+
+
+class Drafting:
+    """Blocks of a draft, each in one call; ``Passes.drafting`` makes one."""
+
+    def __init__(self, passes: Passes, draft: _Draft, held: Any) -> None:
+        self._passes, self._draft, self._held = passes, draft, held
+
+    def block(
+        self,
+        own: Float[Tensor, "batch 1 width"],
+        cache: Any,
+        temperature: float,
+        uniform: Float[Tensor, "batch gamma"],
+    ) -> tuple[Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Float[Tensor, "batch 1 width"]]:
+        """Tokens, the distribution that each was drawn from, and the last state, after a pass that left ``own``; of
+        what the cache then holds, gamma - 1 tokens more, its lengths do not tell."""
+        own = own.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        uniform, (rows, gamma) = uniform.double().contiguous(), uniform.shape
+        tokens = torch.empty(rows, gamma, dtype=torch.int64)
+        probs = torch.empty(rows, gamma, self._draft.vocab)
+        given, _held = self._passes._pass(own, cache, None)
+        pointers = ctypes.byref(self._passes._sizes), ctypes.byref(self._draft), ctypes.byref(given), _at(own)
+        scale = ctypes.c_float(temperature)
+        _done(library().chain(*pointers, scale, _at(uniform), gamma, _at(tokens), _at(probs)))
+        return tokens, probs, own
 
 
 @lru_cache(maxsize=64)

@@ -534,6 +534,82 @@ int fused_states(const Matrix *fuse, const char *hidden, int64_t row_step, int64
     return made;
 }
 
+/* A draft that reads the target, for blocks: it speaks through head, whose outputs are places of the vocabulary. */
+typedef struct {
+    const Layer *layer;
+    const float *state_norm, *norm;
+    const Matrix *head;
+    const int64_t *places; /* or null: all, in order */
+    const char *table;     /* embeddings, of model ids */
+    const int64_t *ids;    /* the model's id of each token of the vocabulary */
+    int32_t table_bfloat16, normed_residual, vocab;
+} Draft;
+
+/* probs = softmax(logits / temperature), 0 at places that the head has not. */
+static void distribution(const Draft *d, float *logits, float temperature, float *probs) {
+    const long count = d->head->outputs;
+    float most = -INFINITY, sum = 0;
+    for (long i = 0; i < count; i++)
+        most = logits[i] > most ? logits[i] : most;
+    vec sums = {0};
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        vec *at = (vec *)(logits + i);
+        sums += *at = exponential((*at - most) / temperature);
+    }
+    for (; i < count; i++)
+        sum += logits[i] = exponential(splat((logits[i] - most) / temperature))[0];
+    const float scale = 1 / (total(sums) + sum);
+    if (d->places)
+        memset(probs, 0, sizeof(float) * d->vocab);
+    for (i = 0; i < count; i++)
+        probs[d->places ? d->places[i] : i] = logits[i] * scale;
+}
+
+/* By inversion, as pcg.sampling.draw. */
+static long drawn(const float *probs, long count, double uniform) {
+    double all = 0, sum = 0;
+    for (long i = 0; i < count; i++)
+        all += probs[i];
+    for (long i = 0; i < count; i++)
+        if ((sum += probs[i]) > uniform * all)
+            return i;
+    return count - 1;
+}
+
+/* A block of tokens of each row and the distribution that each was drawn from, after a first pass that left own. */
+int chain(const Sizes *s, const Draft *d, const Pass *p, float *own, float temperature, const double *uniform, int block,
+          int64_t *tokens, float *probs) {
+    const long width = s->width, rows = p->rows, outputs = d->head->outputs;
+    float *normed = malloc(sizeof(float) * rows * (2 * width + outputs)), *logits = normed + rows * width;
+    float *embedded = logits + rows * outputs;
+    int64_t lengths[rows];
+    Pass pass = *p;
+    int made = normed != 0;
+    pass.lengths = lengths;
+    for (long row = 0; row < rows; row++)
+        lengths[row] = p->lengths[row];
+    for (int i = 0; made && i < block; i++) {
+        rms(s, own, rows, d->norm, normed, width);
+        made = product(d->head, normed, rows, logits, 0);
+        for (long row = 0; made && row < rows; row++) {
+            float *to = probs + (row * block + i) * d->vocab;
+            distribution(d, logits + row * outputs, temperature, to);
+            const long token = drawn(to, d->vocab, uniform[row * block + i]);
+            tokens[row * block + i] = token;
+            for (long k = 0; k < width; k++)
+                embedded[row * width + k] = kept(d->table_bfloat16, d->table, d->ids[token] * width + k);
+        }
+        if (!made || i + 1 == block)
+            break;
+        made = reading_layer(s, d->layer, d->state_norm, d->normed_residual, &pass, embedded, own);
+        for (long row = 0; row < rows; row++)
+            lengths[row]++;
+    }
+    free(normed);
+    return made;
+}
+
 int group(void) { return GROUP; }
 int lanes(void) { return LANES; }
 int can_pair(void) {

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from pcg.models import layout, linear, native
+from pcg.models.chain import chain
 from pcg.models.decoder import LlamaConfig
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
 from pcg.models.tree import Tree
+from pcg.sampling import Sampling
 from pcg.training.students import EagleDraft
 from pcg.training.teacher import Teacher
+from tests.engines.test_speculators import with_own_rows
 from tests.fakes import make_bundled_folder
 from tests.models.test_llama import FORMS
 
@@ -114,6 +117,38 @@ def test_a_draft_that_reads_states(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         found.append([draft.step(of_random(fast, 1, 3), own), *(draft.step(of_random(fast, 1, 1), own) for _ in "ab")])
     for each, wanted in zip(*found, strict=True):
         torch.testing.assert_close(each, wanted, rtol=1e-4, atol=1e-4)
+
+
+@built
+@pytest.mark.parametrize("rows", [None, 40], ids=["the target's rows", "rows of its own"])
+@pytest.mark.parametrize("computed", ["float32", pytest.param("bfloat16", marks=pairs)])
+def test_a_whole_block_is_what_steps_give(
+    computed: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast, _ = both(tmp_path, monkeypatch, computed, head_dim=32)
+    teacher, maker = Teacher(str(fast.folder), fast.text.speech_ids), EagleDraft([0, 1, 2])
+    maker.save(maker.make(teacher), tmp_path / "eagle", teacher)
+    if rows:
+        with_own_rows(tmp_path / "eagle", fast, rows)
+    monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: "native")
+    draft, prompts = EagleLM(str(tmp_path / "eagle"), fast, computed, "cpu"), [of_random(fast, 12), of_random(fast, 30)]
+    assert draft._drafting is not None
+    latest, uniform = of_random(fast, 2, 3), torch.rand(2, 4, dtype=torch.float64)
+    target = fast.prefill(prompts, 64, reads=draft.reads)
+    fast.step(latest[:, :2], target)  # the last one it has not read yet
+    found = {}
+    for sampling in (Sampling(0.8), Sampling(0.8, top_k=10)):
+        for way in ("whole", "steps"):
+            cache = draft.prefill(prompts, 64, target=target)
+            step = lambda ids, cache=cache: draft.step(ids, cache)[:, -1]  # noqa: E731
+            whole = lambda *given, cache=cache: draft.propose(given[0], cache, *given[1:])  # noqa: E731
+            given = latest, uniform, sampling, None
+            tokens, probs, _ = whole(*given) if way == "whole" else chain(step, draft.token_ids, *given)
+            found[way] = tokens, probs, cache.own, cache.lengths
+        assert torch.equal(found["whole"][0], found["steps"][0])
+        assert torch.equal(found["whole"][3], found["steps"][3])
+        for one, other in zip(found["whole"][1:3], found["steps"][1:3], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 @built

@@ -1,0 +1,35 @@
+"""A block of tokens from a draft, one step after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pcg.history import History, stack
+from pcg.interfaces import Drafted
+from pcg.sampling import Sampling, draw
+
+
+def chain(
+    step: Callable[[Int[Tensor, "batch new"]], Float[Tensor, "batch vocab"]],
+    token_ids: Callable[[Int[Tensor, "batch 1"]], Int[Tensor, "batch 1"]],
+    latest: Int[Tensor, "batch unread"],
+    uniform: Float[Tensor, "batch gamma"],
+    sampling: Sampling,
+    history: History | None,
+) -> Drafted:
+    """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
+    drawn from, and the history before each and at the end."""
+    tokens: list[Tensor] = []
+    probs, histories = [], [history]
+    for number in uniform.unbind(1):
+        logits = step(token_ids(tokens[-1]) if tokens else latest)
+        probs.append(sampling.probabilities(logits, histories[-1]))
+        token = draw(probs[-1], number)
+        tokens.append(token.unsqueeze(1))
+        histories.append(histories[-1] and histories[-1].after(token))
+    places = [each for each in histories if each is not None]
+    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(places, 1) if places else None
