@@ -110,6 +110,8 @@ def test_figures_and_tokens_do_not_depend_on_the_number_of_devices(config: Confi
             assert shared.values["run_id"] == alone[size].values["run_id"]
             assert (alone[size].values["devices"], shared.values["devices"]) == (1, count)
             assert shared.values["speed"]["speedup"] > 0
+            assert (Path(shared.folder) / ".decoding").exists()  # one of them decodes at a time
+            assert not (Path(alone[size].folder) / ".decoding").exists()
             assert shared.values["speed"]["peak_memory_bytes"] > 0
 
 
