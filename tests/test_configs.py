@@ -206,7 +206,7 @@ def test_every_point_of_every_study_is_valid(choice: str) -> None:
 @pytest.mark.parametrize(
     ("choice", "runs"),
     [
-        ("bundled_rules", 9), ("paper_table", 5), ("theta_sweep", 7), ("gamma_sweep", 15), ("grouping_ablation", 8),
+        ("bundled_rules", 9), ("paper_table", 6), ("theta_sweep", 7), ("gamma_sweep", 15), ("grouping_ablation", 8),
         ("temperature", 10), ("batch_size", 8), ("draft_size", 10), ("frontier", 6), ("seedtts", 4), ("candidates", 8),
         ("neutts", 4),
     ],

@@ -59,13 +59,13 @@ def test_the_main_job(choices: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     study = tmp_path / "bundled_rules"
     results = [json.loads(path.read_text()) for path in study.glob("*/result.json")]
-    assert len(results) == 9  # of 24 points
+    assert len(results) == 9  # of 16 points
     for result in results:
         assert result["label"] in done.stdout
         assert list((study / result["run_id"] / "wandb").glob("offline-run-*"))
         assert len(list((study / result["run_id"] / "audio").glob("*.wav"))) == 2
-    assert (study / "report" / "speedup_theta.svg").exists()
-    asked = line(choices, tmp_path, "study=bundled_rules", "grouping=exact", "decoding.gamma=3", "draft=random")
+    assert (study / "report" / "time_parts.svg").exists()
+    asked = line(choices, tmp_path, "study=bundled_rules", "grouping=exact", "decoding.gamma=2", "draft=random")
     again = start(PROGRAM, asked, ROOT)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already done") == 1

@@ -26,8 +26,8 @@ from pcg.types import Result
 
 Run = tuple[str, Result]  # what it is called, and its figures
 Style = Mapping[str, Any]  # colour and marker
-_COLORS = {"target": "#000000", "exact": "#0072B2", "pcg": "#D55E00", "ssd": "#009E73"}
-_OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999")
+_COLORS = {"target": "#000000", "exact": "#0072B2", "pcg": "#D55E00", "ssd": "#009E73", "coupling": "#CC79A7"}
+_OTHERS = ("#E69F00", "#56B4E9", "#999999")
 _MARKERS = "osD^vPX*<>"
 _WIDTH = 4.8  # inches
 _ALPHA = "alpha (share of tested tokens kept)"
