@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pcg.command.cli"])
+# One process is forked from for all tests of this Python, those of `pcg.runner.devices` too, which needs the first.
+_PRELOADED = ["pcg.runner.worker", "pcg.command.cli"]
 
 
 def start(
@@ -28,6 +29,7 @@ def start(
     Args:
         environment: beside this process's.
     """
+    _FORKS.set_forkserver_preload(_PRELOADED)  # counts until the first process is forked
     with tempfile.TemporaryDirectory() as streams:
         files = [Path(streams) / name for name in ("out", "err")]
         process = _FORKS.Process(

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pcg.command import launching, pipes, places, status
+from pcg.command import folders, launching, pipes, status
 from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
 from pcg.command.hydra_loader import arguments_of, loader_of
@@ -37,9 +37,9 @@ Check = Callable[[Mapping[str, Any]], object]
 T = TypeVar("T")
 # What composing raises; its last three where Hydra meets what it does not foresee.
 _COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError)
-CONF = str(places.CONF)
+CONF = str(folders.CONF)
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_][\w.@/-]*$")
-launching.set_defaults(places.CONF)
+launching.set_defaults(folders.CONF)
 
 
 def check_run(config: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ def take_text(config_name: str) -> dict[str, str]:
     ends.
     """
     if not sys.argv[1:]:
-        lines = (places.CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
+        lines = (folders.CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
         with pipes.may_be_closed():
             print("\n".join(line[1:].removeprefix(" ") for line in itertools.takewhile(_is_comment, lines)))
         sys.exit(0)

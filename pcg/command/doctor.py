@@ -22,7 +22,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from pcg.command.places import CLONE, CONF, install_line
+from pcg.command.folders import CLONE, CONF, install_line
 from pcg.engines.engine import INSTALL
 
 _IMPORTED_AS = {"hibari-tts": "hibari"}  # where it is not the distribution's own name
@@ -101,7 +101,7 @@ def core() -> list[Need]:
 @cache
 def optional() -> tuple[Need, ...]:
     """What some choices need: each from the smallest extra that holds it, or by itself."""
-    from pcg.metrics.parts import WITHOUT_DEPENDENCIES
+    from pcg.metrics.pretrained import WITHOUT_DEPENDENCIES
 
     by_extra: dict[str, list[Requirement]] = {}
     for each in _requirements():

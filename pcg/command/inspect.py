@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pcg.command import theta
+from pcg.command.folders import CONF
 from pcg.command.overrides import quoted
-from pcg.command.places import CONF
 from pcg.config.build import build, constructor
 from pcg.decoding.pair import check_tokens
 from pcg.models.look import Look, Numbered, at_hand, look, numbered

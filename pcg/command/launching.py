@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from pcg.command.places import install_line
+from pcg.command.folders import install_line
 from pcg.config.settings import pick_device
 from pcg.config.values import study_folder
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from pcg.command.folders import EXPERIMENTS
 from pcg.command.pipes import may_be_closed
-from pcg.command.places import EXPERIMENTS
 
 _HELP = ("-h", "--help", "help")
 _COMPLETION = ("-sc", "--shell-completion")

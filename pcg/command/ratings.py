@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from pcg.command.places import CONF
+from pcg.command.folders import CONF
 from pcg.report import ratings
 from pcg.report.tables import console, rich_table
 

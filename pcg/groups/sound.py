@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pcg.constraints import ABOVE_0, FROM_1
 from pcg.groups.cosine import MOST
-from pcg.groups.heard import contexts_of, kept_sounds
 from pcg.groups.similarity import BLOCK, Rows, groupable_ids
 from pcg.groups.table import GroupTable
+from pcg.groups.token_sounds import contexts_of, kept_sounds
 from pcg.interfaces import Codec, Dataset
 
 _STRIPE = 512  # rows at a time: at 65,536 tokens their distances take 134 MB, and all that is made of them about 1.3 GB

@@ -11,7 +11,7 @@ import numpy as np
 
 from pcg.constraints import Language
 from pcg.metrics.languages import UNSPACED, other_than_english
-from pcg.metrics.parts import require, samples_of
+from pcg.metrics.pretrained import require, samples_of
 from pcg.text import plain
 from pcg.types import Audio, Figure, Utterance
 

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from collections.abc import Callable
 
-from pcg.metrics.parts import MissingPart
+from pcg.metrics.pretrained import MissingPart
 from pcg.text import plain
 
 UNSPACED = ("ja", "lo", "my", "th", "yue", "zh")  # a character counts as a word, as in Whisper's appendix C

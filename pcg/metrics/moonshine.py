@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pcg.metrics.parts import SAMPLE_RATE, MissingPart, require
+from pcg.metrics.pretrained import SAMPLE_RATE, MissingPart, require
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pcg.metrics.parts import one_torch_thread, require, samples_of
+from pcg.metrics.pretrained import one_torch_thread, require, samples_of
 from pcg.types import Audio, Figure, Utterance
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcg.metrics.parts import SAMPLE_RATE, one_torch_thread, require, samples_of
+from pcg.metrics.pretrained import SAMPLE_RATE, one_torch_thread, require, samples_of
 from pcg.types import Audio, Figure, Utterance
 
 _WINDOW, _HOP, _MELS = 400, 160, 40  # 25 ms, 10 ms, bands

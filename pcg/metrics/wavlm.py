@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pcg.constraints import Device
-from pcg.metrics.parts import SAMPLE_RATE, device_of, require, samples_of
+from pcg.metrics.pretrained import SAMPLE_RATE, device_of, require, samples_of
 from pcg.metrics.speaker import SIMILARITY, voice_of
 from pcg.models import hub
 from pcg.models.checkpoint import read_json, resolve_folder

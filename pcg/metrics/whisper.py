@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pcg.constraints import FROM_1, Device, Language
-from pcg.metrics.parts import SAMPLE_RATE, device_of, require
+from pcg.metrics.pretrained import SAMPLE_RATE, device_of, require
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
 
 _WINDOW = 30 * SAMPLE_RATE  # what Whisper hears at once

@@ -8,7 +8,7 @@ from typing import Any
 
 from pcg.models.checkpoint import Described
 from pcg.models.rope import Rope, known
-from pcg.models.window import refuse_window
+from pcg.models.sliding_window import refuse_window
 
 KINDS = ("llama", "qwen2", "qwen3")  # model_type of what is read here
 

@@ -27,7 +27,7 @@ from pcg.models.checkpoint import (
 )
 from pcg.models.footprint import footprint
 from pcg.models.llama import TextSide
-from pcg.models.window import refuse_window
+from pcg.models.sliding_window import refuse_window
 from pcg.types import Utterance
 
 

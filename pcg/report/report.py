@@ -13,7 +13,7 @@ from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
 from pcg.constraints import up_to
 from pcg.names import within
-from pcg.report import blind, bridge, columns, compare, hearing, latex, page, screen, seeds, tables
+from pcg.report import blind, columns, compare, hearing, latex, page, predicted, screen, seeds, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots, save
 from pcg.report.seeds import Method, methods
@@ -215,7 +215,7 @@ def _write_tables(
 
 def _compare_with_predictions(console: Console, study_folder: Path, results: Sequence[Result], folder: Path) -> None:
     """Where the study has been scored offline (``experiments/offline.py``), what it predicted beside what was run."""
-    header, rows = bridge.table(study_folder, labels(results), results)
+    header, rows = predicted.table(study_folder, labels(results), results)
     if rows:
         console.print(tables.rich_table(f"{study_folder.name}, predicted offline and measured", header, rows))
         write_atomically(folder / "offline_online.md", tables.markdown(header, rows))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
-from pcg.report import bridge
+from pcg.report import predicted
 from pcg.results import store
 from pcg.results.figures import measured
 from pcg.types import Result
@@ -58,7 +58,7 @@ class Method(Result):
         return {
             seed: {
                 batch: dict(zip(TIMES, (*own, *alone), strict=True))
-                for batch, (own, alone) in bridge.seconds_by_batch(Path(run.folder)).items()
+                for batch, (own, alone) in predicted.seconds_by_batch(Path(run.folder)).items()
             }
             for seed, run in zip(self.seeds, self.runs, strict=True)
         }

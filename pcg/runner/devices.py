@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from pcg.interfaces import Dataset, Metric
 from pcg.runner import worker
 from pcg.runner.batch import failed_batch
+from pcg.runner.jobs import Finished, Job, Work, batches, now
 from pcg.runner.loading import load_dataset, metrics_of
 from pcg.runner.rescore import Line, Scoring
 from pcg.runner.schedule import WorkerDied, dispatch
-from pcg.runner.work import Finished, Job, Work, batches, now
 from pcg.runner.worker import Answer, Loaded, Raised
 
 # Processes that have none of this one's threads and no GPU yet; torch and Lightning are imported for all of them once.

@@ -12,7 +12,7 @@ from pcg.config.build import TARGET, build
 from pcg.config.validate import ConfigError
 from pcg.decoding.transport import EarthMover, Movers, farthest, installed
 from pcg.groups.cache import describe, kept_tensor
-from pcg.groups.heard import contexts_of, kept_sounds
+from pcg.groups.token_sounds import contexts_of, kept_sounds
 from pcg.interfaces import Codec
 
 # Where tokens are heard: always the same places, so that a figure in dB means the same in every study.

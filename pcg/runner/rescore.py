@@ -36,7 +36,7 @@ log = logging.getLogger("pcg")
 
 @dataclass(frozen=True)
 class Scoring:
-    """What a process must know to score audio of a run; see ``pcg.runner.work.Work``.
+    """What a process must know to score audio of a run; see ``pcg.runner.jobs.Work``.
 
     Attributes:
         metrics: to score by, by name.

@@ -18,12 +18,12 @@ from pcg.results.records import Records, of_batches, write_atomically
 from pcg.results.schema import SCHEMA, summarise
 from pcg.runner import devices, rescore, tracking
 from pcg.runner.devices import OverDevices
+from pcg.runner.jobs import Executor, InProcess, Job, batches
 from pcg.runner.loading import check_voices, release_models, with_dataset
 from pcg.runner.process import finish_batch_on_ctrl_c, logged_to
 from pcg.runner.progress import LiveView
 from pcg.runner.scores import ScoreMemo
 from pcg.runner.so_far import SoFar
-from pcg.runner.work import Executor, InProcess, Job, batches
 from pcg.types import Result
 
 log = logging.getLogger("pcg")

@@ -16,8 +16,8 @@ import torch
 
 from pcg.processes import end_after
 from pcg.results import environment
+from pcg.runner.jobs import Begun, Work
 from pcg.runner.scores import ScoreMemo
-from pcg.runner.work import Begun, Work
 
 log = logging.getLogger("pcg")
 

@@ -39,7 +39,7 @@ from pcg.runner.composition import load
 from pcg.runner.loading import with_dataset
 from pcg.sampling import Sampling
 from pcg.studies import offline_plots
-from pcg.studies.points import Point, rules_of, settings_and_points
+from pcg.studies.grid import Point, rules_of, settings_and_points
 from pcg.studies.renewal import rounds_along
 from pcg.types import Utterance
 

@@ -36,7 +36,7 @@ from pcg.runner.loading import with_dataset
 from pcg.runner.scores import ScoreMemo
 from pcg.sampling import Purpose, Randomness, as_keys
 from pcg.studies import substitute_plots
-from pcg.studies.points import Point, rules_of, settings_and_points
+from pcg.studies.grid import Point, rules_of, settings_and_points
 from pcg.types import Audio, Utterance
 
 SCHEMA = 1

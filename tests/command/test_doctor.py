@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pcg.command import doctor, places
+from pcg.command import doctor, folders
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +100,8 @@ def test_results_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_installed_wheel_is_told_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "CLONE", False)
-    assert places.install_line("sweeps") == "pip install 'pcg[sweeps]'"
+    monkeypatch.setattr(folders, "CLONE", False)
+    assert folders.install_line("sweeps") == "pip install 'pcg[sweeps]'"
 
 
 def test_it_takes_no_overrides(capsys: pytest.CaptureFixture[str]) -> None:

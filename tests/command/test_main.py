@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pcg.command import cli, places
+from pcg.command import cli, folders
 from pcg.command import main as command
 from tests.warm import start
 
@@ -29,7 +29,7 @@ def test_alone_it_lists_every_program_with_what_it_is_for(
 ) -> None:
     pcg(monkeypatch, *asked)
     told = dict(re.findall(r"^  (\w+) +(.+)$", capsys.readouterr().out, re.MULTILINE))
-    assert set(told) == {path.stem for path in places.EXPERIMENTS.glob("*.py")} | {"doctor", "inspect", "ratings"}
+    assert set(told) == {path.stem for path in folders.EXPERIMENTS.glob("*.py")} | {"doctor", "inspect", "ratings"}
     assert next(iter(told)) == "run"
     assert told["run"] == "one run, or with -m a sweep"
     assert not any("experiments/" in purpose for purpose in told.values())

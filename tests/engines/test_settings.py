@@ -9,7 +9,7 @@ import torch
 
 from pcg.acceptance.pcg import PCG
 from pcg.acceptance.ssd import SSD
-from pcg.command import places
+from pcg.command import folders
 from pcg.config.validate import ConfigError
 from pcg.engines.settings import node_of, rule_of, rules, told
 from pcg.engines.tables import audio_ids, of_file
@@ -32,7 +32,7 @@ def rows(model: str) -> int:
 
 
 def test_rules_have_the_names_of_their_choices() -> None:
-    choices = {path.stem for path in (places.CONF / "grouping").glob("*.yaml")}
+    choices = {path.stem for path in (folders.CONF / "grouping").glob("*.yaml")}
     assert choices - set(rules()) == {"dropmatch"}  # it asks the target's states, which engines do not give
     assert set(rules()) <= choices
 

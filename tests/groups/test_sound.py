@@ -16,12 +16,12 @@ from torch.utils._pytree import tree_leaves
 from pcg.codecs.bundled import BundledCodec
 from pcg.codecs.xcodec2 import Xcodec2
 from pcg.data.bundled import Bundled
-from pcg.groups import heard, sound
+from pcg.groups import sound, token_sounds
 from pcg.groups.cache import build_cached, describe, key_of
-from pcg.groups.heard import LogMel, contexts_of
 from pcg.groups.random_like import RandomLike
 from pcg.groups.sound import Sound
 from pcg.groups.table import GroupTable
+from pcg.groups.token_sounds import LogMel, contexts_of
 from pcg.types import Audio, Utterance
 from tests.shapes import make_xcodec2
 
@@ -150,9 +150,9 @@ def test_a_projection_keeps_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = BundledCodec("bundled:codec")
     codec.codebook_size = 64
     contexts = contexts_of(Bundled(), codec, 2)
-    projected = heard.heard(codec, contexts).float()
-    monkeypatch.setattr(heard, "DIMS", 2 * 5 * 200)
-    whole = heard.heard(codec, contexts).float()
+    projected = token_sounds.heard(codec, contexts).float()
+    monkeypatch.setattr(token_sounds, "DIMS", 2 * 5 * 200)
+    whole = token_sounds.heard(codec, contexts).float()
     assert projected.shape == (64, 512)
     assert whole.shape == (64, 2000)
     ratio = (torch.pdist(projected) / torch.pdist(whole)).square()

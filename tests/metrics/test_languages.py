@@ -14,7 +14,7 @@ from pcg.metrics import languages
 from pcg.metrics.aggregate import figures
 from pcg.metrics.asr import WordErrors
 from pcg.metrics.moonshine import Moonshine
-from pcg.metrics.parts import MissingPart
+from pcg.metrics.pretrained import MissingPart
 from pcg.types import Audio, Utterance
 
 CLIP = Audio(np.zeros(16_000, dtype=np.float32), 16_000)

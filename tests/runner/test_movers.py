@@ -7,19 +7,19 @@ import torch
 
 from pcg.config.identity import canonical, run_id
 from pcg.config.validate import ConfigError
-from pcg.groups import heard
+from pcg.groups import token_sounds
 from pcg.runner import movers
 from pcg.runner.run import run_once
 
 SSD = {"_target_": "pcg.acceptance.ssd.SSD", "beta": 0.4}
-PLACES = (torch.arange(2 * (2 * heard.SIDE + 1)) % 5).view(2, -1)
+PLACES = (torch.arange(2 * (2 * token_sounds.SIDE + 1)) % 5).view(2, -1)
 
 
 @pytest.fixture
 def listened(monkeypatch, tmp_path) -> list[int]:
     """One item each time that a codec is listened to."""
     times: list[int] = []
-    listen = heard.heard
+    listen = token_sounds.heard
 
     def counted(codec, places):
         times.append(len(places))
@@ -27,7 +27,7 @@ def listened(monkeypatch, tmp_path) -> list[int]:
 
     monkeypatch.setenv("PCG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(movers, "contexts_of", lambda *_: PLACES)
-    monkeypatch.setattr(heard, "heard", counted)
+    monkeypatch.setattr(token_sounds, "heard", counted)
     return times
 
 

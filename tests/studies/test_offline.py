@@ -18,7 +18,7 @@ from pcg.runner import movers
 from pcg.runner.groups import embeddings_of
 from pcg.sampling import RAS, Sampling
 from pcg.studies import offline, offline_plots
-from pcg.studies.points import rules_of, settings_and_points
+from pcg.studies.grid import rules_of, settings_and_points
 from pcg.studies.renewal import rounds_along
 from tests.fakes import law_after
 from tests.tiny.parts import Bigram, Sentences, Tones

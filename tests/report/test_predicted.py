@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from pcg.report import bridge, report
+from pcg.report import predicted, report
 from pcg.report.names import in_order, labels
 from pcg.results import predictions
 from pcg.results.store import read_study
@@ -41,7 +41,7 @@ def predict(config: Any, **changes: Any) -> Path:
 
 def cells(study: Path) -> dict[str, dict[str, str]]:
     results = in_order(read_study(study))
-    header, rows = bridge.table(study, labels(results), results)
+    header, rows = predicted.table(study, labels(results), results)
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 

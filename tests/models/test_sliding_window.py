@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pcg.models.decoder import LlamaConfig
 from pcg.models.hf import HfLM
-from pcg.models.window import refuse_window
+from pcg.models.sliding_window import refuse_window
 
 TEXT = SimpleNamespace(speech_ids=torch.arange(20, 40), prompt=lambda utterance, prompt_tokens: None)
 USED = {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}

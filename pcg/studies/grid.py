@@ -1,7 +1,7 @@
 """What the studies score: each rule of a config with each combination of the values in its grid.
 
 A point is told as the run that would measure it online, so that rules and groups are validated, built and named by
-what ``experiments/run.py`` uses, and a prediction finds its measurement (``pcg.report.bridge``).
+what ``experiments/run.py`` uses, and a prediction finds its measurement (``pcg.report.predicted``).
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import torch
 from pcg.metrics.asr import WordErrors
 from pcg.metrics.moonshine import Moonshine
 from pcg.metrics.mos import Mos
-from pcg.metrics.parts import WITHOUT_DEPENDENCIES, MissingPart, one_torch_thread, samples_of
 from pcg.metrics.pocketsphinx import PocketSphinx
+from pcg.metrics.pretrained import WITHOUT_DEPENDENCIES, MissingPart, one_torch_thread, samples_of
 from pcg.metrics.speaker import SpeakerSimilarity
 from pcg.types import Audio
 
