@@ -84,7 +84,8 @@ def listen(results: Sequence[Result], seed: int = 0) -> Hearing | None:
     """Agreement of each distance that the runs have with each of their figures of quality.
 
     Taken are runs with a law on the utterances that they share, each beside the target alone: as it was decoded with
-    the run, or by a run of its own with the same seed and sampling. None where they are fewer than ``FEWEST``.
+    the run, or by a run of its own with the same seed and sampling; and distances that ``FEWEST`` of them have. None
+    where they are fewer.
     """
     alone = {_setting(result): _rows(result) for result in results if result.values["method"] == ALONE}
     tables = [
@@ -93,7 +94,7 @@ def listen(results: Sequence[Result], seed: int = 0) -> Hearing | None:
         if result.values["distortion"]["tv"] is not None
     ]
     columns = {name: (top, bottom) for name, (top, bottom, _) in _DISTANCES.items()}
-    columns = {name: both for name, both in columns.items() if any(_has(rows, both) for rows in tables)}
+    columns = {name: both for name, both in columns.items() if sum(_has(rows, both) for rows in tables) >= FEWEST}
     tables = [rows for rows in tables if all(_has(rows, both) for both in columns.values())]
     figures = {
         key: figure for key, figure in _figures(results).items() if all(_scored(rows, figure) for rows in tables)
