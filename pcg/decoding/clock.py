@@ -56,12 +56,12 @@ class Clock:
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
-        """``now``: the host's seconds; without effect on a GPU."""
+        """``now``: the host's seconds; on a GPU ``elapsed`` alone is by them."""
         self._cuda, self._now = device.type == "cuda", now
         self._marks: list[tuple[str | None, torch.cuda.Event]] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._part: str | None = None
-        self._since, self._stalled = 0.0, compiling.seconds
+        self._since, self._stalled, self._elapsed = 0.0, compiling.seconds, 0.0
         self._cpu: defaultdict[str, float] = defaultdict(float)
         self._cpu_since, self._compiled = 0.0, False
         self._then_other = _ThenOther(self)
@@ -86,8 +86,10 @@ class Clock:
         return self._then_other
 
     def _switch(self, part: str | None) -> None:
+        now = self._now()
         if self._part is not None:
             stalled = compiling.seconds - self._stalled
+            self._elapsed += now - self._since - stalled
             self._seconds[self._part] -= stalled
             self._compiled |= stalled > 0
         self._stalled = compiling.seconds
@@ -95,13 +97,19 @@ class Clock:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._marks.append((part, event))
-            self._part = part
+            self._part, self._since = part, now
             return
-        now, cpu = self._now(), time.thread_time()
+        cpu = time.thread_time()
         if self._part is not None:
             self._seconds[self._part] += now - self._since
             self._cpu[self._part] += cpu - self._cpu_since
         self._part, self._since, self._cpu_since = part, now, cpu
+
+    def elapsed(self) -> float:
+        """The host's seconds in all parts until now: of a GPU's work where the host has just waited for it."""
+        if self._part is None:
+            return self._elapsed
+        return self._elapsed + self._now() - self._since - (compiling.seconds - self._stalled)
 
     @property
     def cpu_seconds(self) -> dict[str, float] | None:

@@ -28,6 +28,8 @@ class Decoded:
         calls: model passes of the batch as a whole, by part; none where they are not told.
         cpu_seconds: as ``seconds``, by the processor's clock; None where that does not count all of the work.
         counters: what an engine itself has counted of the batch; None of our loop.
+        known: of each row, after each round that added to it, how many tokens it has and the seconds of decoding until
+            then; None of an engine.
     """
 
     generations: list[Generation]
@@ -35,6 +37,7 @@ class Decoded:
     calls: Mapping[str, int]
     counters: Mapping[str, Any] | None = None
     cpu_seconds: Mapping[str, float] | None = None
+    known: Sequence[Sequence[tuple[int, float]]] | None = None
 
     @property
     def emitted(self) -> int:
@@ -78,7 +81,13 @@ class OwnLoop:
     ) -> Decoded:
         clock = Clock(self.target.device)
         randomness = Randomness(self.seed, as_keys([each.utterance.id for each in prompts], self.target.device))
-        batch = Batch(prompts, self.sampling, max_tokens, randomness, listener)
+        known: list[list[tuple[int, float]]] = [[] for _ in prompts]
+
+        def note(row: int, tokens: Sequence[int]) -> None:
+            before = known[row][-1][0] if known[row] else 0
+            known[row].append((before + len(tokens), clock.elapsed()))
+
+        batch = Batch(prompts, self.sampling, max_tokens, randomness, listener or note)
         if alone or self.draft is None:
             generations = autoregressive.decode(self.target, batch, clock)
         elif self.mode == "speculative":
@@ -89,4 +98,4 @@ class OwnLoop:
         else:
             by = self.rule.law if self.mode == "law" else lambda _, target_probs: self.rule.truncated(target_probs)
             generations = law.decode(self.target, self.draft, by, batch, clock)
-        return Decoded(generations, clock.seconds, dict(clock.passes), cpu_seconds=clock.cpu_seconds)
+        return Decoded(generations, clock.seconds, dict(clock.passes), cpu_seconds=clock.cpu_seconds, known=known)

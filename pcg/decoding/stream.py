@@ -25,6 +25,9 @@ class Stream:
     Args:
         voice: tokens of the voice prompt, which are not given themselves; None without one.
         chunk: tokens a piece.
+
+    Attributes:
+        chunk, ahead: in tokens, rounded.
     """
 
     def __init__(
@@ -35,13 +38,14 @@ class Stream:
         self._codec, self._tokens = codec, [] if voice is None else voice[:whole].tolist()
         self._chunk, self._context, self._ahead = (-(-tokens // frame) for tokens in (chunk, context, ahead))
         self._ahead = max(self._ahead, 2)  # the one that is cross-faded has seen one more
+        self.chunk, self.ahead = (frames * frame for frames in (max(self._chunk, self._ahead), self._ahead))
         self._given = self._fed = whole // frame  # frames given, the prompt's among them; fed when that was done
         self._fade = np.zeros(0, dtype=np.float32)  # what the last piece made of the frame after it
 
     def feed(self, tokens: Sequence[int]) -> np.ndarray:
         """The samples that can be given now; none while a piece is not full."""
         self._tokens += tokens
-        full = len(self._tokens) // self._codec.frame >= self._fed + max(self._chunk, self._ahead)
+        full = len(self._tokens) // self._codec.frame >= self._fed + self.chunk // self._codec.frame
         return self._decode(self._ahead) if full else np.zeros(0, dtype=np.float32)
 
     def finish(self) -> np.ndarray:
@@ -60,3 +64,30 @@ class Stream:
         samples[:over] = samples[:over] * rising + self._fade * (1 - rising)
         self._given, self._fed, self._fade = end - ahead, end, samples[given : given + hop]
         return samples[:given]
+
+
+def waits(
+    known: Sequence[tuple[int, float]], chunk: int, ahead: int, token_seconds: float, piece_seconds: float
+) -> tuple[float, float]:
+    """Seconds until a player has its first audio, and the longest that it then waits for a next piece.
+
+    The codec takes turns with decoding, as in ``pcg speak``: a piece is there ``piece_seconds`` after its last token,
+    and delays those after it by as much.
+
+    Args:
+        known: tokens that are known and the seconds until then, as they grow; one entry at least.
+        token_seconds: how long a token is heard.
+        piece_seconds: what the codec takes for a piece.
+    """
+    total, ready, played, worst = known[-1][0], 0.0, 0.0, 0.0
+    ends = [*range(chunk, total, chunk), total]
+    first, before = 0.0, 0
+    for place, end in enumerate(ends):
+        ready = next(seconds for tokens, seconds in known if tokens >= end) + (place + 1) * piece_seconds
+        given = end if end == total else end - ahead
+        if place == 0:
+            first = played = ready
+        worst = max(worst, ready - played)
+        played = max(ready, played) + (given - before) * token_seconds
+        before = given
+    return first, worst

@@ -56,10 +56,12 @@ def _cell(values: Mapping[str, Any], path: str, figure: Figure) -> str:
 
 def figures_of(results: Sequence[Result]) -> dict[str, Figure]:
     """By path in result.json. Empty generations and distances only where some are measured; what engines are compared
-    by where there is another than ours."""
+    by where there is another than ours; what a listener waits where some run was asked for with ``decoding.chunk``."""
     paths = list(_ALWAYS)
     if any(result.values["engine"]["name"] != "own" for result in results):
         paths.append("speed.tokens_per_second_whole")
+    if any(item.lstrip("+").startswith("decoding.chunk=") for r in results for item in r.values.get("overrides") or ()):
+        paths += ["speed.first_audio_seconds", "speed.worst_gap_seconds"]
     if any(result.values["distortion"]["sound"] is not None for result in results):
         paths += ["distortion.tv", "distortion.sound"]
     if any(result.values["counts"]["empty"] for result in results):

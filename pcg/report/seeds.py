@@ -19,6 +19,7 @@ from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
 from pcg.report import predicted
 from pcg.results import store
 from pcg.results.figures import measured
+from pcg.results.schema import WAITS
 from pcg.types import Result
 
 Row = Mapping[str, Any]
@@ -186,10 +187,18 @@ def _speed(method: Method, every: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         **speeds[0],
         **{key: per_second(key) for key in rates},
         "rtf": sum(of * seconds for of, seconds in zip(rtf, audio, strict=True)) / sum(audio) if all(rtf) else None,
+        **{key: _over_seeds(speeds, key) for key in WAITS},
+        **{f"{key}_ci95": speeds[0][f"{key}_ci95"] if len(speeds) == 1 else None for key in WAITS},
         **(_named("speedup", _speedup(method)) if speeds[0]["speedup_ci95"] else {}),
         "seconds": _sums([speed["seconds"] for speed in speeds]),
         "peak_memory_bytes": max((speed["peak_memory_bytes"] or 0 for speed in speeds), default=0) or None,
     }
+
+
+def _over_seeds(speeds: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The mean of a figure that is a mean over the same utterances in every seed."""
+    values = [speed[key] for speed in speeds]
+    return None if None in values else sum(values) / len(values)
 
 
 def _speedup(method: Method) -> Estimate:

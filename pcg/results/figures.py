@@ -19,6 +19,8 @@ FIGURES: Mapping[str, Figure] = {
     "speed.speedup": Figure("speed-up", "", ".2f", "higher"),
     "speed.ideal_speedup": Figure("ideal", "", ".2f", "higher"),
     "speed.rtf": Figure("RTF", "", ".3f", "lower"),
+    "speed.first_audio_seconds": Figure("first audio", "s", ".2f", "lower"),
+    "speed.worst_gap_seconds": Figure("worst gap", "s", ".2f", "lower"),
     "distortion.tv": Figure("TV", "", ".3f", "lower"),
     "distortion.sound": Figure("sound", "dB", ".3f", "lower"),
     "counts.empty": Figure("empty", "", ".0f", "lower"),

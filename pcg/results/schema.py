@@ -97,6 +97,13 @@ KEYS: Mapping[str, str] = {
     "speed.clock": "by which seconds speedup and ideal_speedup are: `cpu`, those that the decoding thread had on the "
     "processor, where one thread of a CPU decoded, or `wall`; all other figures are of wall seconds; null without a "
     "speed-up that was measured, and in results of before",
+    "speed.first_audio_seconds": "from the first pass to the first audio, mean over utterances: prefill, the rounds "
+    "until `decoding.chunk` tokens are known, and the codec's time for them (docs/streaming.md). In a batch rows wait "
+    "for each other. Null without a codec, where an engine decoded, and in results of before, as are the next three",
+    "speed.worst_gap_seconds": "the longest that a player which starts then waits for a next piece, mean over "
+    "utterances: 0 where none is late",
+    "speed.baseline_first_audio_seconds": "of the target alone on the same prompts",
+    "speed.baseline_worst_gap_seconds": "likewise",
     "speed.seconds.prefill": "target and draft prefill",
     "speed.seconds.draft": "draft passes and draws",
     "speed.seconds.target": "target passes",
@@ -132,6 +139,7 @@ KEYS: Mapping[str, str] = {
     "null where nothing is known of the spread; see Intervals",
 }
 
+WAITS = tuple(f"{side}{what}_seconds" for side in ("", "baseline_") for what in ("first_audio", "worst_gap"))
 Row = Mapping[str, Any]
 Record = Mapping[str, Any]
 Declared = Mapping[str, Figure]
@@ -189,6 +197,7 @@ _OF_ALL = {
     **dict.fromkeys(("speed.tokens_per_second", "speed.seconds"), _NO_PARTS),
     **dict.fromkeys(("speed.speedup", "quality.baseline_*"), _NO_BASELINE),
     "speed.peak_memory_bytes": "the engine's memory is in processes of its own",
+    "speed.first_audio_seconds": "the engine gives whole utterances, not tokens as they come",
 }
 
 
@@ -271,7 +280,9 @@ def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token:
     speech = sum(row["audio_seconds"] or 0.0 for row in rows)
     own = [(decode_seconds(record["seconds"]), record["tokens"]) for record in records]
     decoding, tokens = (sum(column) for column in zip(*own, strict=True)) if own else (0.0, 0)
+    waited = [_with_interval(key, _mean(rows, key)) for key in WAITS]
     speed: dict[str, Any] = {
+        **{key: value for found in waited for key, value in found.items()},
         "tokens_per_second": _over(tokens, decoding) if apart else None,
         "tokens_per_second_whole": _over(tokens, whole),
         "rtf": _over(whole, speech),
@@ -340,6 +351,12 @@ def _per(rows: Sequence[Row], kind: str, top: str, bottom: str) -> Estimate:
         return Estimate(None, None)
     share = (top, bottom) == ("accepted", "tested")
     return ratio([row[kind][top] for row in rows], [row["counts"][bottom] for row in rows], share=share)
+
+
+def _mean(rows: Sequence[Row], key: str) -> Estimate:
+    """The mean of a column over the rows that have it."""
+    column = [row[key] for row in rows if row.get(key) is not None]
+    return ratio(column) if column else Estimate(None, None)
 
 
 def _with_interval(name: str, found: Estimate) -> dict[str, Any]:

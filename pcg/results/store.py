@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from pcg.results.figures import measured, of_earlier, texts
 from pcg.results.records import sync_folder, write_atomically
-from pcg.results.schema import MOVED, OWN_ENGINE, SCHEMA
+from pcg.results.schema import MOVED, OWN_ENGINE, SCHEMA, WAITS
 from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
@@ -47,13 +47,14 @@ def read(folder: Path) -> Result | None:
 
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """What earlier schemas had not, as not measured. Their ``control`` (lengths and budgets, gone) is left as it is."""
+    speeds = ("tokens_per_second_whole", "clock", *WAITS, *(f"{key}_ci95" for key in WAITS))
     distances = ("overshoot_unlikely", "overshoot_likely", *MOVED, "outside")
     return {
         "left_out": [],
         "engine": dict(OWN_ENGINE),
         "figures": {} if "figures" in values else of_earlier(values["quality"]),
         **values,
-        "speed": {"tokens_per_second_whole": None, "clock": None, **values["speed"]},
+        "speed": {**dict.fromkeys(speeds), **values["speed"]},
         "counts": {"empty": None, "rival_accepted": None, **values["counts"]},
         "distortion": {**dict.fromkeys(distances), **values["distortion"]},
     }

@@ -13,6 +13,7 @@ A record is what ``batches.jsonl`` holds of a batch::
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from torch import Tensor
 from pcg.config.settings import Node
 from pcg.decoding.decoder import Decoded, Decoder
 from pcg.decoding.rows import Prompt
+from pcg.decoding.stream import Stream, waits
 from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Codec, Metric
 from pcg.names import marked, within
@@ -46,6 +48,7 @@ class BatchRunner:
     """Decodes and scores batches of one run.
 
     Attributes:
+        chunk: tokens that a listener gets at once.
         baseline: whether the target is decoded alone too.
         metrics: what scores each batch; none where all are scored afterwards.
         metric_nodes: the metrics' configs, by which scores are remembered.
@@ -57,6 +60,7 @@ class BatchRunner:
     parts: Composition[Any]
     decoder: Decoder
     max_tokens: int
+    chunk: int
     baseline: bool
     metrics: Mapping[str, Metric]
     memo: ScoreMemo
@@ -102,16 +106,41 @@ class BatchRunner:
             baseline_audio, baseline_scores = self._speak_and_score(prompts, alone.generations)
             self._write(prompts, alone.generations, baseline_audio, baseline_of)
         self._write(prompts, own.generations, audio)
+        told = [self._waits(place, item, own, alone) for place, item in enumerate(prompts)]
         rows = [
-            _row(item.utterance, generation, self._group_sizes, clip, score, baseline)
-            for item, generation, clip, score, baseline in zip(
-                prompts, own.generations, audio, scores, baseline_scores, strict=True
+            {**_row(item.utterance, generation, self._group_sizes, clip, score, baseline), **waited}
+            for item, generation, clip, score, baseline, waited in zip(
+                prompts, own.generations, audio, scores, baseline_scores, told, strict=True
             )
         ]
         return {**_timing("", own), **_timing("baseline_", alone), "counters": own.counters, "rows": rows}
 
     def _prompt(self, utterance: Utterance) -> Prompt:
         return Prompt(utterance, voice_tokens(utterance, self.parts.codec, self.parts.target.end))
+
+    def _waits(self, place: int, item: Prompt, own: Decoded, alone: Decoded | None) -> dict[str, float | None]:
+        """What a listener to the row at ``place`` would have waited, for the method and for the target alone.
+
+        None where there is no audio, or where nobody noted when tokens were known. The codec is timed on the first piece, whose size all but the last have.
+        """
+        found: dict[str, float | None] = {}
+        codec, tokens = self.parts.codec, own.generations[place].tokens.tolist()
+        piece_seconds = 0.0
+        if codec is not None and own.known is not None and tokens:
+            stream = Stream(codec, item.speech, self.chunk)
+            began = time.perf_counter()
+            if not len(stream.feed(tokens[: stream.chunk])):
+                stream.finish()
+            piece_seconds = time.perf_counter() - began
+        for prefix, decoded in (("", own), ("baseline_", alone)):
+            known = decoded.known[place] if decoded is not None and decoded.known is not None else []
+            first: float | None = None
+            worst: float | None = None
+            if known and piece_seconds and codec is not None:
+                token_seconds = codec.hop / codec.sample_rate / codec.frame
+                first, worst = waits(known, stream.chunk, stream.ahead, token_seconds, piece_seconds)
+            found |= {f"{prefix}first_audio_seconds": first, f"{prefix}worst_gap_seconds": worst}
+        return found
 
     def _speak_and_score(
         self, prompts: Sequence[Prompt], generations: Sequence[Generation]

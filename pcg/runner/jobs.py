@@ -68,6 +68,7 @@ class Job:
             parts=parts,
             decoder=decoder,
             max_tokens=run.decoding.max_tokens,
+            chunk=run.decoding.chunk,
             baseline=run.decoding.baseline and run.draft is not None and run.engine is None,
             metrics=parts.metrics if run.settings.scored_inline else {},
             memo=memo,

@@ -12,7 +12,7 @@ from torch import Tensor
 from pcg.codecs.bundled import BundledCodec
 from pcg.codecs.mel import decibels
 from pcg.data.bundled import Bundled
-from pcg.decoding.stream import Stream
+from pcg.decoding.stream import Stream, waits
 from pcg.types import Audio
 
 
@@ -88,3 +88,13 @@ def test_the_bundled_codec_sounds_as_of_the_whole() -> None:
     assert len(found) == len(samples)
     spectra = [decibels(codec._mel(torch.from_numpy(each)[None])) for each in (found, samples)]
     assert (spectra[0] - spectra[1]).abs().mean() < 1.5
+
+
+def test_what_a_listener_waits_by_hand() -> None:
+    """A token a second is heard for 1 second; pieces of 4 tokens, 2 of them ahead; the codec takes a quarter second."""
+    known = [(3, 2.0), (6, 3.0), (7, 3.5), (9, 14.0), (10, 15.0)]
+    # pieces end with tokens 4, 8 and 10: known at 3, 14 and 15, there at 3.25, 14.5 and 15.75
+    # of the first 2 seconds are given: a player has nothing from 5.25 on, then 4 seconds from 14.5 on
+    assert waits(known, 4, 2, 1.0, 0.25) == (3.25, 14.5 - 5.25)
+    assert waits(known[:1], 4, 2, 1.0, 0.25) == (2.25, 0.0)  # shorter than a piece
+    assert waits([(10, 1.0)], 4, 2, 1.0, 0.25) == (1.25, 0.0)
