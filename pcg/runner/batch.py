@@ -121,7 +121,8 @@ class BatchRunner:
     def _waits(self, place: int, item: Prompt, own: Decoded, alone: Decoded | None) -> dict[str, float | None]:
         """What a listener to the row at ``place`` would have waited, for the method and for the target alone.
 
-        None where there is no audio, or where nobody noted when tokens were known. The codec is timed on the first piece, whose size all but the last have.
+        None where there is no audio, or where nobody noted when tokens were known. The codec is timed on the first
+        piece, whose size all but the last have.
         """
         found: dict[str, float | None] = {}
         codec, tokens = self.parts.codec, own.generations[place].tokens.tolist()
