@@ -5,7 +5,7 @@ Sources: arXiv 2511.13732 for the groups, arXiv 2403.10444 for the block test. P
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -48,6 +48,10 @@ class PCGBlock:
 
     groups: GroupTable
     floor: Annotated[float, SHARE_ABOVE_0] | None = None
+    pcg: PCG = field(init=False, repr=False, compare=False)  # the token-wise rule on the same extended target
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pcg", PCG(self.groups, "draft", self.floor))
 
     def verify(
         self,
@@ -58,7 +62,7 @@ class PCGBlock:
         randomness: Randomness,
     ) -> Verdict:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
-        gamma, pcg = draft_tokens.shape[1], PCG(self.groups, "draft", self.floor)
+        gamma, pcg = draft_tokens.shape[1], self.pcg
         drawn = self.groups.draw_group(draft_tokens, randomness.draws(positions, Purpose.GROUP, gamma))
         draft_mass, target_mass = pcg.outcomes.masses_of(draft_tokens, drawn, draft_probs, target_probs[:, :gamma])
         joint = joint_ratio(target_mass / draft_mass)
@@ -66,7 +70,7 @@ class PCGBlock:
         token = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))
         if may_look(whole) and whole.all():
             return Verdict(torch.full_like(positions, gamma), token)
-        shorter = self._race(pcg, draft_probs, target_probs, joint, positions, randomness)
+        shorter = self._race(draft_probs, target_probs, joint, positions, randomness)
         accepted = longest(torch.cat([shorter, whole.unsqueeze(1)], 1))
         share = joint.gather(1, accepted.unsqueeze(1))
         at = positions + accepted
@@ -75,7 +79,6 @@ class PCGBlock:
 
     def _race(
         self,
-        pcg: PCG,
         draft_probs: Float[Tensor, "batch gamma vocab"],
         target_probs: Float[Tensor, "batch gamma+1 vocab"],
         joint: Float[Tensor, "batch gamma+1"],
@@ -90,7 +93,7 @@ class PCGBlock:
             at = _left(decided)
             if not len(at):
                 return passes.view(len(joint), gamma - 1)
-            residual = _of_prefixes(pcg, at, draft_probs, target_probs, joint)
+            residual = _of_prefixes(self.pcg, at, draft_probs, target_probs, joint)
             trials, each = thinning.next_stage(had, decided), 3 * (gamma - 1)
             numbers = randomness.draws(positions, Purpose.ACCEPT, gamma + trials * each)[:, gamma + had * each :]
             numbers = numbers.reshape(len(joint), trials - had, gamma - 1, 3).transpose(1, 2).flatten(0, 1)[at]
@@ -101,7 +104,7 @@ class PCGBlock:
             passes[at] = torch.where(decided[at], passes[at], won.gather(1, first).squeeze(1))
             decided[at] |= over.any(1)
         at = _left(decided)
-        residual = _of_prefixes(pcg, at, draft_probs, target_probs, joint)
+        residual = _of_prefixes(self.pcg, at, draft_probs, target_probs, joint)
         left, missing = residual.total(~decided.all()), 1 - joint[:, 1:gamma].flatten()[at]
         uniform = randomness.draws(positions, Purpose.ACCEPT, gamma)[:, : gamma - 1].flatten()[at]
         passes[at] = torch.where(decided[at], passes[at], uniform < left / (left + missing))
@@ -111,13 +114,13 @@ class PCGBlock:
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
         """The extended target's law of the token: PCG's with ``residual: draft``."""
-        return PCG(self.groups, "draft", self.floor).law(draft_probs, target_probs)
+        return self.pcg.law(draft_probs, target_probs)
 
     def expected_acceptance(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch"]:
         """Of a block of one token, as PCG's; longer blocks keep at least what this gives."""
-        return PCG(self.groups, floor=self.floor).expected_acceptance(draft_probs, target_probs)
+        return self.pcg.expected_acceptance(draft_probs, target_probs)
 
 
 def _left(decided: Bool[Tensor, "prefixes"]) -> Int[Tensor, "left"]:
