@@ -32,7 +32,7 @@ class Lantern:
     while it is at most ``delta``, or for a delta above 1 (LANTERN++) at most ``(delta - 1) p(x)``.
 
     After a rejection of x the next token comes from ``(p - q)+`` with ``q`` set to 0 on x's neighbours, if any of them
-    was taken: so the residual depends on the token that was rejected. The mass joins ``p`` and not ``q``: groups do not
+    added something: so the residual depends on the token that was rejected. The mass joins ``p`` and not ``q``: groups do not
     keep the target's law.
 
     Law: with ``a(x) = min(1, (p + s)/q)``, ``g(x) = q(x) (1 - a(x)) / Z(x)`` and ``Z(x) = sum (p - q)+``, plus, where a
@@ -94,7 +94,8 @@ class Lantern:
         others = ids != tokens.unsqueeze(2)
         sums = (target_probs.gather(2, ids) * others).cumsum(2, dtype=torch.float64)
         within = others & (sums <= (self.delta if self.delta <= 1 else (self.delta - 1) * own))
-        return own.squeeze(2) + (sums * within).amax(2), within[..., 0]
+        taken = (sums * within).amax(2)
+        return own.squeeze(2) + taken, taken > 0
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]

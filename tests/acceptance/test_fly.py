@@ -89,5 +89,5 @@ def test_greedy_at_temperature_zero() -> None:
 
 @pytest.mark.parametrize("values", [{"threshold": -1.0}, {"threshold": float("nan")}, {"window": 0}, {"top": 0}])
 def test_bad_parameters_are_one_clear_error(values: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="fly: threshold="):
+    with pytest.raises(ValueError, match=f"Fly: {next(iter(values))}="):
         Fly(**values)  # type: ignore[arg-type]

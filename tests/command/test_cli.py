@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from pcg.command import cli
 from pcg.command.cli import check_command_line
+from pcg.command.hydra_loader import loader_of
 from pcg.config.validate import ConfigError
 
 
@@ -80,7 +81,7 @@ def test_what_is_read_once_is_read_rightly(tmp_path: Path) -> None:
     """Compositions of one check do not touch each other, and one with a search path of its own has its own files."""
     (tmp_path / "grouping").mkdir()
     shutil.copy(Path(cli.CONF) / "grouping" / "topk.yaml", tmp_path / "grouping" / "mine.yaml")
-    with cli._composing(None) as loader:
+    with loader_of(cli.CONF, None) as loader:
 
         def composed(*overrides: str) -> Any:
             config = loader.load_configuration("run", list(overrides), RunMode.RUN)
