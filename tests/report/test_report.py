@@ -69,16 +69,24 @@ def test_csv_holds_the_figures_of_result_json(study: Path) -> None:
         )
 
 
-def test_runs_timed_while_processes_shared_a_cpu_are_named(study: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("clock", "words"),
+    [
+        ("cpu", "which slows them down: target alone, exact. Their tokens/s"),
+        ("wall", "not all passes alike: target alone, exact. Their tokens/s"),
+    ],
+)
+def test_runs_timed_while_processes_shared_a_cpu_are_named(study: Path, capsys, clock: str, words: str) -> None:
     report.show(study)
     assert "shared one CPU" not in capsys.readouterr().out
     for path in study.glob("*/result.json"):
         values = json.loads(path.read_text())
         values |= {"devices": 2, "device": "NVIDIA H100" if values["method"] == "pcg" else "cpu (some)"}
+        values["speed"]["clock"] = clock
         path.write_text(json.dumps(values))
     folder = report.show(study)
     for shown in (capsys.readouterr().out, (folder / "table.md").read_text()):
-        assert "not all passes alike: target alone, exact. Their tokens/s" in " ".join(shown.split())
+        assert words in " ".join(shown.split())
 
 
 def test_empty_generations_have_a_column_where_there_are_some(study: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from pcg.config.validate import ConfigError
+from pcg.report.predicted import seconds_by_batch
 from pcg.results.records import Records
 from pcg.runner import run as run_module
 from pcg.runner.run import RunFailed, run_once
@@ -39,7 +40,10 @@ def test_a_run_is_complete_on_disk(config):
     assert acceptance["alpha_ci95"][0] <= acceptance["alpha"] <= acceptance["alpha_ci95"][1]
     assert 0 < acceptance["alpha_exact"] < 1
     assert values["distortion"]["tv"] == pytest.approx(0, abs=1e-6)
-    assert speed["speedup"] == pytest.approx(speed["tokens_per_second"] / speed["baseline_tokens_per_second"])
+    own, alone = zip(*seconds_by_batch(folder).values(), strict=True)
+    per_token = [sum(spent for spent, _ in side) / sum(tokens for _, tokens in side) for side in (alone, own)]
+    assert speed["clock"] == "cpu"
+    assert speed["speedup"] == pytest.approx(per_token[0] / per_token[1])
     assert set(speed["seconds"]) == {"prefill", "draft", "target", "rule", "other"}
     assert values["quality"].keys() >= {"wer", "wer_ci95", "mos", "baseline_wer", "baseline_mos_ci95"}
     rows = pyarrow.parquet.read_table(folder / "utterances.parquet").to_pylist()
