@@ -32,8 +32,8 @@ class Lantern:
     while it is at most ``delta``, or for a delta above 1 (LANTERN++) at most ``(delta - 1) p(x)``.
 
     After a rejection of x the next token comes from ``(p - q)+`` with ``q`` set to 0 on x's neighbours, if any of them
-    added something: so the residual depends on the token that was rejected. The mass joins ``p`` and not ``q``: groups do not
-    keep the target's law.
+    added something: so the residual depends on the token that was rejected. The mass joins ``p`` and not ``q``: groups
+    do not keep the target's law.
 
     Law: with ``a(x) = min(1, (p + s)/q)``, ``g(x) = q(x) (1 - a(x)) / Z(x)`` and ``Z(x) = sum (p - q)+``, plus, where a
     neighbour was taken, the sum of ``min(p, q)`` over x's neighbours:
