@@ -60,6 +60,11 @@ def of_an_utterance() -> Mapping[str, Key]:
         "utterance/batch_seconds": Key("decode time of that batch, prefill apart", "seconds", "lower"),
         "utterance/audio_seconds": Key("length of what was said", "seconds"),
         "utterance/finished": Key("1 where end-of-speech was sampled"),
+        **{
+            f"utterance/{side}{name}": Key(f"as `speed.{side}{name}`, of the utterance", "seconds", "lower")
+            for side in ("", "baseline_")
+            for name in ("first_audio_seconds", "worst_gap_seconds")
+        },
         **counts,
         "utterance/sum_*": Key("`alpha_exact` and the distances, summed over its tested tokens"),
         "utterance/*": Key("columns of the metrics: `word_errors`, `words`, `mos`, ..."),

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from pcg.results.timing import decode_seconds
+from pcg.results.timing import clock_of, decode_seconds, timing_of
 from pcg.types import Figure
 
 Record = Mapping[str, Any]  # of a batch: ``pcg.runner.batch``
@@ -50,7 +50,7 @@ class SoFar:
         sums = self._sums
         done = sums["utterances"] + sums["failures"]
         alone = _over(sums["alone_seconds"], sums["alone_tokens"])
-        own = _over(sums["decode_seconds"], sums["tokens"])
+        own = _over(sums["own_seconds"], sums["own_tokens"])
         found = {
             "alpha": _over(sums["accepted"], sums["tested"]),
             "tau": _over(sums["emitted"], sums["target_passes"]),
@@ -82,9 +82,9 @@ class SoFar:
             sums["whole_seconds"] += sum(line["seconds"].values())
             if "prefill" in line["seconds"]:  # of an engine decoding is not told apart
                 sums["decode_seconds"] += decode_seconds(line["seconds"])
-        if line["baseline_seconds"]:
-            sums["alone_tokens"] += line["baseline_tokens"]
-            sums["alone_seconds"] += decode_seconds(line["baseline_seconds"])
+        if line["seconds"] and line["baseline_seconds"]:
+            for name, side in (("own", ""), ("alone", "baseline_")):
+                sums[f"{name}_seconds"], sums[f"{name}_tokens"] = timing_of(line, side, clock_of([line]))
         return sums
 
 
