@@ -123,24 +123,23 @@ def _report(title: str, results: Sequence[Method], folder: Path, console: Consol
     console.print(f"\n{screen.LEGEND.format(more)}")
     for note in _notes(results):
         console.print(note)
-    _show_hearing(console, title, results, folder)
+    _write_hearing(console, results, folder)
     _print_paths(console, results, folder, plots)
     return listening
 
 
-def _show_hearing(console: Console, title: str, results: Sequence[Method], folder: Path) -> None:
-    """Which distance agrees with what was heard of the runs, where there are enough of them."""
+def _write_hearing(console: Console, results: Sequence[Method], folder: Path) -> None:
+    """Which distance agrees with what was heard of the runs, where there are enough of them: a table and a figure."""
     found, path = hearing.listen([run for method in results for run in method.runs]), folder / "hears.md"
     if found is None:
         path.unlink(missing_ok=True)  # of runs that are gone
         return
     header, rows = hearing.table(found)
-    console.print(tables.rich_table(f"{title}: does a distance hear? {found.runs} runs", header, rows))
     write_atomically(
         path, hearing.LEGEND.format(runs=found.runs, utterances=found.utterances) + tables.markdown(header, rows)
     )
     plot = save(hearing.draw(found), folder / "hears")
-    console.print(f"table   {path}\nplot    {plot}", soft_wrap=True)
+    console.print(f"hears   {path}, of {found.runs} runs\nplot    {plot}", soft_wrap=True)
 
 
 def _heard(result: Result) -> bool:

@@ -108,7 +108,7 @@ def test_the_report_shows_it_and_forgets_it(runs, tmp_path, capsys) -> None:
         tables.console(120), "made up", [Method(run.folder, run.values, (run,)) for run in runs], tmp_path
     )
     shown, page = capsys.readouterr().out, (tmp_path / "hears.md").read_text()
-    assert "made up: does a distance hear? 12 runs" in shown
+    assert "hears.md, of 12 runs" in shown
     assert page.startswith("Does a distance hear?")
     assert "| sound, dB |" in page
     assert (tmp_path / "hears.png").exists()
