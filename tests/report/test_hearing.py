@@ -104,13 +104,11 @@ def test_few_runs_have_no_ranks(runs) -> None:
 
 
 def test_the_report_shows_it_and_forgets_it(runs, tmp_path, capsys) -> None:
-    report._show_hearing(
-        tables.console(120), "made up", [Method(run.folder, run.values, (run,)) for run in runs], tmp_path
-    )
+    report._write_hearing(tables.console(120), [Method(run.folder, run.values, (run,)) for run in runs], tmp_path)
     shown, page = capsys.readouterr().out, (tmp_path / "hears.md").read_text()
     assert "hears.md, of 12 runs" in shown
     assert page.startswith("Does a distance hear?")
     assert "| sound, dB |" in page
     assert (tmp_path / "hears.png").exists()
-    report._show_hearing(tables.console(120), "made up", [], tmp_path)
+    report._write_hearing(tables.console(120), [], tmp_path)
     assert not (tmp_path / "hears.md").exists()
