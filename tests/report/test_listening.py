@@ -184,7 +184,7 @@ def test_waveforms_are_drawn_when_they_come_near_and_in_both_themes(study: Path,
     browser.until(f"{last}.width !== 300")
     before = browser.value(colored)
     browser.click("#theme")
-    assert browser.value(colored) != before
+    browser.until(f"{colored} !== '{before}'")  # drawn anew with the next frame
 
 
 def test_records_of_earlier_versions_show_what_they_have(study: Path, browser: Browser, monkeypatch) -> None:
