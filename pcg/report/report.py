@@ -147,7 +147,9 @@ def _heard(result: Result) -> bool:
 
 
 def _notes(results: Sequence[Method]) -> list[str]:
-    return [note for note in (seeds.note(results, labels(results)), _note_on_sharing(results)) if note]
+    names = labels(results)
+    notes = (seeds.note(results, names), seeds.note_on_distances(results, names), _note_on_sharing(results))
+    return [note for note in notes if note]
 
 
 def _note_on_sharing(results: Sequence[Result]) -> str:

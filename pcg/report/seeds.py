@@ -19,7 +19,7 @@ from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
 from pcg.report import predicted
 from pcg.results import store
 from pcg.results.figures import measured
-from pcg.results.schema import WAITS
+from pcg.results.schema import MOVED, WAITS
 from pcg.types import Result
 
 Row = Mapping[str, Any]
@@ -32,8 +32,8 @@ ACCEPTANCE = {"alpha": ("accepted", "tested"), "tau": ("emitted", "target_passes
 class Method(Result):
     """A result, or several that differ in their seed alone.
 
-    ``values`` are those of a result, without the config's ``seed`` and with a list ``seeds``. ``folder`` is the first
-    run's.
+    ``values`` are those of a result with a list ``seeds``; its config lacks what does not make a method (``seed``,
+    ``decoding.sound_every``). ``folder`` is the first run's.
 
     Attributes:
         runs: one a seed, in the seeds' order.
@@ -66,27 +66,35 @@ class Method(Result):
 
 
 def methods(results: Sequence[Result]) -> list[Method]:
-    """Runs of a study that differ in nothing but the seed are one, in the order of the first of each."""
-    together: dict[str, list[Result]] = {}
+    """Runs of a study whose configs make the same method, one a seed, as one; in the order of the first of each.
+
+    Of several runs of one seed, which say the same tokens, the one that measured the sound distance most often stays.
+    """
+    by_method: dict[str, dict[int, Result]] = {}
     for result in results:
-        key = json.dumps([result.values["study"], _without_seed(result)], sort_keys=True)
-        together.setdefault(key, []).append(result)
-    return [_method(sorted(runs, key=lambda run: run.values["config"].get("seed", 0))) for runs in together.values()]
+        key = json.dumps([result.values["study"], _method_config(result)], sort_keys=True)
+        runs, seed = by_method.setdefault(key, {}), result.values["config"].get("seed", 0)
+        if seed not in runs or _moved_positions(result) > _moved_positions(runs[seed]):
+            runs[seed] = result
+    return [_method([runs[seed] for seed in sorted(runs)]) for runs in by_method.values()]
 
 
-def _without_seed(result: Result) -> dict[str, Any]:
-    return {key: value for key, value in result.values["config"].items() if key != "seed"}
+def _method_config(result: Result) -> dict[str, Any]:
+    """The config without what does not make a method: the seed, and where the sound distance is measured."""
+    config = {key: value for key, value in result.values["config"].items() if key != "seed"}
+    config["decoding"] = {key: value for key, value in config["decoding"].items() if key != "sound_every"}
+    return config
+
+
+def _moved_positions(result: Result) -> int:
+    return result.values["distortion"]["moved_positions"] or 0
 
 
 def _method(runs: Sequence[Result]) -> Method:
     first = runs[0]
-    values = {
-        **first.values,
-        "config": _without_seed(first),
-        "seeds": [run.values["config"].get("seed", 0) for run in runs],
-    }
-    one = Method(first.folder, values, tuple(runs))
-    return one if len(runs) == 1 else Method(first.folder, {**values, **_pooled(one)}, tuple(runs))
+    seeds = [run.values["config"].get("seed", 0) for run in runs]
+    one = Method(first.folder, {**first.values, "config": _method_config(first), "seeds": seeds}, tuple(runs))
+    return one if len(runs) == 1 else Method(first.folder, {**one.values, **_pooled(one)}, tuple(runs))
 
 
 def cells(sides: Sequence[Mapping[int, Mapping[Any, Row]]], columns: Sequence[Sequence[str | None]]) -> Cells | None:
@@ -211,20 +219,24 @@ def _speedup(method: Method) -> Estimate:
 
 
 def _distortion(method: Method, every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the tested positions of all runs, or over those at which they were measured."""
-    found: dict[str, Any] = {}
-    for key, value in every[0]["distortion"].items():
-        if key.endswith("_ci95"):
-            continue
-        if key == "moved_positions":
-            found |= _sums([{key: values["distortion"].get(key)} for values in every])
-            continue
-        moved = f"{key}_ci95" in every[0]["distortion"] or key.endswith("_rest")
-        if moved and value is not None:
-            found |= _figure(method, key, f"sum_{key}", "sum_moved_positions")
-        else:
-            found[key] = _mean(every, "distortion", key, "tested")
-    return found
+    """Means over the tested positions of all runs; of the earth mover's distances, over the positions at which the runs
+    that have them measured them."""
+    pooled: dict[str, Any] = {
+        key: _mean(every, "distortion", key, "tested") for key in every[0]["distortion"] if key not in MOVED
+    }
+    pooled |= dict.fromkeys(MOVED) | {"moved_positions": sum(map(_moved_positions, method.runs)) or None}
+    for key in ("sound", "sound_rest", "embedding", "embedding_rest"):
+        measured_in = {seed: method.rows[seed] for seed in _seeds_with(method, key)}
+        if measured_in:
+            found = _ratio_of(measured_in, key, f"sum_{key}", "sum_moved_positions")
+            pooled |= {name: value for name, value in found.items() if name in MOVED}
+    return pooled
+
+
+def _seeds_with(method: Method, distance: str) -> list[int]:
+    """The seeds whose runs have measured a distance."""
+    pairs = zip(method.seeds, method.runs, strict=True)
+    return [seed for seed, run in pairs if run.values["distortion"].get(distance) is not None]
 
 
 def _quality(method: Method) -> dict[str, Any]:
@@ -240,7 +252,14 @@ def _quality(method: Method) -> dict[str, Any]:
 
 
 def _figure(method: Method, name: str, top: str, bottom: str | None, share: bool = False) -> dict[str, Any]:
-    found = cells([method.rows], [[top, bottom]])
+    return _ratio_of(method.rows, name, top, bottom, share)
+
+
+def _ratio_of(
+    rows: Mapping[int, Mapping[str, Row]], name: str, top: str, bottom: str | None, share: bool = False
+) -> dict[str, Any]:
+    """The ratio of two columns' sums over the utterances that all seeds have, with its interval."""
+    found = cells([rows], [[top, bottom]])
     return _named(name, Estimate(None, None) if found is None else ratio(found[0], found[1], share=share))
 
 
@@ -257,4 +276,18 @@ def note(every: Sequence[Method], named: Sequence[str]) -> str:
     return (
         f"{which}: one seed. Its interval is over utterances and tells nothing of what another seed would have said; "
         "`seed=0,1,2` in a sweep makes runs of three seeds one row."
+    )
+
+
+def note_on_distances(every: Sequence[Method], named: Sequence[str]) -> str:
+    """Which rows have a sound distance that only some of their seeds have measured; nothing where none has."""
+    partly = [
+        f"{name} in {len(measured_in)} of {len(method.seeds)} (seed {', '.join(map(str, measured_in))})"
+        for method, name in zip(every, named, strict=True)
+        if 0 < len(measured_in := _seeds_with(method, "sound")) < len(method.seeds)
+    ]
+    return (
+        f"Not all seeds measured the sound distance; it is the mean of those that did: {'; '.join(partly)}."
+        if partly
+        else ""
     )

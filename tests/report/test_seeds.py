@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from pcg.groups.token_sounds import SIDE
 from pcg.metrics.aggregate import ratio
 from pcg.report import columns, compare, report
 from pcg.report.names import in_order
 from pcg.report.seeds import Method, cells, methods, note
 from pcg.results.store import read_study, read_utterances
+from pcg.runner import movers
 from pcg.runner.run import run_once
 from tests.report.test_report import pcg_at
 
@@ -108,3 +111,33 @@ def test_what_could_have_been_seen_stands_beside_each_difference(study: Path) ->
     wer = found[1][2]["wer"]
     if wer.spread is not None:
         assert rows[1][2] == f"{100 * wer.spread.detectable:.1f}"
+
+
+def test_where_the_sound_distance_is_measured_makes_no_other_method(
+    config, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Seed 0 was run twice, without the distance and with it at every position; seed 1 without, seed 2 at some."""
+    monkeypatch.setenv("PCG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(movers, "contexts_of", lambda *_: (torch.arange(2 * (2 * SIDE + 1)) % 5).view(2, -1))
+    ssd = {"_target_": "pcg.acceptance.ssd.SSD", "beta": 0.4}
+    for seed, every in ((0, None), (0, 1), (1, None), (2, 3)):
+        run_once(config(seed=seed, grouping=ssd, **({} if every is None else {"decoding.sound_every": every})))
+    results = in_order(read_study(tmp_path / "outputs" / "tiny"))
+    [method] = methods(results)
+    assert method.seeds == [0, 1, 2]
+    measured = [run.values["distortion"] for run in method.runs]
+    assert measured[1]["sound"] is None
+    both, positions = (measured[0], measured[2]), [measured[seed]["moved_positions"] for seed in (0, 2)]
+    assert positions[0] == method.runs[0].values["counts"]["tested"] > positions[1]
+    pooled = method.values["distortion"]
+    assert pooled["moved_positions"] == sum(positions)
+    for key in ("sound", "embedding_rest"):
+        sums = [found[key] * count for found, count in zip(both, positions, strict=True)]
+        assert pooled[key] == pytest.approx(sum(sums) / sum(positions))
+    assert pooled["sound_ci95"][0] < pooled["sound"] < pooled["sound_ci95"][1]
+    assert pooled["tv"] == pytest.approx(sum(found["tv"] * run.values["counts"]["tested"] for found, run in zip(
+        measured, method.runs, strict=True)) / method.values["counts"]["tested"])  # fmt: skip
+    folder = report.show(tmp_path / "outputs" / "tiny")
+    told = "the mean of those that did: ssd beta=0.4 in 2 of 3 (seed 0, 2)."
+    assert told in (folder / "table.md").read_text()
+    assert told in " ".join(capsys.readouterr().out.split())
