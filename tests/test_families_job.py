@@ -216,29 +216,54 @@ def test_what_does_not_fit_is_named(line: list[str], change: list[str], message:
         run.run_once(composed(line, *change))
 
 
-def test_orpheus_speaks_in_frames_and_is_told_slot_by_slot(folders: Path, tmp_path: Path, composed) -> None:
+@pytest.mark.parametrize("rule", ["exact", "pcg", "coupling"])
+def test_orpheus_speaks_in_frames_and_is_told_slot_by_slot(rule: str, tmp_path: Path, composed) -> None:
     pytest.importorskip("snac")
     snac = make_snac(tmp_path / "snac")
-    config = composed(ORPHEUS_LINE, "codec=snac", f"codec.path={snac}", "grouping.theta=0.5", "dataset.limit=1")
+    of_groups = [] if rule == "exact" else ["grouping.theta=0.5"]
+    config = composed(
+        ORPHEUS_LINE, "codec=snac", f"codec.path={snac}", f"grouping={rule}", *of_groups, "dataset.limit=1"
+    )
     result = run.run_once(config)
     values = result.values
     assert not values["failures"]
     assert values["config"]["decoding"]["repetition_penalty"] == 1.3  # as the family's YAML recommends
-    by_slot = values["acceptance"]["alpha_by_slot"]
+    acceptance, by_slot = values["acceptance"], values["acceptance"]["alpha_by_slot"]
     assert len(by_slot) == 7
     assert all(0 <= alpha <= 1 for alpha in by_slot)
-    assert values["groups"]["max_size"] < 4096
+    assert values["counts"]["tested"] > 0
+    assert acceptance["alpha_exact"] is not None
+    if rule != "exact":
+        assert values["groups"]["max_size"] < 4096
     for row in read_utterances(Path(result.folder)):
         found = soundfile.info(Path(result.folder) / row["audio"])
         assert (found.samplerate, found.frames) == (24_000, len(row["tokens"]) // 7 * 2048)
 
 
-def test_orpheus_groups_stay_within_a_slot(composed) -> None:
-    config = composed(ORPHEUS_LINE, "grouping=pcg", "grouping.theta=0.5")
+@pytest.mark.parametrize("rule", ["pcg", "coupling"])
+def test_orpheus_groups_stay_within_a_slot(rule: str, composed) -> None:
+    config = composed(ORPHEUS_LINE, f"grouping={rule}", "grouping.theta=0.5")
     table = composition.load(parse(config)).rule.groups
     owners = torch.repeat_interleave(torch.arange(len(table)), table.sizes)
     assert len(table.members) > 2 * 28_672
     assert torch.equal(owners // 4096, table.members.long() // 4096)
+
+
+def test_coupling_on_orpheus_pairs_tokens_of_one_slot_only(composed) -> None:
+    """Most of what exact rejects has no pair where draft and target put their probability into different slots."""
+    rule = composition.load(parse(composed(ORPHEUS_LINE, "grouping=coupling", "grouping.theta=0.5"))).rule
+    tokens = torch.tensor([5, 4095, 4096, 28_671, 28_672])
+    for neighbours in (rule.alike.near, rule.alike.back):
+        assert torch.equal(neighbours.of(tokens) // 4096, (tokens // 4096).unsqueeze(1).expand(-1, neighbours.widest))
+    draft, target = torch.zeros(2, 28_673)
+    draft[:4096], target[4096:8192] = 1 / 4096, 1 / 4096  # all of it in slot 0, all of it in slot 1
+    assert rule.expected_acceptance(draft, target) == 0
+    torch.testing.assert_close(rule.law(draft, target), target)
+    same_slot = torch.zeros(28_673)
+    same_slot[:4096] = torch.rand(4096, generator=torch.Generator().manual_seed(0)) ** 8
+    same_slot /= same_slot.sum()
+    exact = draft.minimum(same_slot).sum()
+    assert rule.expected_acceptance(draft, same_slot) > exact + 0.1
 
 
 def test_spark_says_each_utterance_in_its_own_voice(folders: Path, composed) -> None:

@@ -103,6 +103,20 @@ def paired_table(results: Sequence[Result], paired: Paired) -> tuple[list[str], 
     return header, rows
 
 
+def slots_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of alpha by slot, the place of a token in its frame. No rows where every target of the study
+    says one token a frame."""
+    by_slot = [result.values["acceptance"].get("alpha_by_slot") for result in results]
+    slots = max((len(found) for found in by_slot if found), default=0)
+    header = ["method", *(f"slot {place}" for place in range(slots))]
+    rows = [
+        [name, *(cell(FIGURES["acceptance.alpha"], alpha) for alpha in found), *(["-"] * (slots - len(found)))]
+        for name, found in zip(labels(results), by_slot, strict=True)
+        if found
+    ]
+    return header, rows
+
+
 def pairs_table(
     results: Sequence[Method], pairs: Sequence[tuple[int, int, compare.Estimates]]
 ) -> tuple[list[str], list[list[str]]]:

@@ -38,6 +38,10 @@ _PAIRS = (
     "seen does not say that there is none. *Utterances for 1.5*: how many would make 1.5 points be seen, with as many "
     "seeds as there are; *more seeds*: no number would.\n\n"
 )
+_SLOTS = (
+    "\nAlpha by slot, the place of a token in its frame, of targets that say several tokens a frame. A slot's alpha is "
+    "over the tested tokens that came out at that place.\n\n"
+)
 _UNHEARD = (
     "\nWithout a codec (`codec=none`) there is no audio, so no quality and no RTF: {}. Their tokens are in "
     "`tokens/*.npy`, those of the target alone in `baseline_tokens/*.npy`.\n"
@@ -201,6 +205,10 @@ def _write_tables(
     if differences:
         text += _PAIRED + tables.markdown(below, differences)
         tex += "\n" + latex.tabular(below, differences, [[0] * len(below)] * len(differences))
+    slots, by_slot = columns.slots_table(results)
+    if by_slot:
+        text += _SLOTS + tables.markdown(slots, by_slot)
+        tex += "\n" + latex.tabular(slots, by_slot, [[0] * len(slots)] * len(by_slot))
     unheard = [not _heard(result) for result in results]
     if any(unheard):
         text += _UNHEARD.format(_named(unheard, results))

@@ -98,6 +98,26 @@ def test_empty_generations_have_a_column_where_there_are_some(study: Path) -> No
     assert len(columns.ranks(results)) == len(header) - 1
 
 
+def test_alpha_by_slot_stands_below_where_a_target_says_several_tokens_a_frame(study: Path) -> None:
+    folder = report.show(study)
+    for name in ("table.md", "table.tex"):
+        assert "slot 0" not in (folder / name).read_text()
+    for path in study.glob("*/result.json"):
+        values = json.loads(path.read_text())
+        values["acceptance"]["alpha_by_slot"] = {"exact": [0.5, 0.25, None], "pcg": [0.75, 1.0, 0.0]}.get(
+            values["method"]
+        )
+        path.write_text(json.dumps(values))
+    report.show(study)
+    lines = (folder / "table.md").read_text().splitlines()
+    place = lines.index("| method | slot 0 | slot 1 | slot 2 |")
+    assert lines[place + 2 : place + 6] == [
+        "| exact | 0.500 | 0.250 | - |", "| pcg theta=0 | 0.750 | 1.000 | 0.000 |",
+        "| pcg theta=0.5 | 0.750 | 1.000 | 0.000 |", "",
+    ]  # fmt: skip
+    assert "slot 2" in (folder / "table.tex").read_text()
+
+
 def test_runs_that_differ_elsewhere_are_told_apart(config, tmp_path: Path) -> None:
     run_once(config(**{"decoding.gamma": 2}))
     run_once(config())
