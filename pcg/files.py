@@ -1,11 +1,13 @@
-"""Paths: where what is kept between runs lies, and what is wrong with a path that a user gave."""
+"""Paths and names of files: the cache folder, what is wrong with a path that a user gave, names that are too long."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
+_DIGITS = 8  # of the digest in a shortened name
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
 
 
@@ -38,3 +40,14 @@ def no_folder(path: Path) -> str | None:
 def unwritable(error: BaseException) -> bool:
     """Whether an error is of a file system that does not take what is written: rights, space, a file for a folder."""
     return getattr(error, "errno", None) in _UNWRITABLE
+
+
+def within(text: str, most: int) -> str:
+    """The text itself where it has at most ``most`` bytes of UTF-8; else what fits of it, and a digest of it all."""
+    return text if len(text.encode()) <= most else marked(text, most, text)
+
+
+def marked(text: str, most: int, meant: str) -> str:
+    """As much of ``text`` as fits into ``most`` bytes of UTF-8, with a digest of what is ``meant`` by it."""
+    digest = hashlib.blake2b(meant.encode(), digest_size=_DIGITS // 2).hexdigest()
+    return f"{text.encode()[: most - _DIGITS - 1].decode(errors='ignore')}-{digest}"

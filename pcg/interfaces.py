@@ -183,26 +183,37 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Logger(Protocol):
-    """Sees a run after it is on disk. May raise: the runner reports it and goes on.
+    """Logs runs. Whatever it raises the runner reports once, and goes on without it.
 
-    One with ``begin(about, folder, live)``, which returns a ``LiveRun``, sees its steps, and where it has
-    ``live = True`` it sees them while the run decodes. One with ``awaited = True`` is told of runs that were done
-    before, too; one with ``disabled = True`` of nothing.
+    It may have two attributes more: with ``awaited = True`` it also gets runs that were finished before this process
+    began, with ``disabled = True`` it gets none.
+
+    Attributes:
+        live: whether it gets the steps of a run while the run decodes; else all at once when the run has finished.
     """
 
-    def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None: ...
+    live: bool
+
+    def begin(self, about: Mapping[str, Any], folder: Path, live: bool) -> LiveRun:
+        """Begin to log a run.
+
+        Args:
+            about: what ``result.json`` says of the run so far.
+            folder: of the run.
+            live: whether the run is about to decode; else it has finished, and its steps follow at once.
+        """
 
 
 class LiveRun(Protocol):
-    """A run as a logger sees it while it decodes. Nothing here may wait: the run does."""
+    """A run that is being logged. No method may block: the run would wait for it."""
 
     def add(self, step: int, utterance: Mapping[str, Any], so_far: Mapping[str, float]) -> None:
-        """An utterance has been decoded.
+        """Log an utterance that has been decoded.
 
         Args:
             step: its number among those that the run has on disk, of earlier starts too.
             utterance: its row, as in ``utterances.parquet``.
-            so_far: the run's figures (``pcg.runner.so_far``).
+            so_far: the run's figures (``pcg.runner.progress.SoFar``).
         """
 
     def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:

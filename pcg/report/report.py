@@ -12,7 +12,7 @@ from pcg import constraints
 from pcg.config.build import is_built
 from pcg.config.validate import ConfigError, nearest
 from pcg.constraints import up_to
-from pcg.names import within
+from pcg.files import within
 from pcg.report import blind, columns, compare, hearing, latex, page, predicted, screen, seeds, tables
 from pcg.report.names import in_order, labels
 from pcg.report.plots import draw_plots, save

@@ -1,7 +1,7 @@
-"""One run over several devices: a process for each, which keeps its models from run to run of a sweep.
+"""One run over several devices: a worker process a device, which keeps its models from run to run of a sweep.
 
-Workers decode, write audio and score it; what comes of a batch goes back to the main process, which alone writes the
-run's records. Lightning Fabric gives each process its device. On a CPU the devices are processes.
+Workers decode, write audio and score it. The main process alone writes the run's records. Lightning Fabric gives each
+process its device; on a CPU the devices are processes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,11 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
-from pcg.interfaces import Dataset, Metric
 from pcg.runner import worker
-from pcg.runner.batch import failed_batch
-from pcg.runner.jobs import Finished, Job, Work, batches, now
-from pcg.runner.loading import load_dataset, metrics_of
-from pcg.runner.rescore import Line, Scoring
+from pcg.runner.jobs import Job
 from pcg.runner.schedule import WorkerDied, dispatch
-from pcg.runner.worker import Answer, Loaded, Raised
 
-# Processes that have none of this one's threads and no GPU yet; torch and Lightning are imported for all of them once.
+# Worker processes are forked from a server that has no threads and no GPU, and has imported torch and Lightning once.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["lightning.fabric", "pcg.runner.worker"])
 log = logging.getLogger("pcg")
@@ -37,42 +32,48 @@ class _Live(NamedTuple):
 
 
 class DeviceWorker:
-    """A worker process as the main process sees it, started when it is first needed and replaced when it dies."""
+    """A worker process as the main process sees it. It is started when it is first needed and replaced when it dies.
+
+    Attributes:
+        described: of the loaded job (``pcg.runner.jobs.LoadedJob``); None until the process has loaded it.
+        peak_memory: bytes, during the job.
+    """
 
     def __init__(self, device: str, index: int, threads: int, relay: Callable[[logging.LogRecord], None]) -> None:
         self._arguments, self._relay = (device, index, threads), relay
         self._live: _Live | None = None
-        self._work: Work | None = None
-        self.loaded: Loaded | None = None
+        self._job: Job | None = None
+        self.described: Mapping[str, Any] | None = None
         self.peak_memory = 0
 
     @property
     def channels(self) -> tuple[Any, ...]:
-        """To be waited for: a message, or the end of the process (whose own children may hold its pipe open)."""
+        """What to wait for: a message, or the end of the process, whose own children may hold its pipe open."""
         assert self._live is not None
         return self._live.pipe, self._live.process.sentinel
 
-    def take(self, work: Work) -> None:
-        """What the next batches are of."""
-        self.loaded = self.loaded if work == self._work else None
-        self._work, self.peak_memory = work, 0
+    def begin(self, job: Job) -> None:
+        """The next batches are of this job."""
+        if job != self._job:
+            self.described = None
+        self._job, self.peak_memory = job, 0
 
     def give(self, index: int | None) -> None:
-        """Begin a batch of the work, or only load its parts."""
+        """Begin a batch of the job; None only loads the job."""
         if self._live is None or self._live.process.exitcode is not None:
             self.stop()
             self._live = self._started()
-            self.loaded = None
-        with suppress(OSError):  # it has just died, as ``receive`` will find
-            self._live.pipe.send((self._work, index))
+            self.described = None
+        with suppress(OSError):  # the process has just died; ``receive`` finds out
+            self._live.pipe.send((self._job, index))
 
     def receive(self) -> Any:
-        """What came of the batch, if this is it, else None; log records are passed on.
+        """Read a message: returns the batch's outcome, or None where the message is another.
 
         Raises:
-            WorkerDied: while it decoded or scored.
-            RuntimeError: it died while it loaded the run's parts, which another try would not mend.
-            Exception: what the worker could not load, or do, as it raised it.
+            WorkerDied: the process ended while it did the batch.
+            RuntimeError: the process ended while it loaded the job, which another try would not mend.
+            Exception: what loading the job or doing the batch raised.
         """
         assert self._live is not None
         try:
@@ -81,20 +82,16 @@ class DeviceWorker:
             message = self._live.pipe.recv()
         except (EOFError, OSError):
             raise self._death(self._live.process) from None
-        match message:
-            case Answer():
-                self.peak_memory = message.peak_memory
-                return message.outcome
-            case Raised():
-                raise message.error
-            case Loaded():
-                self.loaded, self.peak_memory = message, message.peak_memory
-            case logging.LogRecord():
-                self._relay(message)
-        return None
+        if isinstance(message, logging.LogRecord):
+            self._relay(message)
+            return None
+        if message.error is not None:
+            raise message.error
+        self.described, self.peak_memory = message.described, message.peak_memory
+        return message.outcome
 
     def stop(self) -> None:
-        """End the process at once, whatever it is at."""
+        """End the process at once, whatever it is doing."""
         if self._live is not None:
             self._live.process.kill()
             self._live.process.join()
@@ -105,8 +102,8 @@ class DeviceWorker:
         ours, theirs = _context.Pipe()
         process = _context.Process(target=worker.work, args=(theirs, *self._arguments))
         if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-            multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which children do not know
-        with _deaf_to_ctrl_c():
+            multiprocessing.set_start_method("forkserver", force=True)  # joblib's own method is unknown to children
+        with _sigint_blocked():
             process.start()
         theirs.close()
         return _Live(process, ours)
@@ -116,16 +113,16 @@ class DeviceWorker:
         code = process.exitcode or 0
         how = f"ended with status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         how += " (out of memory?)" if code == -signal.SIGKILL else ""
-        if self.loaded is None:
-            return RuntimeError(f"a worker process {how} while it loaded the run's parts")
+        if self.described is None:
+            return RuntimeError(f"a worker process {how} while it loaded the run's models or metrics")
         log.warning("a worker process %s", how)
         return WorkerDied(f"it ended two worker processes; the last {how}")
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes begun here never hear Ctrl-C, which reaches all of a terminal: they finish their batch. This one hears
-    it afterwards."""
+def _sigint_blocked() -> Iterator[None]:
+    """Processes that are started here never see Ctrl-C, which a terminal sends to all of them: they finish their batch.
+    This process sees it afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -134,80 +131,60 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 class Pool:
-    """The workers of this process: one a device, for all runs of a sweep."""
+    """The workers of this process, one a device, for all runs of a sweep. An ``pcg.runner.jobs.Executor``."""
 
     def __init__(self, device: str, devices: int, threads: int) -> None:
-        self.workers = [DeviceWorker(device, index, threads, self._relay) for index in range(devices)]
-        self._told: set[tuple[str, str]] = set()
+        self._workers = [DeviceWorker(device, index, threads, self._relay) for index in range(devices)]
+        self._job: Job | None = None
+        self._relayed: set[tuple[str, str]] = set()
 
-    def begin(self, work: Work) -> None:
-        self._told.clear()
-        for each in self.workers:
-            each.take(work)
+    def begin(self, job: Job) -> None:
+        self._job = job
+        self._relayed.clear()
+        for each in self._workers:
+            each.begin(job)
+
+    def do(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Any, None, None]:
+        assert self._job is not None
+        for index, outcome in dispatch(self._workers, pending, stopping, _wait):
+            yield self._job.given_up(index, outcome) if isinstance(outcome, WorkerDied) else outcome
+
+    def described(self) -> Mapping[str, Any]:
+        described = next((each.described for each in self._workers if each.described is not None), None)
+        if described is None:  # no batch was left to do
+            first = self._workers[0]
+            first.give(None)
+            while first.described is None:
+                _wait([first])
+                first.receive()
+            described = first.described
+        return described
+
+    def peak_memory_bytes(self) -> int:
+        return max(each.peak_memory for each in self._workers)
 
     def close(self) -> None:
-        for each in self.workers:
+        for each in self._workers:
             each.stop()
 
     def _relay(self, record: logging.LogRecord) -> None:
-        """Say what a worker says, once where all of them say it."""
-        said = (record.name, record.getMessage())
-        if said not in self._told:
-            self._told.add(said)
+        """Log what a worker logged; once where all workers log the same."""
+        message = (record.name, record.getMessage())
+        if message not in self._relayed:
+            self._relayed.add(message)
             logging.getLogger(record.name).handle(record)
 
 
-class OverDevices:
-    """One run on a pool's workers. This process holds the dataset, and of models and metrics no weights."""
-
-    def __init__(self, job: Job, pool: Pool) -> None:
-        self.dataset: Dataset = load_dataset(job.run.dataset)
-        self.metrics: Mapping[str, Metric] = metrics_of(job.run)
-        self._pool, self._size = pool, job.run.settings.together
-        pool.begin(job)
-
-    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
-        cut = batches(self.dataset, self._size)
-        for done in dispatch(self._pool.workers, pending, stopping, _wait):
-            if isinstance(done.reply, WorkerDied):
-                log.warning("batch %d failed: %s", done.index, done.reply)
-                yield Finished(done.index, now(), failed_batch(cut[done.index], done.reply))
-            else:
-                yield done.reply
-
-    def described(self) -> dict[str, Any]:
-        loaded = next((each.loaded for each in self._pool.workers if each.loaded), None)
-        if loaded is None:  # a start that had nothing left to decode
-            first = self._pool.workers[0]
-            first.give(None)
-            while first.loaded is None:
-                _wait([first])
-                first.receive()
-            loaded = first.loaded
-        return loaded.described
-
-    def peak_memory_bytes(self) -> int:
-        return max(each.peak_memory for each in self._pool.workers)
-
-    def score(self, scoring: Scoring) -> Iterator[list[Line]]:
-        self._pool.begin(scoring)
-        for done in dispatch(self._pool.workers, range(len(scoring.batches)), lambda: False, _wait):
-            if isinstance(done.reply, WorkerDied):  # without its scores the run would have wrong figures
-                said = scoring.batches[done.index]
-                raise RuntimeError(f"utterances {said[0]} to {said[-1]} cannot be scored: {done.reply}")
-            yield done.reply
-
-
 def _wait(busy: Collection[DeviceWorker]) -> list[DeviceWorker]:
-    of = {channel: each for each in busy for channel in each.channels}
-    return list(dict.fromkeys(of[channel] for channel in connection.wait(list(of))))
+    worker_of = {channel: each for each in busy for channel in each.channels}
+    return list(dict.fromkeys(worker_of[channel] for channel in connection.wait(list(worker_of))))
 
 
 _pools: dict[tuple[str, int, int], Pool] = {}
 
 
 def pool(device: str, devices: int, threads: int) -> Pool:
-    """The pool of this process, kept for the next run that asks for the same; another one is shut down first."""
+    """The pool of this process, kept for the next run that asks for the same; another pool is shut down first."""
     key = (device, devices, threads)
     if key not in _pools:
         shut_down()

@@ -1,10 +1,10 @@
-"""A run as the process that works on it sees it: which batches there are, and how one after another is done."""
+"""Jobs, which are batches to do, and what does them in this process. ``pcg.runner.devices`` does them in several."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,69 +13,85 @@ import torch
 
 from pcg.config.run import Run
 from pcg.decoding.clock import compiling
-from pcg.interfaces import Dataset, Metric
+from pcg.interfaces import Dataset
 from pcg.results import environment
-from pcg.runner.batch import BatchRunner
-from pcg.runner.composition import Composition, with_decoder
+from pcg.runner.batch import BatchRunner, failed_batch
+from pcg.runner.composition import with_decoder
 from pcg.runner.groups import size_report
-from pcg.runner.rescore import Line, Scoring
+from pcg.runner.loading import load_dataset
+from pcg.runner.schedule import WorkerDied
 from pcg.runner.scores import ScoreMemo
 from pcg.types import Utterance
 
 log = logging.getLogger("pcg")
 
 
-class Begun(Protocol):
-    """A process that has the parts for one kind of work, and does batch after batch."""
-
-    def do(self, index: int) -> Any:
-        """The batch's outcome, which travels to other processes."""
-
-    def described(self) -> dict[str, Any]:
-        """What the result says of its parts: ``groups`` and ``layouts``."""
-
-
-class Work(Protocol):
-    """Batches to be done: plain values, which travel to other processes. ``Job`` decodes, ``Scoring`` scores."""
-
-    def begun(self, device: torch.device, memo: ScoreMemo, /) -> Begun:
-        """Load what it needs.
-
-        Args:
-            device: of this process.
-        """
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a process must know to decode batches of a run; see ``Work``.
+class LoadedJob(Protocol):
+    """A job in a process that has loaded what it needs.
 
     Attributes:
-        folder: where ``audio/`` goes, or without a codec ``tokens/``.
+        described: what result.json says of the loaded models: ``groups`` and ``layouts``.
     """
 
-    run: Run
-    folder: Path
+    described: Mapping[str, Any]
 
-    def begun(self, device: torch.device, memo: ScoreMemo) -> InProcess:
-        return InProcess(replace(self, run=self.run.on(device)), memo)
+    def do(self, index: int) -> Any:
+        """Do a batch and return its outcome, which can be sent to another process."""
 
-    def runner(self, memo: ScoreMemo) -> BatchRunner:
-        """Raises ConfigError: parts that do not fit each other."""
-        run = self.run
-        parts, decoder = with_decoder(run)
-        return BatchRunner(
-            parts=parts,
-            decoder=decoder,
-            max_tokens=run.decoding.max_tokens,
-            chunk=run.decoding.chunk,
-            baseline=run.decoding.baseline and run.draft is not None and run.engine is None,
-            metrics=parts.metrics if run.settings.scored_inline else {},
-            memo=memo,
-            metric_nodes=run.metrics,
-            folder=self.folder,
-            turns=self.folder / ".decoding" if run.takes_turns else None,
-        )
+
+class Job(Protocol):
+    """Batches to do. It holds plain values only, so that it can be sent to another process."""
+
+    def load(self, device: torch.device, memo: ScoreMemo) -> LoadedJob:
+        """Load the models or metrics onto the device of this process."""
+
+    def given_up(self, index: int, death: WorkerDied) -> Any:
+        """Return the outcome of a batch that ended two worker processes, or raise."""
+
+
+class Executor(Protocol):
+    """Does jobs, in this process or in others."""
+
+    def begin(self, job: Job) -> None:
+        """Do this job from now on; models that it does not need are let go."""
+
+    def do(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Any, None, None]:
+        """Yield the outcome of each batch when it is finished.
+
+        Once ``stopping`` returns true no batch is begun any more; those that were begun are finished.
+        """
+
+    def described(self) -> Mapping[str, Any]:
+        """Return the ``described`` of the job, which is loaded for it if it was not yet."""
+
+    def peak_memory_bytes(self) -> int:
+        """Return the largest memory in use on one device during the job."""
+
+
+class InProcess:
+    """Does jobs batch after batch in this process."""
+
+    def __init__(self, device: torch.device, memo: ScoreMemo) -> None:
+        self._device, self._memo = device, memo
+        self._loaded: LoadedJob | None = None
+
+    def begin(self, job: Job) -> None:
+        self._loaded = None  # before the next models are loaded
+        self._loaded = job.load(self._device, self._memo)
+
+    def do(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Any, None, None]:
+        assert self._loaded is not None
+        for index in pending:
+            if stopping():
+                return
+            yield self._loaded.do(index)
+
+    def described(self) -> Mapping[str, Any]:
+        assert self._loaded is not None
+        return self._loaded.described
+
+    def peak_memory_bytes(self) -> int:
+        return environment.peak_memory_bytes(self._device)
 
 
 @dataclass(frozen=True)
@@ -87,95 +103,69 @@ class Finished:
     record: dict[str, Any]
 
 
-class Executor(Protocol):
-    """Does the batches of one run, in this process or in others."""
+@dataclass(frozen=True)
+class DecodeJob:
+    """Decodes the utterances of a run, and scores them too unless ``metrics.when=after``.
 
-    dataset: Dataset
-    metrics: Mapping[str, Metric]
-
-    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
-        """Batches as they are finished. Once ``stopping`` says so no other is begun; those begun are finished."""
-
-    def described(self) -> dict[str, Any]:
-        """What the result says of its parts: ``groups`` and ``layouts``."""
-
-    def peak_memory_bytes(self) -> int | None:
-        """Most memory that one device held; None where an engine holds it."""
-
-    def score(self, scoring: Scoring) -> Iterator[list[Line]]:
-        """Batches as they are scored, on devices that hold no decoding models any more."""
-
-
-class InProcess:
-    """One device: batch after batch, in this process.
-
-    Raises:
-        ConfigError: parts that do not fit each other.
+    Attributes:
+        folder: of the run; audio is written into it.
     """
 
-    def __init__(self, job: Job, memo: ScoreMemo) -> None:
-        runner = job.runner(memo)
-        self._runner: BatchRunner | None = runner
-        self.dataset: Dataset = runner.parts.dataset
-        self.metrics: Mapping[str, Metric] = runner.parts.metrics
-        self._device = runner.parts.device
-        self._memo = memo
-        self._in_an_engine = job.run.engine is not None
-        layouts = None if self._in_an_engine else _layouts(runner.parts)
-        self._described = {"groups": size_report(runner.parts.rule), "layouts": layouts}
-        self._batches = batches(self.dataset, job.run.settings.together)
-        self._warm, self._compiled = False, 0
-        environment.start_memory(self._device)
+    run: Run
+    folder: Path
 
-    def decode(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Finished, None, None]:
-        for index in pending:
-            if stopping():
-                return
-            yield self.do(index)
+    def load(self, device: torch.device, memo: ScoreMemo) -> Decoding:
+        return Decoding(self.run.on(device), self.folder, memo)
+
+    def given_up(self, index: int, death: WorkerDied) -> Finished:
+        log.warning("batch %d failed: %s", index, death)
+        batch = batches(load_dataset(self.run.dataset), self.run.settings.together)[index]
+        return Finished(index, _now(), failed_batch(batch, death))
+
+
+class Decoding:
+    """A decode job with its models loaded.
+
+    Raises:
+        ConfigError: models, rule and codec that do not fit each other.
+    """
+
+    def __init__(self, run: Run, folder: Path, memo: ScoreMemo) -> None:
+        composition, decoder = with_decoder(run)
+        self._runner = BatchRunner(run, composition, decoder, folder, memo)
+        layouts = {role: getattr(getattr(composition, role), "layout", None) for role in ("target", "draft")}
+        self.described: Mapping[str, Any] = {
+            "groups": size_report(composition.rule),
+            "layouts": None if run.engine else layouts,
+        }
+        self._batches = batches(composition.dataset, run.settings.together)
+        self._is_warm, self._graphs = False, 0
+        environment.start_memory(composition.device)
 
     def do(self, index: int) -> Finished:
-        assert self._runner is not None
-        if not self._warm:
-            warm_up(self._runner, self._batches[index])
-            self._warm = True
-        at = now()
-        finished = Finished(index, at, self._runner.run(index, self._batches[index]))
-        self._tell_compiled()
-        return finished
+        batch = self._batches[index]
+        if not self._is_warm:
+            self._warm_up(batch)
+        at = _now()
+        record = self._runner.record(index, batch)
+        if compiling.graphs > self._graphs:
+            self._graphs = compiling.graphs
+            log.info("%d graphs compiled in %.0f s, which no figure counts", compiling.graphs, compiling.seconds)
+        return Finished(index, at, record)
 
-    def _tell_compiled(self) -> None:
-        if compiling.graphs > self._compiled:
-            log.info("%d graphs compiled, %.0f s in all, counted with no part", compiling.graphs, compiling.seconds)
-            self._compiled = compiling.graphs
-
-    def described(self) -> dict[str, Any]:
-        return self._described
-
-    def peak_memory_bytes(self) -> int | None:
-        return None if self._in_an_engine else environment.peak_memory_bytes(self._device)
-
-    def score(self, scoring: Scoring) -> Iterator[list[Line]]:
-        self._runner = None
-        return scoring.alone(self._memo)
-
-
-def _layouts(parts: Composition[Any]) -> dict[str, str | None]:
-    """How the weights of target and draft lie in memory."""
-    return {"target": getattr(parts.target, "layout", None), "draft": getattr(parts.draft, "layout", None)}
+    def _warm_up(self, batch: Sequence[Utterance]) -> None:
+        self._is_warm = True
+        try:
+            self._runner.warm_up(batch)
+        except Exception:  # the same utterances are decoded next, and recorded with the reason
+            log.debug("warm-up failed", exc_info=True)
 
 
 def batches(dataset: Dataset, size: int) -> list[list[Utterance]]:
-    """The dataset in batches that are the same at every start and in every process, whatever is finished."""
+    """The dataset in batches, the same in every process and at every start of a run."""
     utterances = list(dataset)
     return [utterances[start : start + size] for start in range(0, len(utterances), size)]
 
 
-def warm_up(runner: BatchRunner, batch: Sequence[Utterance]) -> None:
-    try:
-        runner.warm_up(batch)
-    except Exception:  # the same utterances come again, and are recorded with their reason
-        log.debug("warm-up failed", exc_info=True)
-
-
-def now() -> str:
+def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,11 +1,11 @@
-"""Scoring audio on disk: when a run is decoded (``metrics.when=after``), or long after (experiments/score.py)."""
+"""Scores audio on disk: when all of a run is decoded (``metrics.when=after``), or long after (experiments/score.py)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,9 @@ from pcg.results import environment, store
 from pcg.results.records import Records, latest, write_atomically
 from pcg.results.schema import quality
 from pcg.runner.batch import baseline_of, read_wav
+from pcg.runner.jobs import Executor, InProcess
 from pcg.runner.loading import load_dataset, load_metrics, release_models
+from pcg.runner.schedule import WorkerDied
 from pcg.runner.scores import ScoreMemo, Scores
 from pcg.types import Figure, Result, Utterance
 
@@ -35,14 +37,13 @@ log = logging.getLogger("pcg")
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """What a process must know to score audio of a run; see ``pcg.runner.jobs.Work``.
+class ScoreJob:
+    """Scores audio of a run (a ``pcg.runner.jobs.Job``).
 
     Attributes:
-        metrics: to score by, by name.
         folder: of the run.
         audio: by utterance, its file in the folder, as the run's record has it.
-        batches: ids of the utterances to be scored together.
+        batches: ids of the utterances that are scored together.
     """
 
     metrics: Mapping[str, Node]
@@ -51,51 +52,48 @@ class Scoring:
     audio: Mapping[str, str]
     batches: tuple[tuple[str, ...], ...]
 
-    def begun(self, _device: torch.device, memo: ScoreMemo) -> Scorer:
-        """Metrics go to the device that their own config names; ``cuda`` is the process's."""
+    def load(self, _device: torch.device, memo: ScoreMemo) -> Scorer:
+        """Load the metrics, each onto the device that its own config names; ``cuda`` is that of this process."""
         return Scorer(self, memo)
 
-    def alone(self, memo: ScoreMemo) -> Iterator[list[Line]]:
-        """All of it, in this process."""
-        scorer = Scorer(self, memo)
-        return map(scorer.do, range(len(self.batches)))
+    def given_up(self, index: int, death: WorkerDied) -> None:
+        """Raise: without these scores the run would have wrong figures."""
+        names = self.batches[index]
+        raise RuntimeError(f"utterances {names[0]} to {names[-1]} cannot be scored: {death}")
 
 
 class Scorer:
-    """Scores batches in this process, which holds no decoding models any more.
+    """A score job with its metrics loaded, in a process that holds no decoding models any more.
 
     Raises:
         ValueError: an utterance of the run is no longer in the dataset, or its audio no longer in the folder.
     """
 
-    def __init__(self, scoring: Scoring, memo: ScoreMemo) -> None:
+    described: Mapping[str, Any] = {}
+
+    def __init__(self, job: ScoreJob, memo: ScoreMemo) -> None:
         release_models()
-        self._scoring, self._memo = scoring, memo
-        self._metrics = load_metrics(scoring.metrics)
-        names = [name for batch in scoring.batches for name in batch]
-        self._utterances = _utterances(load_dataset(scoring.dataset), names)
+        self._job, self._memo = job, memo
+        self._metrics = load_metrics(job.metrics)
+        self._utterances = _utterances(load_dataset(job.dataset), [name for batch in job.batches for name in batch])
 
     def do(self, index: int) -> list[Line]:
-        said = [self._utterances[name] for name in self._scoring.batches[index]]
-        audio, folder = self._scoring.audio, self._scoring.folder
-        own = self._score(said, [audio[each.id] for each in said])
-        with_baseline = [each for each in said if (folder / baseline_of(audio[each.id])).exists()]
+        utterances, audio = [self._utterances[name] for name in self._job.batches[index]], self._job.audio
+        own = self._score(utterances, [audio[each.id] for each in utterances])
+        with_baseline = [each for each in utterances if (self._job.folder / baseline_of(audio[each.id])).exists()]
         alone = self._score(with_baseline, [baseline_of(audio[each.id]) for each in with_baseline])
         return [
-            {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})} for each in said
+            {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})}
+            for each in utterances
         ]
 
-    def described(self) -> dict[str, Any]:
-        """There are no models here."""
-        return {}
-
-    def _score(self, said: Sequence[Utterance], names: Sequence[str]) -> dict[str, Scores]:
-        folder, nodes = self._scoring.folder, self._scoring.metrics
-        lost = [name for name in names if not (folder / name).is_file()]
-        if lost:
+    def _score(self, utterances: Sequence[Utterance], files: Sequence[str]) -> dict[str, Scores]:
+        folder = self._job.folder
+        if lost := [file for file in files if not (folder / file).is_file()]:
             raise ValueError(f"{folder}: {len(lost)} audio file(s) of the run are gone, the first is {lost[0]}")
-        audio = [read_wav(folder / name) for name in names]
-        return dict(zip([each.id for each in said], self._memo.score(self._metrics, nodes, audio, said), strict=True))
+        clips = [read_wav(folder / file) for file in files]
+        scores = self._memo.score(self._metrics, self._job.metrics, clips, utterances)
+        return {utterance.id: score for utterance, score in zip(utterances, scores, strict=True)}
 
 
 def scored(
@@ -103,14 +101,11 @@ def scored(
     dataset: Node,
     folder: Path,
     records: Sequence[Mapping[str, Any]],
-    score: Callable[[Scoring], Iterable[list[Line]]],
+    executor: Executor,
 ) -> list[dict[str, Any]]:
-    """The records with the scores of these metrics instead of their own.
+    """Return the records with the scores of these metrics instead of their own.
 
-    What is scored is kept in the run's folder, so that a kill costs no more than a few utterances.
-
-    Args:
-        score: does the scoring, here or in other processes; batches come as they are finished.
+    Scores are kept in the run's folder, so that a process that is killed loses those of a few utterances at most.
 
     Raises:
         ValueError: two utterances share a file.
@@ -119,24 +114,26 @@ def scored(
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     audio = {row["utterance"]: row["audio"] for row in rows}
     _check_apart(folder, audio)
-    heard = {row["utterance"]: _heard(folder, row) for row in rows}
-    done = {line["utterance"]: line for line in known.lines if line.get("heard") == heard.get(line["utterance"])}
+    contents = {row["utterance"]: _content(folder, row) for row in rows}
+    done = {line["utterance"]: line for line in known.lines if line.get("heard") == contents.get(line["utterance"])}
     pending = [name for name in audio if name not in done]
     batches = tuple(tuple(pending[start : start + TOGETHER]) for start in range(0, len(pending), TOGETHER))
-    for lines in score(Scoring(metrics, dataset, folder, audio, batches)) if batches else ():
-        for line in lines:
-            known.append({**line, "heard": heard[line["utterance"]]})
-            done[line["utterance"]] = line
+    if batches:
+        executor.begin(ScoreJob(metrics, dataset, folder, audio, batches))
+        for lines in executor.do(range(len(batches)), lambda: False):
+            for line in lines:
+                known.append({**line, "heard": contents[line["utterance"]]})
+                done[line["utterance"]] = line
     return [{**record, "rows": [_with_scores(row, done) for row in record["rows"]]} for record in records]
 
 
-def _heard(folder: Path, row: Mapping[str, Any]) -> str:
-    """Digest of what is scored of an utterance: its text and its audio, that of the target alone too."""
-    found = hashlib.blake2b(row["text"].encode(), digest_size=8)
+def _content(folder: Path, row: Mapping[str, Any]) -> str:
+    """Digest of an utterance's text and audio, that of the target alone too: scores are of this content only."""
+    digest_of_all = hashlib.blake2b(row["text"].encode(), digest_size=8)
     for file in (row["audio"], baseline_of(row["audio"])):
         if (folder / file).is_file():
-            found.update(digest.of_file(folder / file).encode())
-    return found.hexdigest()
+            digest_of_all.update(digest.of_file(folder / file).encode())
+    return digest_of_all.hexdigest()
 
 
 def _check_apart(folder: Path, audio: Mapping[str, str]) -> None:
@@ -158,14 +155,14 @@ def _utterances(dataset: Iterable[Utterance], names: Sequence[str]) -> dict[str,
 
 
 def _with_scores(row: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    found = done.get(row["utterance"])
-    return {**row, **{key: found[key] for key in ("scores", "baseline_scores")}} if found else dict(row)
+    line = done.get(row["utterance"])
+    return {**row, **{key: line[key] for key in ("scores", "baseline_scores")}} if line else dict(row)
 
 
 def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError where a dataset no longer is what a run said: its audio would be held to another text or voice.
+    """Raise ValueError where a text or voice of the run has changed in the dataset: its audio is of the former.
 
-    Utterances that have come since do not matter.
+    Utterances that were added since do not matter.
     """
     run, texts = result.values["config"], {row["utterance"]: row["text"] for row in rows}
     there = _utterances(dataset, list(texts))
@@ -180,12 +177,12 @@ def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[
 
 
 def figures_of(metrics: Mapping[str, Metric]) -> dict[str, Figure]:
-    """What all metrics of a run declare."""
+    """The figures that the metrics declare, by key."""
     return {key: figure for metric in metrics.values() for key, figure in metric.figures.items()}
 
 
 def rescore(config: Mapping[str, Any]) -> Path:
-    """Score a finished run's audio anew; the run's own result stays as it is.
+    """Score a finished run's audio again, by other metrics; the run's own result stays as it is.
 
     Returns:
         The JSON file with the figures, in the run's folder: ``metrics`` (their config) and ``quality``, as in
@@ -203,9 +200,11 @@ def rescore(config: Mapping[str, Any]) -> Path:
     decoded, dataset = latest(Records(folder / "batches.jsonl")), result.values["config"]["dataset"]
     all_rows = [row for record in decoded for row in record["rows"]]
     if not all_rows:
-        raise ValueError(f"run={folder}: batches.jsonl, which says what audio/ holds, is gone or empty: decode it anew")
+        raise ValueError(
+            f"run={folder}: batches.jsonl, which lists the files in audio/, is gone or empty: decode again"
+        )
     refuse_changed(load_dataset(dataset), result, all_rows)
-    records = scored(nodes, dataset, folder, decoded, lambda scoring: scoring.alone(ScoreMemo()))
+    records = scored(nodes, dataset, folder, decoded, InProcess(torch.device("cpu"), ScoreMemo()))
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     figures = quality(rows, figures_of(load_metrics(nodes)))
     path = folder / f"scores-{_id(nodes)}.json"
@@ -244,6 +243,6 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _id(nodes: Mapping[str, Any]) -> str:
-    """Of metrics: their config, and what lies at the paths that it names."""
-    told = json.dumps([nodes, fingerprints({"metrics": nodes})], sort_keys=True)
-    return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
+    """A digest of metrics: of their config and of the files at its paths."""
+    described = json.dumps([nodes, fingerprints({"metrics": nodes})], sort_keys=True)
+    return hashlib.blake2b(described.encode(), digest_size=4).hexdigest()

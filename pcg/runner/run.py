@@ -1,4 +1,4 @@
-"""One run: parse, decode, score, write. What is finished is on disk before anything else happens to it."""
+"""One run: parse, decode, score, write. Each batch is on disk before anything else happens to it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from pcg.results import environment, lock, store
 from pcg.results.records import Records, of_batches, write_atomically
 from pcg.results.schema import SCHEMA, summarise
 from pcg.runner import devices, rescore, tracking
-from pcg.runner.devices import OverDevices
-from pcg.runner.jobs import Executor, InProcess, Job, batches
-from pcg.runner.loading import check_voices, release_models, with_dataset
+from pcg.runner.jobs import DecodeJob, Executor, InProcess, batches
+from pcg.runner.loading import check_voices, load_dataset, metrics_of, release_models, with_dataset
 from pcg.runner.process import finish_batch_on_ctrl_c, logged_to
-from pcg.runner.progress import LiveView
+from pcg.runner.progress import LiveView, SoFar
 from pcg.runner.scores import ScoreMemo
-from pcg.runner.so_far import SoFar
-from pcg.types import Result
+from pcg.types import Figure, Result
 
 log = logging.getLogger("pcg")
 _memo = ScoreMemo()
@@ -36,14 +34,14 @@ class RunFailed(RuntimeError):
 
 
 def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:
-    """Do a run, or what is left of it, and return its result; at once if it is there already.
+    """Do a run, or the part of it that is not done yet, and return its result.
 
-    While another process does the same run this one waits, and then returns what came of it. A finished run in which
-    more utterances failed than ``max_failures`` now allows is gone on with.
+    A finished run is not done again, unless more of its utterances failed than ``max_failures`` now allows: then these
+    are tried again. While another process does the same run this one waits, and returns that result.
 
     Args:
         config: resolved, plain values (``pcg.command.cli.plain``).
-        overrides: what was asked for on the command line, for the record.
+        overrides: those of the command line, which the result records.
 
     Raises:
         ConfigError: the config cannot run.
@@ -61,22 +59,22 @@ def run_once(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Result
             if result is None:
                 return _do(run, config, folder, list(overrides))
     failed = len(result.values["failures"])
-    told = f", {failed} failed; max_failures=0 tries them again" if failed else ""
+    advice = f", {failed} failed; max_failures=0 tries them again" if failed else ""
     level = logging.DEBUG if folder in _done_here else logging.INFO
-    log.log(level, "%s: already done%s -> %s", run.label, told, folder)
+    log.log(level, "%s: already done%s -> %s", run.label, advice, folder)
     _done_here.add(folder)
-    tracking.tell_agent(run.settings.logger, result, run.settings.objective)
+    tracking.log_for_agent(run.settings.logger, result, run.settings.objective)
     return result
 
 
 def _finished(folder: Path, allowed: int) -> Result | None:
-    """The result that is there, unless more utterances failed than are allowed."""
+    """The result in a folder; None where there is none, or where more utterances failed than are allowed."""
     result = store.read(folder)
     return None if result is None or len(result.values["failures"]) > allowed else result
 
 
 def _do(run: Run, config: Mapping[str, Any], folder: Path, overrides: list[str]) -> Result:
-    """A run that is not finished, noted as failed if it fails."""
+    """Do a run that is not finished; where it fails the reason is written to ``store.FAILED``."""
     write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     (folder / store.FAILED).unlink(missing_ok=True)
     with logged_to(folder / "run.log"):
@@ -96,28 +94,30 @@ def _decode_and_write(run: Run, folder: Path, overrides: list[str]) -> Result:
     about = _about(run, folder, overrides)
     with tracking.Tracker(run.settings.logger, about, folder, run.settings.objective) as tracker:
         records = Records(folder / "batches.jsonl")
-        executor = _executor(run, folder)
-        lines = _decode(run, executor, records, tracker, began)
+        declared = rescore.figures_of(metrics_of(run))
+        executor = _executor(run)
+        executor.begin(DecodeJob(run, folder))
+        lines = _decode(run, executor, records, declared, tracker, began)
         described, peak_memory = executor.described(), executor.peak_memory_bytes()
         if not run.settings.scored_inline:
-            lines = rescore.scored(run.metrics, run.dataset, folder, lines, executor.score)
+            lines = rescore.scored(run.metrics, run.dataset, folder, lines, executor)
         values = {
             **about,
             "started": records.lines[0]["at"],
             **described,
             "wall_seconds": sum(line["wall"] for line in records.lines),
-            **summarise(run.values, lines, rescore.figures_of(executor.metrics)),
+            **summarise(run.values, lines, declared),
         }
-        values["speed"]["peak_memory_bytes"] = peak_memory
+        values["speed"]["peak_memory_bytes"] = peak_memory if run.engine is None else None  # else an engine holds it
         result = store.write(folder, values, lines)
-        _tell_left_out(values["left_out"], values["counts"]["utterances"])
+        _warn_of_left_out(values["left_out"], values["counts"]["utterances"])
         log.info("%s", store.one_line(result))
         tracker.finish(result, store.utterance_rows(lines))
     return result
 
 
 def _about(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """What the result says of a run before it has decoded."""
+    """What the result says of a run that is known before it decodes."""
     return {
         "schema": SCHEMA,
         "run_id": folder.name,
@@ -133,24 +133,29 @@ def _about(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def _executor(run: Run, folder: Path) -> Executor:
-    """What holds models for other runs than this kind is let go, so that no device holds two copies."""
-    job = Job(run, folder)
+def _executor(run: Run) -> Executor:
+    """What does the run's batches. Models that the other kind of executor holds are let go, so that no device holds two
+    copies."""
     if run.settings.devices == 1:
         devices.shut_down()
-        return InProcess(job, _memo)
+        return InProcess(run.device, _memo)
     release_models()
-    return OverDevices(job, devices.pool(str(run.device), run.settings.devices, run.settings.threads))
+    return devices.pool(str(run.device), run.settings.devices, run.settings.threads)
 
 
 def _decode(
-    run: Run, executor: Executor, records: Records, tracker: tracking.Tracker, began: float
+    run: Run,
+    executor: Executor,
+    records: Records,
+    declared: Mapping[str, Figure],
+    tracker: tracking.Tracker,
+    began: float,
 ) -> list[dict[str, Any]]:
-    """Decode the batches that have no good record yet, appending each as it finishes; returns the record of each."""
-    cut = batches(executor.dataset, run.settings.together)
+    """Decode the batches that have no good record yet, appending each when it is finished; returns every record."""
+    cut = batches(load_dataset(run.dataset), run.settings.together)
     good = {line["batch"]: line for line in of_batches(records.lines, cut) if _failures(line) == 0}
     pending = [index for index in range(len(cut)) if index not in good]
-    so_far = SoFar(sum(map(len, cut)), rescore.figures_of(executor.metrics))
+    so_far = SoFar(sum(map(len, cut)), declared)
     for line in records.lines:  # of earlier starts
         tracker.add(line, so_far)
     if not pending:
@@ -161,7 +166,7 @@ def _decode(
         def stopping() -> bool:
             return interrupted.is_set() or failures > allowed
 
-        with closing(executor.decode(pending, stopping)) as decoded:  # whatever happens, nobody is left at work
+        with closing(executor.do(pending, stopping)) as decoded:  # workers that are busy are stopped, whatever happens
             for done in decoded:
                 now = time.perf_counter()
                 records.append({"batch": done.index, "at": done.at, "wall": now - began, **done.record})
@@ -175,7 +180,7 @@ def _decode(
             raise KeyboardInterrupt
     lines = of_batches(records.lines, cut)
     if len(lines) < len(cut):
-        raise RunFailed("the dataset changed while it was decoded; the same command begins anew")
+        raise RunFailed("the dataset changed while the run decoded; start the same command again")
     if all(_failures(line) == len(line["rows"]) for line in lines):
         raise RunFailed(_summary(lines, allowed))
     return lines
@@ -191,7 +196,7 @@ def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
     return f"{len(failed)} utterance(s) failed (max_failures={allowed}):{listed}"
 
 
-def _tell_left_out(left_out: Sequence[Mapping[str, Any]], utterances: int) -> None:
+def _warn_of_left_out(left_out: Sequence[Mapping[str, Any]], utterances: int) -> None:
     figures: dict[tuple[int, str], list[str]] = {}
     for each in left_out:
         figures.setdefault((each["utterances"], each["reason"]), []).append(each["figure"])

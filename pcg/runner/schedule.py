@@ -1,42 +1,31 @@
-"""Which worker does which batch: the next one goes to whoever is free, so that a slow one holds nothing back."""
+"""Hands out batches: the next one goes to whichever worker is free, so that a slow worker holds nothing back."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
-
-Reply = TypeVar("Reply", covariant=True)
+from typing import Any, Protocol, TypeVar
 
 
 class WorkerDied(RuntimeError):
-    """A worker process ended on its own; the message says how."""
+    """A worker process ended by itself; the message says how."""
 
 
-class Worker(Protocol[Reply]):
-    """Does one batch at a time, somewhere else."""
+class Worker(Protocol):
+    """Does one batch at a time, in another process."""
 
     def give(self, index: int) -> None:
-        """Begin a batch; what died before is replaced first."""
+        """Begin a batch. A worker that has died is replaced first."""
 
-    def receive(self) -> Reply | None:
-        """What came of the batch; None if there was something to read, and the batch is not finished.
+    def receive(self) -> Any:
+        """Return the outcome of the batch; None where the message that was read is not the outcome.
 
         Raises:
-            WorkerDied: there will be no answer.
+            WorkerDied: the worker ended before it had finished.
         """
 
     def stop(self) -> None:
-        """Give the batch up at once."""
-
-
-@dataclass(frozen=True)
-class Done(Generic[Reply]):
-    """A batch and its reply, or why it was given up."""
-
-    index: int
-    reply: Reply | WorkerDied
+        """End the worker at once."""
 
 
 W = TypeVar("W", bound=Worker)
@@ -47,16 +36,16 @@ def dispatch(
     pending: Sequence[int],
     stopping: Callable[[], bool],
     wait: Callable[[Collection[W]], Collection[W]],
-) -> Iterator[Done]:
-    """Have every batch done, and yield each as it is finished.
+) -> Iterator[tuple[int, Any]]:
+    """Do every pending batch; yields the index and the outcome of each when it is finished.
 
-    A batch whose worker dies goes to another once; one that ends two workers is given up.
+    A batch whose worker dies is given to another worker once. Where that one dies too, the outcome is its WorkerDied.
 
     Args:
-        stopping: once true no batch is begun; those begun are finished.
-        wait: returns those of the busy workers that have something to be received, when there is one.
+        stopping: once it returns true no batch is begun any more; those that were begun are finished.
+        wait: blocks until one of the busy workers has a message, and returns those that have.
     """
-    free, waiting, busy, ended = deque(workers), deque(pending), dict[W, int](), set[int]()
+    free, waiting, busy, tried_again = deque(workers), deque(pending), dict[W, int](), set[int]()
     try:
         while True:
             while free and waiting and not stopping():
@@ -67,18 +56,18 @@ def dispatch(
                 return
             for worker in wait(busy):
                 try:
-                    reply = worker.receive()
+                    outcome = worker.receive()
                 except WorkerDied as death:
-                    reply = death
-                if reply is None:
+                    outcome = death
+                if outcome is None:
                     continue
                 index = busy.pop(worker)
                 free.append(worker)
-                if isinstance(reply, WorkerDied) and index not in ended:
-                    ended.add(index)
+                if isinstance(outcome, WorkerDied) and index not in tried_again:
+                    tried_again.add(index)
                     waiting.appendleft(index)
                     continue
-                yield Done(index, reply)
-    finally:  # an error, or a second Ctrl-C: nobody will receive what these are doing
+                yield index, outcome
+    finally:  # after an error or a second Ctrl-C nobody receives what these workers are doing
         for worker in busy:
             worker.stop()

@@ -1,6 +1,6 @@
-"""Telling a logger of runs: while they decode, and of their results, which are on disk before.
+"""Logs runs, while they decode and when they have finished. A result is on disk before a logger sees it.
 
-A logger that fails is reported once, is told no more of the run, and costs nothing else.
+A logger that fails is reported once, gets nothing more of the run, and costs nothing else.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 
 from pcg.config.build import build, is_built
 from pcg.config.settings import Node
-from pcg.interfaces import LiveRun
+from pcg.interfaces import LiveRun, Logger
 from pcg.results import figures, store
 from pcg.results.records import peek
 from pcg.runner.objective import worth
-from pcg.runner.so_far import SoFar
+from pcg.runner.progress import SoFar
 from pcg.types import Result
 
 log = logging.getLogger("pcg")
 
 
 class Tracker:
-    """Tells a logger of one run. As a context: what ends it without a result is told too.
+    """Logs one run. Used as a context, it also logs why the run ended without a result.
 
     Args:
-        logger: None for nobody.
+        logger: None logs nothing.
         about: what ``result.json`` says of the run before it has decoded.
-        wanted: the ``objective`` of a search, whose worth is told with the result.
-        live: whether the run decodes meanwhile; else only ``finish`` is to be called.
+        objective: of a search; what the run is worth to it is logged with the result.
+        live: whether the run is about to decode; else only ``finish`` is called.
     """
 
     def __init__(
@@ -38,23 +38,26 @@ class Tracker:
         logger: Node | None,
         about: Mapping[str, Any],
         folder: Path,
-        wanted: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | None = None,
         live: bool = True,
     ) -> None:
-        self._folder, self._study, self._wanted = folder, about["study"], wanted
-        self._logger: Any = None
+        self._folder, self._study, self._objective = folder, about["study"], objective
+        self._logger: Logger | None = None
         self._run: LiveRun | None = None
         self.failed = False
         if is_built(logger):
-            self._try(lambda: self._begin(logger, about, live))
+            self._try(lambda: self._build(logger))
+        if live and self._logger is not None and self._logger.live:
+            self._try(lambda: self._begin(about, live=True))
 
-    def _begin(self, logger: Node, about: Mapping[str, Any], live: bool) -> None:
-        made: Any = build(logger)
-        if getattr(made, "disabled", False):
-            return
-        self._logger = made
-        if live and getattr(self._logger, "live", False):
-            self._run = self._logger.begin(about, self._folder, live=True)
+    def _build(self, logger: Node) -> None:
+        built: Logger = build(logger)
+        if not getattr(built, "disabled", False):
+            self._logger = built
+
+    def _begin(self, about: Mapping[str, Any], live: bool) -> None:
+        assert self._logger is not None
+        self._run = self._logger.begin(about, self._folder, live)
 
     def __enter__(self) -> Tracker:
         return self
@@ -70,37 +73,33 @@ class Tracker:
         self._try(lambda: run.stop("stopped" if stopped else "failed", reason))
 
     def add(self, line: Mapping[str, Any], so_far: SoFar) -> None:
-        """A batch is on disk: a step for each of its utterances, in the order in which they were recorded."""
+        """Log a batch that is on disk: a step for each of its utterances, in the order of the records."""
         step = so_far.add(line)
         run = self._run
         if run is not None:
             shown = so_far.figures()
             rows = store.utterance_rows([line])
 
-            def tell() -> None:
+            def add_rows() -> None:
                 for index, row in enumerate(rows):
                     run.add(step + index, row, shown)
 
-            self._try(tell)
+            self._try(add_rows)
 
     def finish(self, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The result, which is on disk."""
+        """Log the result, which is on disk, and first the steps if they have not been logged."""
+        if self._run is None and self._logger is not None and not self.failed:
+            self._try(lambda: self._begin_late(result, len(rows)))
         run, self._run = self._run, None
         if run is not None:
-            self._try(lambda: run.finish(result, rows, worth(self._wanted, result.values) if self._wanted else None))
-        elif self._logger is not None and not self.failed:
-            self._try(lambda: self._log(result, rows))
+            value = worth(self._objective, result.values) if self._objective else None
+            self._try(lambda: run.finish(result, rows, value))
 
-    def _log(self, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
-        """All at once: to a logger that takes steps, as if it had seen the run decode."""
-        if not hasattr(self._logger, "begin"):
-            self._logger.log(result, rows, self._folder)
-            return
-        self._run = self._logger.begin(result.values, self._folder, live=False)
-        so_far = SoFar(len(rows), figures.declared(result.values))
+    def _begin_late(self, result: Result, utterances: int) -> None:
+        self._begin(result.values, live=False)
+        so_far = SoFar(utterances, figures.declared(result.values))
         for line in peek(self._folder / "batches.jsonl"):
             self.add(line, so_far)
-        self.finish(result, rows)
 
     def _try(self, action: Callable[[], object]) -> None:
         try:
@@ -115,34 +114,33 @@ class Tracker:
             log.debug("the logger failed", exc_info=True)
 
 
-def tell(logger: Node | None, result: Result, wanted: Mapping[str, Any] | None = None) -> bool:
-    """Tell a logger of a finished run, as if it had seen it decode; whether it took it."""
+def log_finished(logger: Node | None, result: Result, objective: Mapping[str, Any] | None = None) -> bool:
+    """Log a finished run as if the logger had seen it decode; returns whether the logger took all of it."""
     folder = Path(result.folder)
-    rows = store.read_utterances(folder)
-    tracker = Tracker(logger, result.values, folder, wanted, live=False)
-    tracker.finish(result, rows)
+    tracker = Tracker(logger, result.values, folder, objective, live=False)
+    tracker.finish(result, store.read_utterances(folder))
     return not tracker.failed
 
 
-def tell_agent(logger: Node | None, result: Result, wanted: Mapping[str, Any] | None) -> None:
-    """Tell the agent of a sweep, where one has started this process, of a run that was done before."""
+def log_for_agent(logger: Node | None, result: Result, objective: Mapping[str, Any] | None) -> None:
+    """Log a run that was finished before this process began, where the agent of a sweep waits for it."""
     if is_built(logger) and getattr(build(logger), "awaited", False):
-        tell(logger, result, wanted)
+        log_finished(logger, result, objective)
 
 
 def log_again(study_folder: Path, logger: Node | None) -> None:
-    """Tell a logger of every finished run of a study.
+    """Log every finished run of a study.
 
     Raises:
-        ValueError: there is none.
-        RuntimeError: it did not take some of them; why has been logged.
+        ValueError: the study has no finished run.
+        RuntimeError: the logger did not take some of them; each reason has been logged.
     """
     results = store.read_study(study_folder)
     if not results:
         raise ValueError(f"{study_folder}: no finished runs")
     lost = 0
     for result in results:
-        if tell(logger, result):
+        if log_finished(logger, result):
             log.info("logged %s", result.folder)
         else:
             lost += 1

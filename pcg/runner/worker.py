@@ -1,4 +1,4 @@
-"""What runs in a worker process of ``pcg.runner.devices``: batches are decoded or scored, records handed back."""
+"""What runs in a worker process of ``pcg.runner.devices``: it does batches of a job and sends the outcomes back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import pickle
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
@@ -16,66 +17,57 @@ import torch
 
 from pcg.processes import end_after
 from pcg.results import environment
-from pcg.runner.jobs import Begun, Work
+from pcg.runner.jobs import Job, LoadedJob
 from pcg.runner.scores import ScoreMemo
 
 log = logging.getLogger("pcg")
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The worker has the parts for the work that it was given; what the result says of them."""
+class Reply:
+    """What a worker sends twice for each batch: when the job is loaded, without an outcome, and when the batch is done.
 
-    described: dict[str, Any]
-    peak_memory: int
+    Attributes:
+        described: of the loaded job (``pcg.runner.jobs.LoadedJob``).
+        error: what loading or doing raised; it is not an utterance's own, which the outcome records.
+    """
 
-
-@dataclass(frozen=True)
-class Answer:
-    outcome: Any
-    peak_memory: int
-
-
-@dataclass(frozen=True)
-class Raised:
-    """An error that is not an utterance's own, such as parts that do not fit each other."""
-
-    error: Exception
+    described: Mapping[str, Any] | None = None
+    peak_memory: int = 0
+    outcome: Any = None
+    error: Exception | None = None
 
 
 def work(pipe: connection.Connection, device: str, index: int, threads: int) -> None:
-    """Do what is asked for until the pipe is closed.
-
-    That is ``(work, index)`` to do a batch, ``(work, None)`` to load its parts only.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to act on
+    """Do the batches ``(job, index)`` that come through the pipe until it is closed; ``(job, None)`` only loads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process acts on Ctrl-C
     parent = multiprocessing.parent_process()
     assert parent is not None
-    end_after(parent)  # killed, it leaves nobody behind, in whatever batch they are
+    end_after(parent)  # else a main process that is killed would leave this one running
     outbox = _Outbox(pipe)
-    own, memo = _claim(device, index), ScoreMemo()
+    own_device, memo = _claim(device, index), ScoreMemo()
     torch.set_num_threads(threads)
-    current: Work | None = None
-    here: Begun | None = None
+    job: Job | None = None
+    loaded: LoadedJob | None = None
     with suppress(EOFError, BrokenPipeError):
         while True:
             asked, batch = pipe.recv()
             try:
-                if here is None or asked != current:
-                    current = here = None
-                    here = asked.begun(own, memo)
-                    current = asked
-                # every time: who asks has not noted which workers had their share of other work since
-                outbox.tell(Loaded(here.described(), environment.peak_memory_bytes(own)))
+                if loaded is None or asked != job:
+                    job = loaded = None  # what the last job holds goes before the next is loaded
+                    loaded = asked.load(own_device, memo)
+                    job = asked
+                outbox.send(Reply(loaded.described, environment.peak_memory_bytes(own_device)))
                 if batch is not None:
-                    outbox.tell(Answer(here.do(batch), environment.peak_memory_bytes(own)))
+                    outcome = loaded.do(batch)
+                    outbox.send(Reply(loaded.described, environment.peak_memory_bytes(own_device), outcome))
             except Exception as error:
                 log.debug("a worker failed", exc_info=True)
-                outbox.tell(Raised(_portable(error)))
+                outbox.send(Reply(error=_portable(error)))
 
 
 class _Outbox(QueueHandler):
-    """Answers, and whatever is logged, through one pipe; several threads may log."""
+    """Sends replies and log records through one pipe; several threads may log."""
 
     def __init__(self, pipe: connection.Connection) -> None:
         super().__init__(pipe)  # type: ignore[arg-type]  # only ``enqueue`` uses it
@@ -84,9 +76,9 @@ class _Outbox(QueueHandler):
         log.setLevel(logging.DEBUG)
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        self.tell(record)
+        self.send(record)
 
-    def tell(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self.acquire()
         try:
             self._pipe.send(message)
@@ -95,12 +87,12 @@ class _Outbox(QueueHandler):
 
 
 def _claim(device: str, index: int) -> torch.device:
-    """This process's device, which is the current one from here on."""
-    from lightning.fabric import Fabric  # seconds, which the main process need not spend
+    """This process's device, which is torch's current device from here on."""
+    from lightning.fabric import Fabric  # takes seconds to import, and the main process does not need it
     from lightning.fabric.plugins.environments import LightningEnvironment
 
     kind = torch.device(device).type
-    # the environment is given so that Fabric does not take a SLURM job's tasks for its own
+    # without the plugin Fabric would take the tasks of a SLURM job for its own processes
     fabric = Fabric(
         accelerator=kind, devices=[index] if kind == "cuda" else 1, plugins=[LightningEnvironment()]
     )  # fmt: skip
@@ -109,7 +101,7 @@ def _claim(device: str, index: int) -> torch.device:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or its words where it does not survive the way to another process."""
+    """The error, or its words where it cannot be sent to another process."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pcg.constraints import ABOVE_0, FROM_0, Constraint, matching
-from pcg.names import marked, within
+from pcg.files import marked, within
 from pcg.types import Result
 
 if TYPE_CHECKING:
@@ -123,19 +123,6 @@ class WandB:
         if self.artifacts != "none":
             session.tell(lambda run: study.keep(run, told, f"study-{_plain(name)}", inputs))
         session.end()
-
-    def log(self, result: Result, utterances: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Log a finished run at once.
-
-        Raises:
-            Exception: whatever W&B raises, an outage or a time-out among it; the result itself is safe on disk.
-        """
-        if self.disabled:
-            return
-        run = self.begin(result.values, folder, live=False)
-        for step, row in enumerate(utterances):
-            run.add(step, row, {})
-        run.finish(result, utterances)
 
 
 class LiveRun:

@@ -1,4 +1,4 @@
-"""``dispatch``: every batch is done once, no worker waits while a batch does, and a dead worker's batch is tried again."""
+"""``dispatch``: each batch is done once, no worker idles while one is left, a dead worker's batch is tried again."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class Mortal(FakeWorker):
 def test_a_batch_is_tried_twice_and_the_others_once(deaths: int, tries: int) -> None:
     Mortal.deaths = deaths
     workers = [Mortal([1.0] * 6) for _ in range(2)]
-    replies = {done.index: done.reply for done in dispatch(workers, range(6), lambda: False, list)}
-    assert sorted(replies) == list(range(6))
-    assert isinstance(replies[3], WorkerDied) == (deaths == 2)
+    outcomes = dict(dispatch(workers, range(6), lambda: False, list))
+    assert sorted(outcomes) == list(range(6))
+    assert isinstance(outcomes[3], WorkerDied) == (deaths == 2)
     did = [index for worker in workers for index in worker.did]
     assert [did.count(index) for index in range(6)] == [1, 1, 1, tries, 1, 1]
 
@@ -90,9 +90,9 @@ def test_once_it_is_stopping_the_begun_batches_are_finished_and_none_is_begun() 
     workers = [FakeWorker([1.0] * 9) for _ in range(3)]
     came = dispatch(workers, range(9), lambda: stopping, list)
     stopping = False
-    first = next(came).index
+    first, _ = next(came)
     stopping = True
-    assert [first, *(done.index for done in came)] == [0, 1, 2]
+    assert [first, *(index for index, _ in came)] == [0, 1, 2]
     assert [worker.did for worker in workers] == [[0], [1], [2]]
 
 

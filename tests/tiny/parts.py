@@ -186,14 +186,22 @@ class Roughness:
 
 
 class Recorder:
-    """A logger that keeps what it was told, or fails."""
+    """A logger that keeps the results that it was given, or fails."""
 
+    live = False
     told: list[Any] = []  # noqa: RUF012  (read by the tests)
 
     def __init__(self, fails: bool = False) -> None:
         self._fails = fails
 
-    def log(self, result: Any, utterances: Any, folder: Any) -> None:
+    def begin(self, about: Any, folder: Any, live: bool) -> Recorder:
         if self._fails:
             raise ConnectionError("no network")
-        Recorder.told.append((result, utterances, folder))
+        self._folder = folder
+        return self
+
+    def add(self, step: int, utterance: Any, so_far: Any) -> None:
+        """Not kept."""
+
+    def finish(self, result: Any, utterances: Any, objective: Any = None) -> None:
+        Recorder.told.append((result, utterances, self._folder))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from pcg.results.store import read_utterances
 from pcg.runner.run import run_once
@@ -65,15 +62,3 @@ def test_logging_again_makes_another_complete_run(config, tmp_path: Path) -> Non
     assert not list(Path(result.folder).glob("wandb"))
     log_again(tmp_path / "outputs" / "tiny", LOGGER)
     assert items(records(Path(result.folder))[1].run.config.update)["seed"] == 0
-
-
-def test_a_server_that_never_answers_does_not_cost_the_run(config, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        result = run_once(config(**as_pcg(logger={**LOGGER, "mode": "online", "timeout": 2})))
-    assert (Path(result.folder) / "result.json").exists()
-    assert "the logger failed" in caplog.text
-    assert "`pcg relog study=tiny`" in caplog.text
