@@ -161,7 +161,7 @@ class Blocks:
     """What every pass of one model shares: sizes, rotary angles, norms, attention."""
 
     def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device, layout: Layout) -> None:
-        """``layout``: of the weights; ``pcg.models.layout`` chooses one."""
+        """``layout``: of the weights (``pcg.models.linear.layout_for``)."""
         self.config, self.dtype, self.device, self.layout = config, dtype, device, layout
         self.rope = rope_table(config.rope, device)
         # ||x|| / sqrt(width) is the root mean square; the norm weights carry the sqrt(width)

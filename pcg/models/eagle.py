@@ -30,8 +30,7 @@ from pcg.models.chain import chain
 from pcg.models.checkpoint import Checkpoint, Described, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import Footprint
-from pcg.models.layout import choose
-from pcg.models.linear import is_plain
+from pcg.models.linear import is_plain, layout_for
 from pcg.models.native import Drafting, Product
 from pcg.sampling import Sampling
 from pcg.types import Utterance
@@ -101,7 +100,7 @@ class EagleLM:
         self.reads = states_read(checkpoint.config, target.layers, path)
         width = c.width
         fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
-        layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
+        layout = layout_for(c.head_dim, fuse.dtype, dtype_of(dtype), self.device)
         self.budget = budget
         self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout)
         self._fuse = self.blocks.linear(fuse)
@@ -123,7 +122,7 @@ class EagleLM:
 
     @property
     def layout(self) -> str:
-        """How its weights lie in memory, and so what multiplies by them (``pcg.models.layout``)."""
+        """How its weights lie in memory, and so what multiplies by them (``pcg.models.linear``)."""
         return self.blocks.layout
 
     @staticmethod

@@ -1,7 +1,4 @@
-"""x @ weight.T, by the quickest kernel that gives the same numbers.
-
-Which one that is depends on the machine: ``pcg.models.layout`` measures.
-"""
+"""x @ weight.T, by the quickest kernel here that gives the same numbers. docs/bench.md has the times of each."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ def linear(
     """The map with ``weight`` and ``bias`` as stored in a checkpoint, computed in ``dtype`` on ``device``.
 
     Args:
-        layout: how the weight lies in memory, and so who multiplies; one of ``layouts``.
+        layout: how the weight lies in memory, and so who multiplies; ``layout_for`` names the quickest.
     """
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
     if layout == "native":
@@ -43,18 +40,21 @@ def linear(
     return partial(F.linear, weight=weight.to(device=device, dtype=dtype), bias=bias)
 
 
-def layouts(head_dim: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device, threads: int) -> list[Layout]:
-    """Those that compute in ``dtype`` with weights that are ``stored`` so, on this machine."""
-    found: list[Layout] = ["plain"]
+def layout_for(head_dim: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device) -> Layout:
+    """The quickest layout for a model that computes in ``dtype`` with weights that are ``stored`` so.
+
+    ``native`` runs on one thread and was the quickest on every machine and model that was measured (docs/bench.md).
+    ``packed`` takes 1 / 2.7 of the time of torch's own product, on one thread too, so from four threads on torch's is
+    chosen.
+    """
+    threads = torch.get_num_threads()
     if device.type != "cpu":
-        return found
-    if dtype == torch.float32 and stored == torch.float16 and can_pack():
-        found.append("packed")
+        return "plain"
     if threads == 1 and native.can_pass(head_dim, dtype):
-        found.append("native")
-    if dtype == torch.bfloat16 and can_reorder():
-        found.append("reordered")
-    return found
+        return "native"
+    if threads <= 3 and (dtype, stored) == (torch.float32, torch.float16) and can_pack():
+        return "packed"
+    return "reordered" if dtype == torch.bfloat16 and can_reorder() else "plain"
 
 
 def is_plain(multiply: Linear) -> bool:

@@ -20,8 +20,7 @@ from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
-from pcg.models.layout import choose
-from pcg.models.linear import is_plain
+from pcg.models.linear import is_plain, layout_for
 from pcg.models.tree import Tree
 from pcg.types import Utterance
 
@@ -47,7 +46,7 @@ class Llama:
         """
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
         table = checkpoint.tensor("model.embed_tokens.weight", (c.vocab, c.width))
-        self.blocks = Blocks(c, dtype, device, choose(c, table.dtype, dtype, device))
+        self.blocks = Blocks(c, dtype, device, layout_for(c.head_dim, table.dtype, dtype, device))
         self.table = table.to(device, dtype)
         self.head = self.blocks.linear(self._output_rows(checkpoint, table, head_rows))
         self.layers = [self.blocks.read_layer(checkpoint, f"model.layers.{i}.") for i in range(c.layers)]
@@ -147,7 +146,7 @@ class LlamaLM:
 
     @property
     def layout(self) -> str:
-        """How its weights lie in memory, and so what multiplies by them (``pcg.models.layout``)."""
+        """How its weights lie in memory, and so what multiplies by them (``pcg.models.linear``)."""
         return self.llama.blocks.layout
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:

@@ -55,9 +55,8 @@ KEYS: Mapping[str, str] = {
     "failures": "utterances that failed: `utterance` and `reason`; they count nowhere else",
     "groups": "sizes in tokens of the rule's groups: number of groups, mean, median, largest, share of singletons, "
     "bytes of the table, `histogram` (edges 1, 2, 4, ...: groups from each to below the next); null without groups",
-    "layouts.target": "how the target's weights lie in memory, and so what multiplies by them: on a CPU the quickest "
-    "that was measured there (docs/bench.md); null of models without a choice, where an engine decoded, and in results "
-    "before this key was",
+    "layouts.target": "how the target's weights lie in memory, and so what multiplies by them (docs/bench.md); null "
+    "for models without a choice, where an engine decoded, and in results before this key was",
     "layouts.draft": "the draft's",
     "counts.utterances": "utterances decoded",
     "counts.rounds": "rounds of speculative decoding, summed over utterances",

@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pcg.models.layout.layouts", lambda *_: ["plain"])
+        patch.setattr("pcg.models.linear.native.can_pass", lambda *_: False)
         root = tmp_path_factory.mktemp("graphs")
         for name, layers in (("target", 2), ("draft", 1)):
             make_bundled_folder(root / name, layers=layers, seed=layers)

@@ -50,7 +50,7 @@ def test_a_draft_with_a_budget_is_what_it_is_trained_as(
     if layout == "native" and native.library() is None:
         pytest.skip("no C compiler here")
     target, student, teacher, head = pair
-    monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: layout)
+    monkeypatch.setattr("pcg.models.eagle.layout_for", lambda *_: layout)
     draft = EagleLM(str(head), target, "float32", "cpu", budget=16)
     ids = torch.randint(0, 90, (1, 52), generator=torch.Generator().manual_seed(2))
     cut = 41  # entries of the prompt: all of its tokens but the last

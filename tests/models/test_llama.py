@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from pcg.models.hf import HfLM
-from pcg.models.linear import linear
+from pcg.models.linear import can_pack, can_reorder, linear
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
 from tests.fakes import make_bundled_folder
@@ -154,11 +154,11 @@ def test_full_head_equals_speech_head(tied: bool, tmp_path: Path) -> None:
     assert logits[0].shape == (2, 5, 97)
 
 
+@pytest.mark.skipif(not can_reorder(), reason="this processor multiplies no bfloat16")
 def test_products_of_weights_laid_out_once_are_those_of_bfloat16() -> None:
-    """On a CPU without bfloat16 there is one kind of product, and nothing to compare."""
     made = torch.Generator().manual_seed(0)
     weight, bias, x = (torch.randn(*shape, generator=made) for shape in ((48, 33), (48,), (2, 5, 33)))
-    given = linear(weight, torch.bfloat16, torch.device("cpu"), bias)(x.bfloat16())
+    given = linear(weight, torch.bfloat16, torch.device("cpu"), bias, "reordered")(x.bfloat16())
     torch.testing.assert_close(given, F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()))
 
 
@@ -246,11 +246,12 @@ def test_a_window_that_hides_nothing_is_no_window(tmp_path: Path) -> None:
         assert_close(model.step(ids[:, 15:], cache), oracle(folder, ids, model)[:, 15:])
 
 
+@pytest.mark.skipif(not can_pack(), reason="torch is built without FBGEMM")
 @pytest.mark.parametrize(("inputs", "outputs"), [(29, 37), (256, 1408), (64, 97)])
 def test_packed_half_weights_multiply_as_float32(inputs: int, outputs: int) -> None:
     weight = torch.randn(outputs, inputs).half()
     x = torch.randn(2, 3, 2 * inputs)[..., ::2]
-    product = linear(weight, torch.float32, torch.device("cpu"))(x)
+    product = linear(weight, torch.float32, torch.device("cpu"), layout="packed")(x)
     torch.testing.assert_close(product.double(), x.double() @ weight.double().T, rtol=1e-4, atol=1e-4)
 
 
