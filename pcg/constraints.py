@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import types
 import typing
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -93,11 +95,13 @@ def problems(values: Mapping[str, Any], hints: Mapping[str, Any], path: str = ""
 def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a constructor's arguments, without those that only a type checker can resolve."""
     function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
+    owners = reversed(make.__mro__[:-1]) if inspect.isclass(make) else ()  # a dataclass has its base's annotations too
+    names = dict(ChainMap(function.__globals__, *(vars(sys.modules[owner.__module__]) for owner in owners)))
     hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():  # a class without __init__ has none
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
-            hints |= typing.get_type_hints(holder, function.__globals__, include_extras=True)
+            hints |= typing.get_type_hints(holder, names, include_extras=True)
         except NameError:
             continue
     return hints

@@ -52,6 +52,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     compiled = run["decoding"].get("compile", False)
     if compiled is False or (compiled == "auto" and device.type != "cuda"):
         run["decoding"].pop("compile", None)  # as ever
+    if is_built(run["draft"]) and name_of(run["draft"]) == "eagle":
+        run["draft"] = {**run["draft"], "budget": None}  # a key that is gone: runs of heads keep the ids that they had
     run["fingerprints"] = fingerprints(run)
     return run
 

@@ -91,8 +91,6 @@ class Graphs:
         """
         if not isinstance(model, LlamaLM | EagleLM):
             raise ValueError(f"a {type(model).__name__} has no passes of fixed shape")
-        if getattr(model, "budget", None) is not None:
-            raise ValueError("a draft with a budget drops entries of its cache, which no graph does")
         if not model.is_plain:
             raise ValueError("weights that are packed for this CPU's own products are not compiled")
         if id(model) not in self._made:  # which holds the model, so that no other takes its id

@@ -39,7 +39,6 @@ class LlamaCache:
     """
 
     lengths: Int[Tensor, "batch"]  # on the CPU: shapes depend on it, so a pass need not wait for the device
-    dropped: Int[Tensor, "batch"]  # entries that ``select`` has left out: so far positions lie behind places
 
     def __init__(
         self,
@@ -54,7 +53,6 @@ class LlamaCache:
         shape = (config.layers, batch, 2 * config.kv_heads, capacity, config.head_dim)  # keys' heads, then values'
         self.states: Float[Tensor, "layers batch heads capacity dim"] = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int64)
-        self.dropped = torch.zeros(batch, dtype=torch.int64)
         self.reads = reads
         self.hidden: Float[Tensor, "batch reads capacity width"] = torch.zeros(
             batch, len(reads), capacity if reads else 0, config.width, dtype=dtype, device=device
@@ -74,16 +72,7 @@ class LlamaCache:
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         on_device = rows.to(self.states.device)
         self.states, self.hidden = self.states[:, on_device], self.hidden[on_device]
-        self.lengths, self.dropped = self.lengths[rows.cpu()], self.dropped[rows.cpu()]
-
-    def select(self, kept: Sequence[Int[Tensor, "_"]]) -> None:
-        """Leave out of each row's entries all others, for good; later ones go on at the positions that they had."""
-        lengths, room = torch.tensor([len(each) for each in kept]), self.states.shape[3] - int(self.lengths.min())
-        shape = (*self.states.shape[:3], int(lengths.max()) + room, self.states.shape[4])
-        states = self.states.new_zeros(shape)
-        for row, each in enumerate(kept):
-            states[:, row, :, : len(each)] = self.states[:, row, :, each.to(self.states.device)]
-        self.states, self.dropped, self.lengths = states, self.dropped + self.lengths - lengths, lengths
+        self.lengths = self.lengths[rows.cpu()]
 
     def move(self, source: Int[Tensor, "batch"], place: Int[Tensor, "batch"]) -> None:
         """Copy each row's entry at ``source`` to ``place``: of a tree's branches one is kept, without a gap."""
@@ -280,10 +269,6 @@ class Blocks:
 
     def span(self, cache: LlamaCache, new: int) -> Span:
         start, end = cache.room(new)
-        if cache.dropped.any():
-            places = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
-            rope = self.rope[places + cache.dropped.unsqueeze(1).to(self.device)].unsqueeze(2)
-            return Span(0, end, places, rope, self._until(places, end))
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
             return Span(start, end, None, self.rope[start:end, None], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)

@@ -11,9 +11,8 @@ name. Departures: an entry for the prompt's first token, whose state before is z
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.constraints import at_least
 from pcg.history import History
 from pcg.interfaces import Drafted, Readable
 from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
-from pcg.models.budget import CHUNK, kept_entries
 from pcg.models.chain import chain
 from pcg.models.checkpoint import Checkpoint, Described, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
@@ -44,25 +41,16 @@ _COMPUTED = {
 _AUX = "eagle_aux_hidden_state_layer_ids"
 
 
-@dataclass
-class EagleCache:
+class EagleCache(LlamaCache):
     """The draft's own keys and values, the target's cache, and the draft's last state of each row."""
 
-    memory: LlamaCache
-    target: Any
-    own: Float[Tensor, "batch 1 width"]
-
-    @property
-    def lengths(self) -> Int[Tensor, "batch"]:
-        """Tokens that it has read; entries of some may be dropped."""
-        return self.memory.lengths + self.memory.dropped
-
-    @lengths.setter
-    def lengths(self, lengths: Int[Tensor, "batch"]) -> None:
-        self.memory.lengths = lengths - self.memory.dropped
+    def __init__(self, blocks: Blocks, batch: int, capacity: int, target: Any) -> None:
+        super().__init__(blocks.config, batch, capacity, blocks.dtype, blocks.device)
+        self.target = target
+        self.own: Float[Tensor, "batch 1 width"] = self.states.new_zeros(batch, 1, blocks.config.width)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        self.memory.keep(rows)
+        super().keep(rows)
         self.own = self.own[rows.to(self.own.device)]
 
 
@@ -75,20 +63,12 @@ class EagleLM:
         target: the target; the runner gives it.
         dtype: float32, bfloat16 or float16; of the target.
         device: a torch device.
-        budget: entries of a prompt that its cache keeps after prefill (``pcg.models.budget``); None for all.
 
     Raises:
         ValueError: the folder belongs to another target, or to one whose states cannot be read.
     """
 
-    def __init__(
-        self,
-        path: str,
-        target: Any,
-        dtype: Dtype,
-        device: str | torch.device,
-        budget: Annotated[int, at_least(2 * CHUNK)] | None = None,
-    ) -> None:
+    def __init__(self, path: str, target: Any, dtype: Dtype, device: str | torch.device) -> None:
         if not isinstance(target, Readable):
             raise ValueError(f"draft {path}: reads hidden states, which a {type(target).__name__} does not show")
         checkpoint = Checkpoint(resolve_folder(path))
@@ -101,7 +81,6 @@ class EagleLM:
         width = c.width
         fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
         layout = layout_for(c.head_dim, fuse.dtype, dtype_of(dtype), self.device)
-        self.budget = budget
         self._target, self.blocks = target, Blocks(c, dtype_of(dtype), self.device, layout)
         self._fuse = self.blocks.linear(fuse)
         layer = LAYER if f"{LAYER}hidden_norm.weight" in checkpoint else SPECULATORS_LAYER
@@ -146,20 +125,12 @@ class EagleLM:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""
         self.check_states(target)
         check_room(prompts, capacity, self.config.positions)
-        memory = self.blocks.cache(len(prompts), capacity)
-        own = torch.zeros(len(prompts), 1, self.config.width, dtype=self.blocks.dtype, device=self.device)
-        cache = EagleCache(memory, target, own)
+        cache = EagleCache(self.blocks, len(prompts), capacity, target)
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         if ids.shape[1]:
             self._forward(ids, self._known(cache, ids.shape[1]), cache)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        if self.budget is not None:
-            self._drop(memory, self.budget)
         return cache
-
-    def _drop(self, memory: LlamaCache, budget: int) -> None:
-        keys, lengths = memory.states[0, :, : self.config.kv_heads], memory.lengths.tolist()
-        memory.select([kept_entries(row[:, :length], budget) for row, length in zip(keys, lengths, strict=True)])
 
     @torch.inference_mode()
     def step(self, tokens: Int[Tensor, "batch new"], cache: EagleCache) -> Float[Tensor, "batch new vocab"]:
@@ -182,9 +153,9 @@ class EagleLM:
         new, more = latest.shape[1], uniform.shape[1] - 1
         if not self.knows(cache.lengths, new, cache.target):
             raise ValueError("a block begins where the target has been")
-        cache.memory.room(new + more)
+        cache.room(new + more)
         self._forward(latest, self._known(cache, new), cache)
-        tokens, probs, cache.own = self._drafting.block(cache.own, cache.memory, sampling.temperature, uniform)
+        tokens, probs, cache.own = self._drafting.block(cache.own, cache, sampling.temperature, uniform)
         cache.lengths = cache.lengths + more
         return tokens, probs, None
 
@@ -261,11 +232,11 @@ class EagleLM:
         self, ids: Int[Tensor, "batch new"], x: Float[Tensor, "batch new width"], cache: EagleCache
     ) -> Float[Tensor, "batch new width"]:
         if self._passes is not None:
-            cache.memory.room(ids.shape[1])
-            x = self._passes.reading(x, self._embed(ids), self._state_norm, self._normed_residual, cache.memory)
+            cache.room(ids.shape[1])
+            x = self._passes.reading(x, self._embed(ids), self._state_norm, self._normed_residual, cache)
         else:
-            span = self.blocks.span(cache.memory, ids.shape[1])
-            [memory] = span.memories(cache.memory.states, self.config.kv_heads)
+            span = self.blocks.span(cache, ids.shape[1])
+            [memory] = span.memories(cache.states, self.config.kv_heads)
             x = self.through(ids, x, span, memory)
         cache.lengths = cache.lengths + ids.shape[1]
         cache.own = x[:, -1:]

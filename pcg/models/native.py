@@ -62,7 +62,7 @@ class _Sizes(ctypes.Structure):
 class _Pass(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("rows", "fresh")),
-        *((name, ctypes.c_void_p) for name in ("lengths", "dropped", "depths", "sees", "rope", "states")),
+        *((name, ctypes.c_void_p) for name in ("lengths", "depths", "sees", "rope", "states")),
         *((name, ctypes.c_int64) for name in ("layer_step", "row_step", "head_step")),
         ("reads", ctypes.c_void_p), ("read_count", ctypes.c_int64), ("hidden", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("hidden_row_step", "hidden_read_step")),
@@ -246,14 +246,14 @@ class Passes:
     def _pass(self, x: Float[Tensor, "batch new width"], cache: Any, tree: Tree | None) -> tuple[_Pass, Any]:
         """Where it writes and what it sees, and the tensors that it points to."""
         rows, fresh = x.shape[:2]
-        lengths, dropped, states, hidden = cache.lengths.contiguous(), cache.dropped, cache.states, cache.hidden
+        lengths, states, hidden = cache.lengths.contiguous(), cache.states, cache.hidden
         depths, sees = _chain(fresh) if tree is None else (tree.depths.int(), tree.sees.to(torch.uint8).contiguous())
         reads = _numbers(cache.reads)
         given = _Pass(
-            rows, fresh, *map(_address, (lengths, dropped, depths, sees, self._rope, states)), *states.stride()[:3],
+            rows, fresh, *map(_address, (lengths, depths, sees, self._rope, states)), *states.stride()[:3],
             _address(reads), len(cache.reads), _address(hidden), *hidden.stride()[:2],
         )  # fmt: skip
-        return given, (lengths, dropped, depths, sees, reads)
+        return given, (lengths, depths, sees, reads)
 
 
 class Drafting:

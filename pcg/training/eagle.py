@@ -8,29 +8,19 @@ test of EAGLE-3, arXiv 2503.01840). So the draft learns on its own states what i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pcg.models.budget import kept_entries
 from pcg.models.decoder import LlamaConfig
 from pcg.models.rope import rope_table
 
 _SELF, _MLP = "self_attn.", "mlp."
-
-
-@dataclass(frozen=True)
-class View:
-    """What a draft with a budget sees: of the first ``cut`` positions, its prompt, the entries that it keeps."""
-
-    cut: int
-    budget: int
 
 
 class Norm(nn.Module):
@@ -83,21 +73,16 @@ class Eagle(nn.Module):
         embedded: Float[Tensor, "batch length width"],
         states: Float[Tensor, "batch length features"],
         depths: int,
-        view: View | None = None,
     ) -> list[Float[Tensor, "batch length width"]]:
-        """State n at position p, from which depth n + 1 predicts the token after p; from ``view.cut`` on as a draft
-        with a budget has it."""
+        """State n at position p, from which depth n + 1 predicts the token after p."""
         x, layer = self.fc(_later(states)), self.midlayer
         out: list[Tensor] = []
         past: list[tuple[Tensor, Tensor]] = []  # keys and values of each depth
-        barred: Tensor | None = None
         for _ in range(depths):
             read = torch.cat([layer.input_layernorm(embedded), layer.hidden_norm(x)], -1)
             query, key, value = (self._heads(layer.self_attn[name](read)) for name in ("q_proj", "k_proj", "v_proj"))
             past.append((self._turn(key), value))
-            if view is not None and barred is None:
-                barred = _barred(past[0][0].detach(), view)
-            mixed = _chain_attention(self._turn(query), past, barred)
+            mixed = _chain_attention(self._turn(query), past)
             x = x + layer.self_attn["o_proj"](mixed.transpose(1, 2).flatten(2))
             x = x + layer.feed(x)
             out.append(self.norm(x))
@@ -147,18 +132,8 @@ def _later(x: Float[Tensor, "batch length width"], by: int = 1) -> Float[Tensor,
     return F.pad(x, (0, 0, by, 0))[:, : x.shape[1]]
 
 
-def _barred(keys: Float[Tensor, "batch heads length dim"], view: View) -> Bool[Tensor, "batch length length"]:
-    """Entries of the prompt (columns) that positions from its end on (rows) do not see."""
-    positions = torch.arange(keys.shape[2], device=keys.device)
-    kept = [torch.isin(positions, kept_entries(row[:, : view.cut], view.budget)) for row in keys]
-    dropped = ~torch.stack(kept) & (positions < view.cut)
-    return dropped.unsqueeze(1) & (positions >= view.cut).unsqueeze(1)
-
-
 def _chain_attention(
-    query: Float[Tensor, "batch heads length dim"],
-    past: list[tuple[Tensor, Tensor]],
-    barred: Bool[Tensor, "batch length length"] | None = None,
+    query: Float[Tensor, "batch heads length dim"], past: list[tuple[Tensor, Tensor]]
 ) -> Float[Tensor, "batch heads length dim"]:
     """Attention at depth n: entries of depth 1 up to n - 1 positions back, then one entry of each depth since."""
     batch, heads, length, size = query.shape
@@ -168,10 +143,7 @@ def _chain_attention(
         for pair in past
     ]
     mask = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1 - len(chain))
-    mask = mask.expand(batch * heads, -1, -1)
-    if barred is not None:
-        mask = mask.masked_fill(barred.repeat_interleave(heads, 0), -torch.inf)
-    scores = [torch.baddbmm(mask, query, keys.transpose(1, 2))]
+    scores = [torch.baddbmm(mask.expand(batch * heads, -1, -1), query, keys.transpose(1, 2))]
     near = [
         (_later(key, len(chain) - 1 - i), _later(value, len(chain) - 1 - i)) for i, (key, value) in enumerate(chain)
     ]

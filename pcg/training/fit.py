@@ -10,15 +10,17 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
+from pcg.constraints import ABOVE_0, FROM_1
 from pcg.tracking.training import Mode, TrainingLog
 
 log = logging.getLogger(__name__)
@@ -81,43 +83,46 @@ def resumed_at(out: str) -> int:
     return 0 if state is None else int(state["trained"])
 
 
-class Stage(Protocol):
-    """What every stage that trains is told of how: conf/trainer/*.yaml.
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The settings of every stage that trains a model (conf/trainer/*.yaml).
 
-    Attributes:
-        out: the folder of its model.
-        steps: how many it is trained for.
-        accelerator, precision: Lightning's.
-        devices: how many train together.
-        wandb: whether its figures go to W&B, and how.
-        checkpoint_every: steps.
+    Args:
+        out: folder of the trained model; the checkpoint lies beside it, and a stage that is started again resumes
+            from it.
+        steps: how many steps the model is trained for.
+        learning_rate: the highest of the schedule.
+        accelerator, precision: of Lightning's Trainer.
+        checkpoint_every: steps between two checkpoints; the model folder is written with each.
+        wandb: whether figures go to W&B while it trains.
+        devices: how many devices train together.
     """
 
-    @property
-    def out(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def accelerator(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def devices(self) -> int: ...
-    @property
-    def wandb(self) -> Mode: ...
-    @property
-    def checkpoint_every(self) -> int: ...
+    out: str
+    steps: Annotated[int, FROM_1]
+    learning_rate: Annotated[float, ABOVE_0]
+    seed: int
+    accelerator: str
+    precision: str
+    checkpoint_every: Annotated[int, FROM_1]
+    wandb: Mode = "disabled"
+    devices: Annotated[int, FROM_1] = 1
 
 
 def fit(
-    stage: Stage, module: L.LightningModule, loader: DataLoader, max_steps: int, export: Callable[[], None]
+    stage: Stage,
+    module: L.LightningModule,
+    batches: IterableDataset,
+    export: Callable[[], None],
+    optimizer_steps: int | None = None,
 ) -> None:
-    """Train up to ``max_steps`` optimiser steps, from the checkpoint beside the stage's ``out`` if there is one.
+    """Train the module on ``batches``, from the checkpoint beside the stage's ``out`` if there is one.
 
-    A training that is finished is told to be, and its folder is written where it is missing.
+    A training that is finished is not repeated; its folder is written where it is missing.
 
     Args:
         export: writes the model folder; called with every checkpoint.
+        optimizer_steps: Lightning counts those of each optimiser; two a step where None.
     """
     checkpoint, state = _checkpoint(stage.out), _state(stage.out)
     if state is not None and int(state["trained"]) >= stage.steps:
@@ -125,7 +130,7 @@ def fit(
         return
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = L.Trainer(
-        max_steps=max_steps,
+        max_steps=optimizer_steps or 2 * stage.steps,
         accelerator=stage.accelerator,
         devices=stage.devices,
         strategy="auto" if stage.devices == 1 else "ddp",
@@ -140,7 +145,7 @@ def fit(
     resume = str(checkpoint) if checkpoint.exists() else None
     if resume:
         log.info("%s: resuming", _name(checkpoint))
-    trainer.fit(module, loader, ckpt_path=resume)
+    trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=resume)
 
 
 def _finished(stage: Stage, module: L.LightningModule, state: dict[str, Any], export: Callable[[], None]) -> None:
@@ -155,8 +160,34 @@ def _finished(stage: Stage, module: L.LightningModule, state: dict[str, Any], ex
 
 
 def _logger(stage: Stage) -> TrainingLog | Literal[False]:
-    """W&B is given what the stage was told."""
+    """The logger to W&B, which gets the stage's settings too."""
     if stage.wandb == "disabled":
         return False
-    told = {field.name: getattr(stage, field.name) for field in fields(stage)}  # type: ignore[arg-type]
-    return TrainingLog(stage.wandb, Path(stage.out).parent, Path(stage.out).name, told)
+    settings = {field.name: getattr(stage, field.name) for field in fields(stage)}
+    return TrainingLog(stage.wandb, Path(stage.out).parent, Path(stage.out).name, settings)
+
+
+def optimizers(
+    matrices: Iterable[nn.Parameter], rest: Iterable[nn.Parameter], rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices (AdamW alone was far slower), AdamW for tables and norms."""
+    muon = torch.optim.Muon(list(matrices), rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(list(rest), rate, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+def schedule(step: int, steps: int) -> float:
+    """The share of the learning rate: rises over 100 steps, stays, falls linearly to 2 % over the second half."""
+    return min(1.0, (step + 1) / 100, max(0.02, 2 * (1 - step / steps)))
+
+
+def take_step(module: Any, loss: Tensor, stage: Stage, largest_gradient: float) -> None:
+    """One step of the module's two optimisers at the schedule's rate; ``module.trained`` counts it."""
+    both = module.optimizers()
+    for optimizer in both:
+        optimizer.param_groups[0]["lr"] = stage.learning_rate * schedule(int(module.trained), stage.steps)
+        optimizer.zero_grad()
+    module.manual_backward(loss)
+    nn.utils.clip_grad_norm_(module.parameters(), largest_gradient)
+    for optimizer in both:
+        optimizer.step()
+    module.trained += 1

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pcg.codecs.fsq import FSQ
 from pcg.models.checkpoint import read_json, resolve_folder
 from pcg.training.attention import prefer_products
+from pcg.training.fit import Stage, optimizers, take_step
 from pcg.training.growth import grown
-from pcg.training.schedule import optimizers, schedule
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS
 from pcg.training.tables import TokenTable
 
@@ -33,7 +33,7 @@ class SpeechLM(L.LightningModule):
         guide_layer: layer whose first head is guided.
         guide: weight of the guidance at the start; falls linearly to a tenth over the first half.
         guide_width: standard deviation of "near", in phonemes.
-        steps, learning_rate: of the schedule; Muon for the blocks' matrices, AdamW for the rest.
+        stage: the settings of its training; None for a model that another module trains.
     """
 
     trained: Tensor
@@ -42,11 +42,10 @@ class SpeechLM(L.LightningModule):
         self,
         llama: dict[str, Any],
         levels: list[int],
-        guide_layer: int,
-        guide: float,
-        guide_width: float,
-        steps: int,
-        learning_rate: float,
+        guide_layer: int = 0,
+        guide: float = 0.0,
+        guide_width: float = 1.0,
+        stage: Stage | None = None,
     ) -> None:
         super().__init__()
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -63,7 +62,7 @@ class SpeechLM(L.LightningModule):
             unread.requires_grad_(False)  # several devices wait for every gradient
         prefer_products(self.llama)
         self.guide_layer, self.guide, self.guide_width = guide_layer, guide, guide_width
-        self.steps, self.rate = steps, learning_rate
+        self.stage = stage
         self._captured: dict[str, Tensor] = {}
         attention = self.llama.model.layers[guide_layer].self_attn
         for name in ("q_proj", "k_proj"):
@@ -73,8 +72,10 @@ class SpeechLM(L.LightningModule):
         self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        assert self.stage is not None
         norms = [p for p in self.llama.model.parameters() if p.ndim == 1]
-        return optimizers(self.matrices(), [*self.table.parameters(), *self.head.parameters(), *norms], self.rate)
+        rest = [*self.table.parameters(), *self.head.parameters(), *norms]
+        return optimizers(self.matrices(), rest, self.stage.learning_rate)
 
     def matrices(self) -> list[nn.Parameter]:
         """The parameters that Muon trains."""
@@ -112,18 +113,10 @@ class SpeechLM(L.LightningModule):
         return -mass[speech].mean()
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        step = int(self.trained)
-        both: Any = self.optimizers()
-        for optimizer in both:
-            optimizer.param_groups[0]["lr"] = self.rate * schedule(step, self.steps)
-            optimizer.zero_grad()
+        assert self.stage is not None
         loss, guidance = self.loss(*batch)
-        weight = self.guide * max(0.1, 1 - 1.8 * step / self.steps)
-        self.manual_backward(loss + weight * guidance)
-        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-        for optimizer in both:
-            optimizer.step()
-        self.trained += 1
+        weight = self.guide * max(0.1, 1 - 1.8 * int(self.trained) / self.stage.steps)
+        take_step(self, loss + weight * guidance, self.stage, largest_gradient=1.0)
         if self.trained % 50 == 0:
             self.log_dict({"loss": loss.detach(), "guidance": guidance.detach()})
 

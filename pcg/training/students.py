@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pcg.models.checkpoint import Checkpoint, read_json
 from pcg.models.decoder import LlamaConfig
-from pcg.training.eagle import Eagle, View
+from pcg.training.eagle import Eagle
 from pcg.training.speech import SpeechLM
 from pcg.training.teacher import Teacher
 
@@ -22,15 +22,13 @@ from pcg.training.teacher import Teacher
 class ReadingStudent(nn.Module):
     """``Eagle``, with the target's embeddings and head."""
 
-    def __init__(self, eagle: Eagle, reads: Sequence[int], budgets: Sequence[int] = ()) -> None:
+    def __init__(self, eagle: Eagle, reads: Sequence[int]) -> None:
         super().__init__()
-        self.eagle, self.reads, self.budgets = eagle, reads, budgets
+        self.eagle, self.reads = eagle, reads
 
-    def states(
-        self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int, view: View | None = None
-    ) -> list[Tensor]:
+    def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
         states = torch.cat([teacher.hidden[depth] for depth in self.reads], -1)
-        return self.eagle(teacher.embed(ids), states, depths, view)
+        return self.eagle(teacher.embed(ids), states, depths)
 
     def logits(self, states: Float[Tensor, "positions width"], teacher: Teacher) -> Float[Tensor, "positions vocab"]:
         return teacher.logits(states)
@@ -64,14 +62,11 @@ class EagleDraft:
         reads: states of the target that it reads; state i comes after i layers, the last is normed.
         start: a folder to train further; None starts from the target's last layer.
         hidden: width of its MLP; None for the target's.
-        budgets: of its cache (``draft.budget``), one of which each step is trained on beside the whole cache; none for
-            the whole cache alone.
     """
 
     reads: list[int]
     start: str | None = None
     hidden: int | None = None
-    budgets: list[int] = field(default_factory=list)
 
     def make(self, teacher: Teacher) -> ReadingStudent:
         eagle = Eagle(LlamaConfig.read(self._config(teacher), teacher.folder), len(self.reads))
@@ -79,7 +74,7 @@ class EagleDraft:
             eagle.start_from(*_last_layer(teacher.folder, teacher.model.config.num_hidden_layers))
         else:
             eagle.load(Path(self.start))
-        return ReadingStudent(eagle, self.reads, self.budgets)
+        return ReadingStudent(eagle, self.reads)
 
     def save(self, student: ReadingStudent, folder: Path, teacher: Teacher) -> None:
         student.eagle.save(folder, self._config(teacher))
@@ -106,7 +101,7 @@ class LlamaDraft:
     start: str | None = None
 
     def make(self, teacher: Teacher) -> OwnStudent:
-        model = SpeechLM(self.llama, self.levels, steps=1, learning_rate=0.0, guide_layer=0, guide=0.0, guide_width=1.0)
+        model = SpeechLM(self.llama, self.levels)
         if self.start is not None:
             model.start_from(self.start, _phonemes(teacher))
         return OwnStudent(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -47,11 +48,8 @@ def speech(teacher: Teacher, rows: int, length: int, seed: int = 0) -> torch.Ten
 
 
 def module(teacher, student, loss, depths, heldout=()) -> DraftModule:
-    tables = {"near": teacher.groups(Cosine(0.5))}
-    return DraftModule(
-        student, teacher, loss, temperature=0.8, depths=depths, share=1.0, steps=50, learning_rate=5e-3,
-        groups=tables, heldout=heldout, report_every=50,
-    )  # fmt: skip
+    stage = SimpleNamespace(temperature=0.8, depths=depths, learning_rate=5e-3)
+    return DraftModule(student, teacher, loss, stage, {"near": teacher.groups(Cosine(0.5))}, heldout)
 
 
 def test_unrolled_depths_are_what_decoding_does(folder, teacher, tmp_path):
@@ -93,7 +91,7 @@ def test_fifty_steps_of_lk_raise_held_out_acceptance(teacher):
     before = training.held_out()
     both = training.configure_optimizers()
     for step in range(50):
-        drafts, target = training._asked(speech(teacher, 8, 40, seed=step), 1.0)
+        drafts, target = training.distributions(speech(teacher, 8, 40, seed=step), share=1.0)
         for optimizer in both:
             optimizer.zero_grad()
         sum(LK()(draft, target) for draft in drafts).backward()
@@ -104,27 +102,6 @@ def test_fifty_steps_of_lk_raise_held_out_acceptance(teacher):
     for depth in (1, 2, 3):
         assert after[f"heldout_exact_{depth}"] > before[f"heldout_exact_{depth}"] + 0.02
         assert after[f"heldout_near_{depth}"] >= after[f"heldout_exact_{depth}"] - 1e-6  # coarse keeps at least as much
-
-
-def test_a_step_with_budgets_adds_half_the_loss_after_a_cut(teacher, monkeypatch):
-    student = EagleDraft(READS, budgets=[16, 24]).make(teacher)
-    made = module(teacher, student, LK(), 2)
-    ids, asked = speech(teacher, 2, 60), []
-    own = made._asked
-    monkeypatch.setattr(made, "_asked", lambda *given: asked.append(given) or own(*given))
-    losses = []
-    monkeypatch.setattr(made, "manual_backward", lambda loss: losses.append(loss.detach()))
-    monkeypatch.setattr(made, "optimizers", list)
-    made.training_step(ids, 0)
-    (_, _), (_, _, view) = asked
-    assert 15 <= view.cut <= 45
-    assert view.budget in (16, 24)
-    full, sparse = (made._weighed(*own(ids, 1.0, *some))[0] for some in ((), (view,)))
-    torch.testing.assert_close(losses[0], full + 0.5 * sparse)
-    drafts, target = own(ids, 1.0, view)
-    assert len(drafts[0]) == len(target) == 2 * (59 - view.cut)
-    budgets = [made._view(60).budget for _ in range(300)]
-    assert 150 < budgets.count(16) < 250  # two of three
 
 
 def test_a_loss_on_groups_gets_them_over_the_targets_table(teacher):

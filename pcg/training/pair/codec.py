@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
-from pcg.constraints import ABOVE_0, FROM_1
-from pcg.tracking.training import Mode
-from pcg.training.fit import fit, resumed_at
+from pcg.constraints import FROM_1, Constraint
+from pcg.training.fit import Stage, fit, resumed_at, schedule
 from pcg.training.pair.audio import batched_mels
-from pcg.training.schedule import schedule
 from pcg.training.shards import shards
 
 log = logging.getLogger(__name__)
@@ -142,46 +140,36 @@ def perplexity(tokens: Tensor, size: int) -> Tensor:
     return torch.special.entr(share).sum().exp()
 
 
-@dataclass(frozen=True)
-class CodecTrainer:
+@dataclass(frozen=True, kw_only=True)
+class CodecTrainer(Stage):
     """The codec stage: corpus shards -> a codec folder.
 
     Args:
         corpus: folder of the corpus.
-        out: codec folder to write; its checkpoint lies beside it and is resumed from.
         shards: how many training shards to learn from.
         mel: arguments of MelSpectrogram.
         net: arguments of CodecNet, less ``bands``.
         critic: ``critic_width``, ``critic_after`` and ``critic_share`` of CodecModule.
-        steps, batch, crop: optimiser steps; crops a step; frames a crop.
-        checkpoint_every: steps between checkpoints; the codec folder is written with each.
+        batch, crop: crops a step; frames a crop.
+        devices: 1: its losses meet at the decoded mel, around what Lightning averages over devices.
     """
 
     corpus: str
-    out: str
     shards: Annotated[int, FROM_1]
     mel: dict[str, int]
     net: dict[str, Any]
     critic: dict[str, Any]
-    steps: Annotated[int, FROM_1]
     batch: Annotated[int, FROM_1]
     crop: Annotated[int, FROM_1]
-    learning_rate: Annotated[float, ABOVE_0]
-    seed: int
-    accelerator: str
-    precision: str
-    checkpoint_every: Annotated[int, FROM_1]
-    wandb: Mode = "disabled"
-    devices: ClassVar[int] = 1  # its losses meet at the decoded mel, around what Lightning averages
+    devices: Annotated[int, Constraint(lambda count: count == 1, "1: the codec trains on one device")] = 1
 
     def run(self) -> None:
         L.seed_everything(self.seed, verbose=False)
         net = CodecNet(bands=self.mel["bands"], **self.net)
         module = CodecModule(net, self.steps, self.learning_rate, **self.critic)
         crops = MelCrops(self._frames(), self.crop, self.batch, self.seed + resumed_at(self.out))
-        loader = DataLoader(crops, batch_size=None)
         save = lambda: save_codec(Path(self.out), net, self.mel, self.net)  # noqa: E731
-        fit(self, module, loader, 2 * self.steps - self.critic["critic_after"], save)
+        fit(self, module, crops, save, optimizer_steps=2 * self.steps - self.critic["critic_after"])
 
     def _frames(self) -> Float[Tensor, "frames bands"]:
         """Read all mel frames of the shards, in float16."""

@@ -11,13 +11,13 @@ from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
 from pcg.training.drafts import DraftTrainer
+from pcg.training.fit import schedule
 from pcg.training.losses.kl import KL
 from pcg.training.pair.audio import rows
 from pcg.training.pair.codec import CodecTrainer
 from pcg.training.pair.corpus import Corpus, Speaker, trim
 from pcg.training.pair.lm import LMTrainer
 from pcg.training.pair.tokens import Tokens
-from pcg.training.schedule import schedule
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS, Batches, Spoken, corpus, join, pad
 from pcg.training.shards import shards
 from pcg.training.speech import SpeechLM
@@ -141,7 +141,7 @@ def test_token_and_language_model_stages(work):
     assert int(state["trained"]) == 3
     model = LlamaForCausalLM.from_pretrained(work / "draft", dtype=torch.float32)
     assert model.config.vocab_size == AUDIO_OFFSET + 16
-    module = SpeechLM(LLAMA, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
+    module = SpeechLM(LLAMA, [4, 4], 0, 0.3, 3.0)
     module.load_state_dict(state)
     ids = torch.tensor([[1, 7, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5]])
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_token_and_language_model_stages(work):
 
 def test_an_exported_model_can_be_trained_further(tmp_path):
     phonemes = {"a": 5}
-    first, second = (SpeechLM(LLAMA, [4, 4], 0, 0.3, 3.0, 3, 1e-3) for _ in range(2))
+    first, second = (SpeechLM(LLAMA, [4, 4], 0, 0.3, 3.0) for _ in range(2))
     first.export(tmp_path / "model", phonemes)
     second.start_from(str(tmp_path / "model"), phonemes)
     ids = torch.tensor([[1, 5, 2, 3, AUDIO_OFFSET, AUDIO_OFFSET + 5]])
@@ -162,14 +162,14 @@ def test_an_exported_model_can_be_trained_further(tmp_path):
     torch.testing.assert_close(got, want, atol=2e-3, rtol=2e-3)  # float16 weights
     with pytest.raises(ValueError, match="phoneme ids"):
         second.start_from(str(tmp_path / "model"), {"b": 5})
-    wide = SpeechLM(LLAMA | {"intermediate_size": 48}, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
+    wide = SpeechLM(LLAMA | {"intermediate_size": 48}, [4, 4], 0, 0.3, 3.0)
     with pytest.raises(ValueError, match="does not fit"):
         wide.start_from(str(tmp_path / "model"), phonemes)
 
 
 def test_a_smaller_model_grows_without_changing_what_it_says(tmp_path):
     small, large = (
-        SpeechLM(LLAMA | size, [4, 4], 0, 0.3, 3.0, 3, 1e-3)
+        SpeechLM(LLAMA | size, [4, 4], 0, 0.3, 3.0)
         for size in (
             {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
             {"num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 4},
@@ -237,7 +237,7 @@ def test_batches_hold_their_size_and_say_everything_once():
 
 
 def test_guidance_is_the_attention_mass_outside_the_window():
-    module = SpeechLM(LLAMA, [4, 4], 0, 0.3, 0.5, 3, 1e-3)
+    module = SpeechLM(LLAMA, [4, 4], 0, 0.3, 0.5)
     sequence = join([Spoken("aaaaaaaa", [1] * 16)], {"a": 5})
     ids, centre = torch.tensor([sequence.ids]), torch.tensor([sequence.centre])
     narrow = module.loss(ids, centre)[1]
