@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -170,6 +171,29 @@ class Generation:
     kinds: tuple[str, ...] = ()
     target_probs: tuple[float, ...] = ()
     draft_probs: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a run rests on, by its content: a checkpoint that it read, or the groups that it built.
+
+    Attributes:
+        kind: ``checkpoint`` or ``groups``.
+        digest: of the content.
+        keys: of the config, dotted, whose values these are: ``draft.path``.
+        files: what it consists of, by name; none where ``source`` is given.
+        source: the name by which anybody can fetch it: a hub id, or ``bundled:NAME``.
+    """
+
+    kind: Literal["checkpoint", "groups"]
+    digest: str
+    keys: tuple[str, ...]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    source: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.digest}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from pcg import digest
 from pcg.models import hub
 from pcg.models.checkpoint import BUNDLED, resolve_folder
-from pcg.types import Audio, Utterance
+from pcg.types import Audio, Input, Utterance
 
+log = logging.getLogger("pcg")
 _PATHS = ("path", "folder", "voice")
 _READ_FROM = (*_PATHS, "prompt", "corpus", "codec", "tokens", "start", "target")  # and what stages of training read
 # Of a model's folder: weights (of a metric's models pickles too), config, tokens.
@@ -27,6 +29,26 @@ def fingerprints(run: Mapping[str, Any]) -> dict[str, str]:
     any of it and what is not there are left out.
     """
     return {key: found for key, path in _paths(_models(run), "") if (found := _content(path)) is not None}
+
+
+def inputs(run: Mapping[str, Any]) -> Iterator[Input]:
+    """What lies at the paths of a config that has its fingerprints; the dataset is none of it.
+
+    What is no longer what the run read is left out, and a warning names it.
+    """
+    places: dict[str, list[tuple[str, str]]] = {}
+    for key, path in _paths(_models(run), ""):
+        told = run["fingerprints"].get(key)
+        if told is not None and _content(path) != told:
+            log.warning("%s=%s is no longer what the run read, and is not kept as an artifact", key, path)
+        elif told is not None:
+            places.setdefault(told, []).append((key, path))
+    for told, named in places.items():
+        path, keys = named[0][1], tuple(key for key, _ in named)
+        if path.startswith(BUNDLED) or hub.is_hub_id(path):
+            yield Input("checkpoint", told, keys, source=path)
+        else:
+            yield Input("checkpoint", told, keys, {file.name: file for file in _files_at(resolve_folder(path))})
 
 
 def fetch_described(run: Mapping[str, Any]) -> None:
@@ -125,7 +147,7 @@ def _content(path: str) -> str | None:
         commit = hub.revision(path)
         return None if commit is None else commit[:10]
     place = resolve_folder(path)
-    files = [place] if place.is_file() else _files(place)
+    files = _files_at(place)
     if not files:
         return None
     found = hashlib.blake2b(digest_size=5)
@@ -135,9 +157,11 @@ def _content(path: str) -> str | None:
     return found.hexdigest()
 
 
-def _files(folder: Path) -> list[Path]:
-    """What models read of a folder; of weights pickles only where there are no others, as SNAC's."""
-    there = sorted(folder.glob("[!.]*"))
+def _files_at(place: Path) -> list[Path]:
+    """A file, or what models read of a folder; of weights pickles only where there are no others, as SNAC's."""
+    if place.is_file():
+        return [place]
+    there = sorted(place.glob("[!.]*"))
     read = {*_READ, ".bin"} if all(file.suffix != ".safetensors" for file in there) else _READ
     return [file for file in there if file.suffix in read]
 

@@ -37,15 +37,21 @@ def build_cached(
     Two processes that build the same table at once both write it, and either's file is good. A file that cannot be
     read, or written, is warned of, and costs no more than the building.
     """
-    path = Path(folder) / f"groups-{key_of(builder, embeddings, groupable)}.safetensors"
+    key = key_of(builder, embeddings, groupable)
+    path = file_of(key, folder)
     table = _read(path, lambda: _load(path, len(embeddings)))
     if table is not None:
         table.warn(f"{describe(builder)}, from the cache")
-        return table
+        return dataclasses.replace(table, key=key)
     table = builder.build(embeddings, groupable)
     log.info("built %s: %s", describe(builder), _in_words(table))
     _write(table.save, path)
-    return table
+    return dataclasses.replace(table, key=key)
+
+
+def file_of(key: str, folder: str | Path) -> Path:
+    """Where the table of a key is kept."""
+    return Path(folder) / f"groups-{key}.safetensors"
 
 
 def kept_tensor(name: str, make: Callable[[], Tensor], folder: str | Path | None) -> Tensor:

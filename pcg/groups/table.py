@@ -36,6 +36,7 @@ class GroupTable:
         holders: ``S(t)`` token by token, ascending. The same storage as ``members`` if the relation is symmetric.
         ranks: of each of ``members``, how many of its group are nearer to the token that the group belongs to; None
             where the builder knows no order.
+        key: under which the cache keeps the table (``pcg.groups.cache``); None where it does not.
     """
 
     vocab_size: int
@@ -44,6 +45,7 @@ class GroupTable:
     holder_starts: Int[Tensor, "token_starts"]
     holders: Int[Tensor, "memberships"]
     ranks: Int[Tensor, "memberships"] | None = None
+    key: str | None = None
 
     @classmethod
     def from_members(cls, members: Sequence[Sequence[int]], vocab_size: int) -> GroupTable:
@@ -271,9 +273,9 @@ class GroupTable:
         starts, members = self.member_starts.to(device), self.members.to(device)
         ranks = None if self.ranks is None else self.ranks.to(device)
         if self.symmetric:
-            return GroupTable(self.vocab_size, starts, members, starts, members, ranks)
+            return GroupTable(self.vocab_size, starts, members, starts, members, ranks, self.key)
         holder_starts, holders = self.holder_starts.to(device), self.holders.to(device)
-        return GroupTable(self.vocab_size, starts, members, holder_starts, holders, ranks)
+        return GroupTable(self.vocab_size, starts, members, holder_starts, holders, ranks, self.key)
 
     @cached_property
     def seeded(self) -> bool:

@@ -54,7 +54,8 @@ KEYS: Mapping[str, str] = {
     "`when` is inline",
     "failures": "utterances that failed: `utterance` and `reason`; they count nowhere else",
     "groups": "sizes in tokens of the rule's groups: number of groups, mean, median, largest, share of singletons, "
-    "bytes of the table, `histogram` (edges 1, 2, 4, ...: groups from each to below the next); null without groups",
+    "bytes of the table, `key` of its file in pcg's cache (`groups-KEY.safetensors`), `histogram` (edges 1, 2, 4, ...: "
+    "groups from each to below the next); null without groups",
     "layouts.target": "how the target's weights lie in memory, and so what multiplies by them (docs/bench.md); null "
     "for models without a choice, where an engine decoded, and in results before this key was",
     "layouts.draft": "the draft's",

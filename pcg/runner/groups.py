@@ -106,13 +106,14 @@ def embeddings_of(
 
 
 def size_report(rule: object) -> dict[str, Any] | None:
-    """``GroupTable.report`` with a histogram: groups of 1, 2 to 3, 4 to 7, ... tokens. None without groups."""
+    """``GroupTable.report`` with the table's key and a histogram: groups of 1, 2 to 3, 4 to 7, ... tokens. None without
+    groups."""
     table = _table(rule)
     if table is None:
         return None
     counts = torch.bincount(table.sizes.cpu().double().log2().floor().long())
     edges = [2**power for power in range(len(counts) + 1)]
-    return {**table.report(), "histogram": {"edges": edges, "counts": counts.tolist()}}
+    return {**table.report(), "key": table.key, "histogram": {"edges": edges, "counts": counts.tolist()}}
 
 
 def mean_sizes(rule: object) -> Float[Tensor, "vocab"] | None:

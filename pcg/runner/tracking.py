@@ -12,13 +12,16 @@ from types import TracebackType
 from typing import Any
 
 from pcg.config.build import build, is_built
+from pcg.config.fingerprint import inputs
 from pcg.config.settings import Node
+from pcg.files import cache_folder
+from pcg.groups.cache import file_of
 from pcg.interfaces import LiveRun, Logger
 from pcg.results import figures, store
 from pcg.results.records import peek
 from pcg.runner.objective import worth
 from pcg.runner.progress import SoFar
-from pcg.types import Result
+from pcg.types import Input, Result
 
 log = logging.getLogger("pcg")
 
@@ -92,8 +95,12 @@ class Tracker:
             self._try(lambda: self._begin_late(result, len(rows)))
         run, self._run = self._run, None
         if run is not None:
-            value = worth(self._objective, result.values) if self._objective else None
-            self._try(lambda: run.finish(result, rows, value))
+            self._try(lambda: self._finish(run, result, rows))
+
+    def _finish(self, run: Any, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
+        if getattr(self._logger, "keeps_inputs", False):
+            run.keep(_inputs(result.values))
+        run.finish(result, rows, worth(self._objective, result.values) if self._objective else None)
 
     def _begin_late(self, result: Result, utterances: int) -> None:
         self._begin(result.values, live=False)
@@ -112,6 +119,18 @@ class Tracker:
                 type(error).__name__, error, self._folder, self._study,
             )  # fmt: skip
             log.debug("the logger failed", exc_info=True)
+
+
+def _inputs(values: Mapping[str, Any]) -> list[Input]:
+    """The checkpoints that a run read, and its groups as pcg's cache has them, as far as they are still there."""
+    found, key = list(inputs(values["config"])), (values.get("groups") or {}).get("key")
+    if key is not None:
+        file = file_of(key, cache_folder())
+        if file.is_file():
+            found.append(Input("groups", key, ("grouping.groups",), {"groups.safetensors": file}))
+        else:
+            log.warning("%s is gone: the run's groups are not kept as an artifact", file)
+    return found
 
 
 def log_finished(logger: Node | None, result: Result, objective: Mapping[str, Any] | None = None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pcg.constraints import ABOVE_0, FROM_0, Constraint, matching
 from pcg.files import marked, within
-from pcg.types import Result
+from pcg.types import Input, Result
 
 if TYPE_CHECKING:
     from pcg.tracking.session import Session  # half a second, which a command that logs nothing need not spend
@@ -33,7 +33,8 @@ class WandB:
         entity: user or team; None is the account's default.
         mode: ``offline`` writes files only (`wandb sync` sends them later); ``online``; ``disabled`` does nothing.
         live: whether a run is told of while it decodes; else when it has finished.
-        artifacts: ``results`` keeps result.json as an artifact, ``none`` nothing.
+        artifacts: ``results`` keeps result.json as an artifact; ``all`` also the checkpoints that the run read and the
+            groups that it built; ``none`` nothing.
         tags: added to the method's name.
         audio: how many utterances, from the first, go into the table, with their audio.
         timelines: how many of these get a picture of their token timeline.
@@ -47,7 +48,7 @@ class WandB:
         entity: str | None = None,
         mode: Literal["offline", "online", "disabled"] = "offline",
         live: bool = True,
-        artifacts: Literal["results", "none"] = "results",
+        artifacts: Literal["results", "all", "none"] = "results",
         tags: Annotated[Sequence[str], _TAGS] = (),
         audio: Annotated[int, FROM_0] = 20,
         timelines: Annotated[int, FROM_0] = 8,
@@ -55,6 +56,7 @@ class WandB:
     ) -> None:
         self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
         self.live, self.artifacts, self.disabled = live, artifacts, mode == "disabled"
+        self.keeps_inputs = artifacts == "all"
         self.audio, self.timelines, self.timeout = audio, timelines, timeout
 
     @property
@@ -130,6 +132,7 @@ class LiveRun:
 
     def __init__(self, logger: WandB, session: Session, folder: Path) -> None:
         self._logger, self._session, self._folder = logger, session, folder
+        self._inputs: dict[str, str] = {}
         self._session.tell(_define)
 
     def add(self, step: int, utterance: Mapping[str, Any], so_far: Mapping[str, float]) -> None:
@@ -140,6 +143,13 @@ class LiveRun:
                 run.log(values, step=step)
 
         self._session.tell(log)
+
+    def keep(self, inputs: Sequence[Input]) -> None:
+        """What the run rests on, as artifacts by content."""
+        from pcg.tracking.inputs import keep
+
+        self._inputs = {key: one.name for one in inputs for key in one.keys}
+        self._session.tell(lambda run: keep(run, inputs, self._logger.timeout))
 
     def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:
         """Raises what W&B raises; everything has been told to it then, or lies on disk."""
@@ -156,7 +166,8 @@ class LiveRun:
             run.summary.update(flatten({key: values[key] for key in values if key not in ("config", *_ABOUT)}))
             run.summary.update({"state": "finished", "reason": None, "objective": objective})
             if logger.artifacts != "none":
-                artifact = wandb.Artifact(f"result-{_run_name(values)}", type="result")
+                rests_on = {"inputs": self._inputs} if self._inputs else None
+                artifact = wandb.Artifact(f"result-{_run_name(values)}", type="result", metadata=rests_on)
                 artifact.add_file(str(self._folder / "result.json"))
                 run.log_artifact(artifact)
 

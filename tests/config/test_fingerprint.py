@@ -11,7 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from pcg.config.fingerprint import fetch_described, fingerprints, of_utterances
+from pcg.config.fingerprint import fetch_described, fingerprints, inputs, of_utterances
 from pcg.data.texts import Texts
 from pcg.models import hub
 from pcg.types import Audio, Utterance
@@ -33,6 +33,27 @@ def test_weights_that_change_under_their_name_are_others(tmp_path):
     assert fingerprints(run) == before  # written again, the same
     model(tmp_path / "target", 2.0)
     assert fingerprints(run) != before
+
+
+def test_inputs_are_the_files_of_each_content_once(tmp_path, caplog):
+    target, draft = model(tmp_path / "target", 1.0), model(tmp_path / "draft", 2.0)
+    (target / "notes.md").write_text("no model reads this")
+    run = {
+        "target": {"path": str(target), "text": {"path": str(target)}},
+        "draft": {"path": str(draft)},
+        "codec": {"path": "bundled:codec"},
+        "dataset": {"path": str(tmp_path)},
+    }
+    run["fingerprints"] = {**fingerprints(run), "dataset": "0123456789"}
+    first, second, third = inputs(run)
+    assert first.keys == ("target.path", "target.text.path")
+    assert first.digest == run["fingerprints"]["target.path"]
+    assert first.files == {"model.safetensors": target / "model.safetensors"}
+    assert second.keys == ("draft.path",)
+    assert (third.source, third.files, third.name) == ("bundled:codec", {}, f"checkpoint-{third.digest}")
+    model(draft, 3.0)
+    assert [one.keys[0] for one in inputs(run)] == ["target.path", "codec.path"]
+    assert f"draft.path={draft} is no longer what the run read" in caplog.text
 
 
 def test_one_number_of_a_large_file_is_seen_whatever_its_time(tmp_path):
