@@ -52,8 +52,6 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     compiled = run["decoding"].get("compile", False)
     if compiled is False or (compiled == "auto" and device.type != "cuda"):
         run["decoding"].pop("compile", None)  # as ever
-    if is_built(run["draft"]) and name_of(run["draft"]) == "eagle":
-        run["draft"] = {**run["draft"], "budget": None}  # a key that is gone: runs of heads keep the ids that they had
     run["fingerprints"] = fingerprints(run)
     return run
 
@@ -82,6 +80,8 @@ def run_id(run: Mapping[str, Any]) -> str:
     """
     if run["decoding"].get("compile") == "auto":
         run = {**run, "decoding": {**run["decoding"], "compile": True}}
+    if is_built(run["draft"]) and name_of(run["draft"]) == "eagle":
+        run = {**run, "draft": {"budget": None, **run["draft"]}}  # a key that is gone: such runs keep their ids
     return hashlib.blake2b(json.dumps(_numbers(run), sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
