@@ -152,12 +152,13 @@ def make_chatterbox_voice(file: Path, heard: int = 20) -> Path:
 
 def make_templated(
     folder: Path, kind: str, markers: list[str], speech: str, *, codes: int = 24, before: int = 0, seed: int = 0,
-    after: list[str] | None = None, tied: bool = True,
+    after: list[str] | None = None, tied: bool = True, begin: str | None = None,
 ) -> Path:  # fmt: skip
     """A random Qwen2 or Llama, 32 wide, with a byte-level tokenizer: ``before`` entries nobody needs, the markers,
-    ``codes`` speech tokens, and what comes ``after``."""
+    ``codes`` speech tokens, and what comes ``after``. ``begin``: the token that the tokenizer begins every text with,
+    as Llama 3's does."""
     import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({sign: i for i, sign in enumerate(letters)}, []))
@@ -165,7 +166,11 @@ def make_templated(
     tokenizer.decoder = decoders.ByteLevel()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     fast.add_tokens([f"<|unused_{i}|>" for i in range(before)])
-    fast.add_tokens([*markers, *(speech.format(i) for i in range(codes)), *(after or [])])
+    fast.add_tokens([*markers, *(speech.format(i) for i in range(codes)), *(after or []), *([begin] * bool(begin))])
+    if begin is not None:
+        fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, fast.convert_tokens_to_ids(begin))]
+        )
     fast.save_pretrained(folder)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

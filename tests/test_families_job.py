@@ -65,10 +65,11 @@ MODELS = {"neutts_air": ("air", "nano"), "cosyvoice2": ("cosyvoice", "small"), "
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Air and Nano differ in architecture and in ids, as theirs do."""
+    """Air and Nano differ in architecture, in ids and in how a text begins, as theirs do."""
     folder = tmp_path_factory.mktemp("families")
     make_templated(folder / "air", "Qwen2", NEUTTS, "<|speech_{}|>", codes=64, seed=1)
-    make_templated(folder / "nano", "Llama", NEUTTS, "<|speech_{}|>", codes=64, before=7, seed=2)
+    make_templated(folder / "nano", "Llama", NEUTTS, "<|speech_{}|>", codes=64, before=7, seed=2,
+                   begin="<|begin_of_text|>")  # fmt: skip
     make_templated(folder / "cosyvoice", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=3)
     make_templated(folder / "small", "Qwen2", COSYVOICE, "<|s_{}|>", codes=64, seed=4)
     make_cosyvoice3(folder / "third", seed=5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Int
@@ -38,6 +38,8 @@ class Templated:
         phonemes: language of eSpeak NG that the text is written in the phonemes of; None for the text itself.
         voice: what the tokens of a voice are called, ``{}`` for the number; None without ``{voice}``.
         voice_length: how many of them a voice has.
+        begun: whether the prompt begins with what the tokenizer puts before any text: Llama 3's ``<|begin_of_text|>``,
+            nothing of Qwen's.
 
     Raises:
         ImportError: phonemes are asked for and eSpeak NG is not installed.
@@ -58,6 +60,7 @@ class Templated:
         slots: Annotated[int, FROM_1] = 1,
         voice: str | None = None,
         voice_length: Annotated[int, FROM_0] = 0,
+        begun: bool = False,
     ) -> None:
         if template.count("{}") != 1:
             raise ValueError(f"text.template={template!r}: needs one {{}} for the text")
@@ -70,6 +73,7 @@ class Templated:
         self.slots = slots
         if (len(self.speech_names) - 1) % slots:
             raise ValueError(f"text.slots={slots}: {len(self.speech_names) - 1} codes cannot be shared out evenly")
+        self._begin = _begin(self._tokenizer) if begun else []
         known = self._tokenizer.get_vocab()
         missing = [name for name in (end, *_MARKER.findall(template)) if name not in known]
         if missing:
@@ -103,7 +107,7 @@ class Templated:
         before, after = self._template.replace(_VOICE, self._voice(utterance)).split("{}")
         ids = self._tokenizer.encode(f"{before}{(self._between or '').join(texts)}{after}", add_special_tokens=False)
         speech = torch.empty(0, dtype=torch.int64) if prompt_tokens is None else self.speech_ids[prompt_tokens.cpu()]
-        return torch.cat([torch.tensor(ids), speech])
+        return torch.cat([torch.tensor([*self._begin, *ids]), speech])
 
     def _voice(self, utterance: Utterance) -> str:
         """Names of the tokens of the utterance's voice; empty where the family has none."""
@@ -123,3 +127,9 @@ class Templated:
         if wrong:
             raise ValueError(f"utterance {utterance.id}: voice token {wrong[0]} is not in 0 to {len(self._voices) - 1}")
         return "".join(self._voices[code] for code in codes)
+
+
+def _begin(tokenizer: Any) -> list[int]:
+    """Ids that a tokenizer puts before a text."""
+    bare, whole = (tokenizer.encode("a", add_special_tokens=added) for added in (False, True))
+    return next(whole[:place] for place in range(len(whole)) if whole[place : place + len(bare)] == bare)

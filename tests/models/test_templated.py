@@ -59,6 +59,18 @@ def test_the_prompt_of_neutts_has_text_phonemes_and_voice_in_the_templates_place
     )
 
 
+def test_the_prompt_of_neutts_nano_begins_as_its_tokenizer_begins_a_text(tmp_path: Path) -> None:
+    """Its authors encode ``user: ...`` with what the tokenizer adds by itself: nothing of Qwen's (Air), a token of
+    Llama 3's (Nano). Between the markers nothing is added."""
+    nano = make_templated(tmp_path, "Llama", NEUTTS, "<|speech_{}|>", begin="<|begin_of_text|>")
+    names = AutoTokenizer.from_pretrained(nano)
+    ids = side_of("neutts", nano).prompt(SAID, CODES).tolist()
+    assert names.decode(ids).startswith("<|begin_of_text|>user: Convert the text")
+    assert ids.count(names.convert_tokens_to_ids("<|begin_of_text|>")) == 1
+    begun = names.encode("user: Convert the text to speech:")
+    assert ids[: len(begun)] == begun
+
+
 def test_the_prompt_of_cosyvoice_has_text_and_voice_in_the_templates_places(cosyvoice: Path) -> None:
     side = side_of("cosyvoice2", cosyvoice)
     decode = AutoTokenizer.from_pretrained(cosyvoice).decode
