@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from pcg.results.records import write_atomically
+from pcg.results.records import write_json
 
 SCHEMA = 1
 FOLDER, NAME, ROWS = "offline", "offline.json", "offline.parquet"
@@ -35,7 +35,7 @@ def write(study_folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[
     folder = study_folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / ROWS)
-    write_atomically(folder / NAME, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+    write_json(folder / NAME, {"schema": SCHEMA, **values})
     return [folder / NAME, folder / ROWS]
 
 

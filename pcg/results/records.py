@@ -91,6 +91,12 @@ def write_atomically(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file as ``write_atomically`` does, into a folder that is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, which syncing a file does not."""
     descriptor = os.open(folder, os.O_RDONLY)

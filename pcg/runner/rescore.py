@@ -20,7 +20,7 @@ from pcg.config.validate import ConfigError, nearest, problems_of_language, prob
 from pcg.constraints import Device, up_to
 from pcg.interfaces import Metric
 from pcg.results import environment, store
-from pcg.results.records import Records, latest, write_atomically
+from pcg.results.records import Records, latest, write_json
 from pcg.results.schema import quality
 from pcg.runner.batch import baseline_of, read_wav
 from pcg.runner.jobs import Executor, InProcess
@@ -211,7 +211,7 @@ def rescore(config: Mapping[str, Any]) -> Path:
     document = {
         "run_id": result.values["run_id"], "metrics": nodes, "versions": environment.versions(), "quality": figures,
     }  # fmt: skip
-    write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_json(path, document)
     shown = [f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float)]
     log.info("%s: %s -> %s", result.values["label"], "  ".join(shown), path)
     return path

@@ -6,7 +6,6 @@ are of decoding alone. transformers samples from its whole vocabulary, ours from
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from pcg import constraints
@@ -28,8 +25,9 @@ from pcg.constraints import FROM_1
 from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
 from pcg.interfaces import Rule, TokenLM
+from pcg.report.tables import console, rich_table
 from pcg.results import environment
-from pcg.results.records import write_atomically
+from pcg.results.records import write_json
 from pcg.results.timing import speedup
 from pcg.runner.composition import Composition, load
 from pcg.runner.loading import with_dataset
@@ -37,8 +35,13 @@ from pcg.studies.timing import Method, Timed, against, as_values, in_turns, own_
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 log = logging.getLogger(__name__)
-_KEYS = {"repeats": Annotated[int, FROM_1], "clock": Literal["wall", "cpu"]}  # of conf/bench.yaml, which runs have not
+_KEYS = {"repeats": Annotated[int, FROM_1], "clock": Literal["wall", "cpu"]}  # of conf/bench.yaml and not of a run
 _THEIRS = "transformers, "
+_COLUMNS = {
+    "tokens/s": "tokens_per_second", "x transformers": "over_transformers", "tau": "tau", "speed-up": "speedup",
+    "of ideal": "of_ideal", "rule / exact's": "rule_over_exact",
+}  # fmt: skip
+_SHARES = {"of a round: draft": "draft", "target": "target", "rule": "rule", "loop": "other"}
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -66,7 +69,11 @@ def _run_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare(config: Mapping[str, Any]) -> Path:
-    """Time every contestant on every prompt, show the table, write ``outputs/<study>/bench.json``; returns its path."""
+    """Time every contestant on every prompt, write ``outputs/<study>/bench.json`` and show the table.
+
+    Returns:
+        The JSON file.
+    """
     check(config)
     run = with_dataset(parse(_run_of(config)))
     torch.set_num_threads(run.settings.threads)
@@ -88,12 +95,13 @@ def compare(config: Mapping[str, Any]) -> Path:
         "device": environment.device_name(composed.device),
         "contestants": {name: summary(name, times) for name in methods},
     }
-    run.settings.study_folder.mkdir(parents=True, exist_ok=True)
     path = run.settings.study_folder / "bench.json"
-    write_atomically(path, json.dumps(values, indent=1, allow_nan=False))
-    console = Console(width=None if Console().is_terminal else 140, markup=False, emoji=False)
-    console.print(table(values["contestants"], decoding.gamma, config["clock"]))
-    console.print(f"-> {path}")
+    write_json(path, values)
+    title = f"gamma {decoding.gamma}, one utterance at a time, {config['clock']} time"
+    rows = [_cells(name, figures) for name, figures in values["contestants"].items()]
+    screen = console(140)
+    screen.print(rich_table(title, ("method", *_COLUMNS, *_SHARES), rows))
+    screen.print(f"-> {path}")
     return path
 
 
@@ -114,7 +122,7 @@ def own(composed: Composition[TokenLM], rule: Rule | None, decoding: Decoding, n
 def transformers(composed: Composition[TokenLM], decoding: Decoding, now: Callable[[], float]) -> dict[str, Method]:
     """``generate`` with the target alone, and assisted by the draft with gamma tokens in every round.
 
-    A draft that is no model of transformers' (one that reads the target, n-grams) assists ours only.
+    A draft that transformers has no model for (one that reads the target, n-grams) is timed in our loop only.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig  # the peer; nothing else of ours needs it
 
@@ -140,16 +148,16 @@ def transformers(composed: Composition[TokenLM], decoding: Decoding, now: Callab
             ids = composed.target.prompt(prompt.utterance, prompt.speech).unsqueeze(0)
             torch.manual_seed(seed)
             began = now()
-            said: Tensor = target.generate(
+            output: Tensor = target.generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=generation, assistant_model=assistant
             )
-            return Timed(said.shape[1] - ids.shape[1], {"whole": now() - began})
+            return Timed(output.shape[1] - ids.shape[1], {"whole": now() - began})
 
         return decode
 
     methods = {"target alone": method(None)}
     if not hasattr(composed.draft, "folder"):
-        log.info("%s assists ours only: transformers has no such model", type(composed.draft).__name__)
+        log.info("%s is timed in our loop only: transformers has no such model", type(composed.draft).__name__)
         return methods
     draft = load(composed.draft)
     draft.generation_config.num_assistant_tokens = decoding.gamma
@@ -159,7 +167,7 @@ def transformers(composed: Composition[TokenLM], decoding: Decoding, now: Callab
 
 
 def summary(name: str, times: Mapping[str, Sequence[Timed]]) -> dict[str, Any]:
-    """Figures of one method; those of decoding alone for ours only."""
+    """Figures of one contestant; transformers' have tokens per second only."""
     summed = total(times[name])
     figures: dict[str, Any] = {"tokens_per_second": summed.tokens / summed.whole}
     if name.startswith(_THEIRS):
@@ -180,25 +188,10 @@ def summary(name: str, times: Mapping[str, Sequence[Timed]]) -> dict[str, Any]:
     }
 
 
-def table(methods: Mapping[str, Mapping[str, Any]], gamma: int, clock: str) -> Table:
-    shown = Table(title=f"gamma {gamma}, one utterance at a time, {clock} time")
-    columns = {
-        "tokens/s": "tokens_per_second",
-        "x transformers": "over_transformers",
-        "tau": "tau",
-        "speed-up": "speedup",
-        "of ideal": "of_ideal",
-        "rule / exact's": "rule_over_exact",
-    }
-    shown.add_column("", no_wrap=True)
-    for column in (*columns, "of a round: draft", "target", "rule", "loop"):
-        shown.add_column(column, justify="right")
-    for name, figures in methods.items():
-        cells = [_cell(figures, key) for key in columns.values()]
-        shares = figures.get("shares", {})
-        cells += [f"{shares[part]:.1%}" if part in shares else "" for part in ("draft", "target", "rule", "other")]
-        shown.add_row(name, *cells)
-    return shown
+def _cells(name: str, figures: Mapping[str, Any]) -> list[str]:
+    shares = figures.get("shares", {})
+    shown = [f"{shares[part]:.1%}" if part in shares else "" for part in _SHARES.values()]
+    return [name, *(_cell(figures, key) for key in _COLUMNS.values()), *shown]
 
 
 def _cell(figures: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""A trained draft as a folder that other software reads."""
+"""``pcg export``: a trained draft as a folder that other software reads."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             problems.append(f"{role} is required")
     if is_built(config["draft"]) and config["draft"][TARGET] != EAGLE:
-        problems.append("draft: only a draft that reads the target is exported (draft=eagle draft.path=FOLDER)")
+        problems.append("draft: only a draft that reads the target can be exported; set draft=eagle draft.path=FOLDER")
     if is_built(config["target"]) and not is_built(config["target"].get("text")):
-        problems.append("target: has no text side, by which its speech tokens are known")
+        problems.append("target: a text side is required, which knows the speech tokens (target=NAME of conf/target)")
     if config["format"] not in FORMATS:
-        problems.append(f"format={config['format']!r}: {', '.join(FORMATS)}{nearest(str(config['format']), FORMATS)}")
+        problems.append(f"format={config['format']!r}: unknown format{nearest(str(config['format']), FORMATS)}")
     if not isinstance(config["gamma"], int) or config["gamma"] < 1:
         problems.append(f"gamma={config['gamma']!r}: 1 or more")
     if not isinstance(config["out"], str) or not config["out"]:
@@ -39,11 +39,11 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def write(config: Mapping[str, Any]) -> Path:
-    """Write the folder and tell what it is.
+    """Write the folder, print what it is, and return its path.
 
     Raises:
-        ConfigError: the config cannot be carried out.
-        ValueError: a folder does not hold what it must, or the format cannot say what it holds.
+        ConfigError: the config is wrong.
+        ValueError: a folder lacks a file or tensor, or the format cannot express the draft.
     """
     check(config)
     draft, target, out = config["draft"]["path"], config["target"]["path"], Path(config["out"])

@@ -1,7 +1,7 @@
-"""What a device makes of the decoding loop: models of LLaSA's true shape with random weights, nothing is fetched.
+"""How fast the decoding loop is on a device, with models of LLaSA's shapes and random weights, so nothing is fetched.
 
-Random models agree by chance only, so nothing is told of acceptance: what counts is how long passes, rules and rounds
-take, and how far they are from what memory allows.
+Random models agree by chance only, so no acceptance is given: what counts is how long passes, rules and rounds take,
+and how far they are from what memory bandwidth allows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pcg.groups.table import GroupTable
 from pcg.models.footprint import PUBLISHED, footprint
 from pcg.report.tables import console, markdown, rich_table
 from pcg.results import environment
-from pcg.results.records import write_atomically
+from pcg.results.records import write_atomically, write_json
 from pcg.results.timing import pass_seconds
 from pcg.sampling import Sampling
 from pcg.studies.timing import Method, against, in_turns, own_method, total
@@ -78,7 +78,7 @@ _BYTES = {"cuda": 2**30, "cpu": 2**26}  # copied to measure the memory
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for everything that is wrong with conf/gpu.yaml, a device that is not there included."""
+    """Raise a ConfigError that lists everything that is wrong with conf/gpu.yaml, also a device that is not here."""
     problems = list(constraints.problems(config, _KEYS).values())
     if str(config["device"]).startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device={config['device']}: no GPU that torch can use is here; device=cpu shape=tiny tries it")
@@ -87,7 +87,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 class _Rows:
-    """The text side of a model that knows no text: speech is its last rows, and prompts are as long as asked for."""
+    """A text side without text: speech tokens are the last rows of the table, prompts have the length of the config."""
 
     def __init__(self, vocab: int, codes: int, length: int) -> None:
         self.speech_ids, self._length = torch.arange(vocab - codes - 1, vocab), length
@@ -97,7 +97,11 @@ class _Rows:
 
 
 def write_random(folder: Path, config: Mapping[str, Any], seed: int, head: tuple[int, ...] = ()) -> Path:
-    """A folder of random bfloat16 weights, of a Llama or of an EAGLE ``head`` that reads these states of one."""
+    """Write a model folder of random bfloat16 weights.
+
+    Args:
+        head: hidden states that it reads, for an EAGLE head; empty for a Llama.
+    """
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
     width, hidden = config["hidden_size"], config["intermediate_size"]
@@ -125,9 +129,9 @@ def write_random(folder: Path, config: Mapping[str, Any], seed: int, head: tuple
             tensors[f"{name}mlp.{part}_proj.weight"] = drawn(hidden, width)
         tensors[f"{name}mlp.down_proj.weight"] = drawn(width, hidden)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    told = dict(config) | {"architectures": ["LlamaForCausalLM"]}
-    told |= {"num_hidden_layers": 1, "reads": list(head)} if head else {}
-    (folder / "config.json").write_text(json.dumps(told))
+    written = dict(config) | {"architectures": ["LlamaForCausalLM"]}
+    written |= {"num_hidden_layers": 1, "reads": list(head)} if head else {}
+    (folder / "config.json").write_text(json.dumps(written))
     return folder
 
 
@@ -141,7 +145,7 @@ def groups_of(codes: int, size: int) -> GroupTable:
 
 @contextmanager
 def methods(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Method], int]]:
-    """What is timed, by name, and the bytes that a pass of the target reads. The weights lie on the disk meanwhile."""
+    """The methods to time, by name, and the bytes that a pass of the target reads. Weights are on disk meanwhile."""
     shape, device = SHAPES[config["shape"]], torch.device(config["device"])
     with tempfile.TemporaryDirectory(prefix="pcg-gpu-") as place:
         made: dict[str, Any] = {}
@@ -184,21 +188,21 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.ones(_BYTES[device.type], dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), 0.0
     for _ in range(10):
-        _wait(device)
+        _synchronize(device)
         began = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        _synchronize(device)
         best = max(best, 2 * len(source) / (time.perf_counter() - began))
     return best
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def measure(config: Mapping[str, Any]) -> Path:
-    """Time every contestant at every batch size, show the table, write gpu.json and gpu.md."""
+    """Time every contestant at every batch size, write gpu.json and gpu.md, show the table; returns the JSON file."""
     check(config)
     torch.set_num_threads(config["threads"])
     device = torch.device(config["device"])
@@ -221,8 +225,7 @@ def measure(config: Mapping[str, Any]) -> Path:
         "rows": rows,
     }
     folder = study_folder(config["paths"]["outputs"], config["study"])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "gpu.json", json.dumps(values, indent=1, allow_nan=False))
+    write_json(folder / "gpu.json", values)
     cells = [_cells(row) for row in rows]
     about = (
         f"{values['device']}, {config['shape']} shapes, random weights, {config['dtype']}, gamma {config['gamma']}, "
@@ -239,7 +242,7 @@ def _at(batch: int, timed: Mapping[str, Method], config: Mapping[str, Any], leas
     """Figures of each method, decoded in turns after one turn to warm up and compile.
 
     Args:
-        least: seconds in which a copy would have read what a pass of the target reads.
+        least: seconds that a copy takes to read what a pass of the target reads.
     """
     times = in_turns(timed, [_prompts(batch)], config["repeats"], seed=0)
     rows: list[dict[str, Any]] = []

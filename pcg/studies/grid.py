@@ -1,7 +1,7 @@
-"""What the studies score: each rule of a config with each combination of the values in its grid.
+"""The points of the offline and the substitution study: each rule with each combination of the values in its grid.
 
-A point is told as the run that would measure it online, so that rules and groups are validated, built and named by
-what ``experiments/run.py`` uses, and a prediction finds its measurement (``pcg.report.predicted``).
+A point is the run that would measure it online. So rules and groups are validated, built and named as those of runs
+are, and a prediction finds its measurement (``pcg.report.predicted``).
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from pcg.config.run import Run, parse
 from pcg.config.settings import Settings
 from pcg.config.validate import ConfigError, nearest
 from pcg.decoding.tree import CandidateRule
-from pcg.interfaces import Rule, StateRule
+from pcg.interfaces import Dataset, Rule, StateRule
 from pcg.runner.composition import load
+from pcg.types import Utterance
 
 _OF_A_RUN = ("study", "seed", "device", "threads", "paths", "target", "draft", "codec", "dataset", "decoding")
 
@@ -30,7 +34,7 @@ class Point:
     Attributes:
         curve: the rule's name in the config; points of one curve differ in their settings alone.
         name: the curve, with the values of its grid.
-        run: that measures it online.
+        run: the run that measures it online.
     """
 
     curve: str
@@ -39,21 +43,24 @@ class Point:
 
 
 def settings_and_points(
-    config: Mapping[str, Any], found: Iterable[str] = (), wrong_with: Callable[[Point], Iterable[str]] = lambda _: ()
+    config: Mapping[str, Any],
+    problems: Iterable[str] = (),
+    problems_of: Callable[[Point], Iterable[str]] = lambda _: (),
 ) -> tuple[Settings, list[Point]]:
-    """What a study's resolved config asks for.
+    """The settings and points of a study's resolved config.
 
     Args:
-        found: what the study itself has found wrong with its own keys.
-        wrong_with: what is wrong with a point for this study alone.
+        problems: what is wrong with keys that only this study has.
+        problems_of: returns what is wrong with a point for this study only.
 
     Raises:
         ConfigError: everything that is wrong with it.
     """
     rules, grids, only = config["rules"], config["grids"], config["only"]
     only = [only] if isinstance(only, str) else only
-    problems = [*found]
-    problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in _strangers(rules, grids, only)]
+    named = [("grids", name) for name in grids] + [("only", name) for name in only or ()]
+    problems = [*problems]
+    problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in named if name not in rules]
     points: list[Point] = []
     for curve in [name for name in rules if only is None or name in only]:
         for changes in _combinations(grids.get(curve, {})):
@@ -67,38 +74,39 @@ def settings_and_points(
                 continue
             values = (f"{path[-1]}={value}" for path, value in changes.items())
             points.append(Point(curve, " ".join([curve, *values]), measured))
-            problems += wrong_with(points[-1])
+            problems += problems_of(points[-1])
     if not points and not problems:
-        problems.append("rules: there is none to score")
+        problems.append("rules: at least one rule is required; `only` leaves none")
     if problems:
         raise ConfigError(problems)
     return points[0].run.settings, points
 
 
 def rules_of(points: list[Point]) -> list[Rule | CandidateRule]:
-    """The rule of each point. Points that ask for the same groups share one table.
+    """The rule of each point. Points with the same groups share one table.
 
     Raises:
-        ConfigError: one that both models' distributions alone do not tell.
+        ConfigError: a rule reads more than the distributions of both models.
     """
+
+    def groups_of(index: int) -> str:
+        return json.dumps((points[index].run.grouping or {}).get("groups"), sort_keys=True)
+
     built: dict[int, Rule | CandidateRule] = {}
-    # the runner keeps one table at a time: those who share it come one after another
-    for index in sorted(range(len(points)), key=lambda index: _groups_key(points[index])):
+    for index in sorted(range(len(points)), key=groups_of):  # the runner keeps one table at a time
         rule = load(points[index].run).rule
         assert rule is not None
         if isinstance(rule, StateRule):
-            raise ConfigError([f"rules.{points[index].curve}: reads the target's states, so only runs can measure it"])
+            curve = points[index].curve
+            raise ConfigError([f"rules.{curve}: reads the target's states, which no study has; measure it by pcg run"])
         built[index] = rule
     return [built[index] for index in range(len(points))]
 
 
-def _groups_key(point: Point) -> str:
-    return json.dumps((point.run.grouping or {}).get("groups"), sort_keys=True)
-
-
-def _strangers(rules: Mapping[str, Any], grids: Mapping[str, Any], only: list[str] | None) -> list[tuple[str, str]]:
-    named = [("grids", name) for name in grids] + [("only", name) for name in only or ()]
-    return [(key, name) for key, name in named if name not in rules]
+def with_progress(dataset: Dataset, study: str) -> Iterable[Utterance]:
+    """The utterances, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    return track(dataset, study, len(dataset), console=console, transient=True, disable=not console.is_terminal)
 
 
 def _combinations(grid: Mapping[str, Any]) -> Iterator[dict[tuple[str, ...], Any]]:
@@ -127,5 +135,5 @@ def _changed(node: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any]) ->
 
 
 def _renamed(problem: str, curve: str) -> str:
-    """A run's ``grouping`` is the study's ``rules.NAME``."""
+    """The problem with the study's own key: a run's ``grouping`` is the study's ``rules.NAME``."""
     return f"rules.{curve}{problem.removeprefix('grouping')}" if problem.startswith("grouping") else problem

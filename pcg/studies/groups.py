@@ -1,4 +1,4 @@
-"""The groups of a rule as a file over all tokens of a target, text included: what an engine's plugin reads."""
+"""``pcg groups``: the groups of a rule as a file over all tokens of a target, text included, for an engine's plugin."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def check(config: Mapping[str, Any]) -> None:
         if is_built(config[role]):
             problems += problems_of_node(config[role], role)
     if not is_built(config["target"]):
-        problems.append("target: there must be one whose tokens are grouped")
+        problems.append("target is required: pcg groups target=NAME")
     if not is_built(config["grouping"].get("groups")):
-        problems.append("grouping: this rule has no groups; pcg, pcg_block, coupling and bucket have")
+        problems.append("grouping: this rule has no groups; set grouping=pcg, pcg_block, coupling or bucket")
     if not isinstance(config["out"], str) or not config["out"].endswith(".safetensors"):
         problems.append(f"out={config['out']!r}: a file name that ends in .safetensors")
     if problems:
@@ -34,11 +34,11 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def write(config: Mapping[str, Any]) -> Path:
-    """Build the table, write it and tell what it is; the file.
+    """Build the table, write it, print what it is, and return its path.
 
     Raises:
-        ConfigError: the config cannot run.
-        ValueError: a folder does not hold what it must.
+        ConfigError: the config is wrong.
+        ValueError: a folder lacks a file or tensor.
     """
     check(config)
     device = pick_device(config["device"])

@@ -17,8 +17,6 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from pcg import constraints
@@ -38,12 +36,13 @@ from pcg.results.records import write_atomically
 from pcg.runner.composition import load
 from pcg.runner.loading import with_dataset
 from pcg.sampling import Sampling
-from pcg.studies import offline_plots
-from pcg.studies.grid import Point, rules_of, settings_and_points
+from pcg.studies import plots
+from pcg.studies.grid import Point, rules_of, settings_and_points, with_progress
 from pcg.studies.renewal import rounds_along
 from pcg.types import Utterance
 
-_KEYS = dict.fromkeys(("chunk", "gammas"), Annotated[int, FROM_1])  # of conf/offline.yaml, which runs do not have
+_KEYS = dict.fromkeys(("chunk", "gammas"), Annotated[int, FROM_1])  # of conf/offline.yaml and not of a run
+_MOVED = ("sound", "sound_rest", "embedding", "embedding_rest")  # earth mover's distances (``pcg.decoding.transport``)
 log = logging.getLogger(__name__)
 
 
@@ -55,12 +54,12 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     """
     problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["draft"]):
-        problems.append("draft: there must be one to score rules with")
+        problems.append("draft is required: pcg offline draft=NAME")
     return settings_and_points(config, problems)
 
 
 def study(config: Mapping[str, Any]) -> Path:
-    """Score, write ``outputs/<study>/offline/`` and show the table; returns that folder.
+    """Score every rule, write ``outputs/<study>/offline/`` and show the table; returns that folder.
 
     Raises:
         ConfigError: the config cannot run.
@@ -74,17 +73,12 @@ def study(config: Mapping[str, Any]) -> Path:
     assert composed.draft is not None
     scorers = [Scorer(rule, composed.movers) for rule in rules_of(points)]
     rows: list[dict[str, Any]] = []
-    console = Console(stderr=True)
-    dataset = track(
-        composed.dataset, "offline", len(composed.dataset), console=console, transient=True,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    for utterance in dataset:
+    for utterance in with_progress(composed.dataset, "offline"):
         for draft_probs, target_probs in teacher_forced(
             utterance, composed.target, composed.draft, composed.codec, settings.decoding.sampling, config["chunk"]
         ):
             for scorer in scorers:
-                scorer.see(draft_probs, target_probs)
+                scorer.add(draft_probs, target_probs)
         rows += _rows(utterance, points, scorers, config["gammas"])
     values = {
         "study": settings.study,
@@ -109,63 +103,69 @@ def teacher_forced(
     Position i is conditioned on text, voice prompt and the first i recorded tokens; the last is end-of-speech.
 
     Raises:
-        ValueError: there is no recording, or it cannot be had as tokens that the models know.
+        ValueError: there is no recording, or it cannot be encoded as tokens that the models know.
     """
     speech = spoken_tokens(utterance, codec, target.end).to(target.device)
     prompt = voice_tokens(utterance, codec, target.end)
-    own, drafts = target.prompt(utterance, prompt), draft.prompt(utterance, prompt)
-    target_cache = target.prefill([own], len(own) + len(speech), draft.reads)
-    draft_cache = draft.prefill([drafts], len(drafts) + len(speech), target=target_cache)
-    own, drafts = (
-        torch.cat([ids[-1:], model.token_ids(speech)])[None] for model, ids in ((target, own), (draft, drafts))
-    )
-    said = sampling.history([prompt], target.vocab_size, speech.device)
-    said = said and said.map(lambda part: part[0])
+    target_prompt, draft_prompt = target.prompt(utterance, prompt), draft.prompt(utterance, prompt)
+    target_cache = target.prefill([target_prompt], len(target_prompt) + len(speech), draft.reads)
+    draft_cache = draft.prefill([draft_prompt], len(draft_prompt) + len(speech), target=target_cache)
+    target_ids = torch.cat([target_prompt[-1:], target.token_ids(speech)])[None]
+    draft_ids = torch.cat([draft_prompt[-1:], draft.token_ids(speech)])[None]
+    before = sampling.history([prompt], target.vocab_size, speech.device)
+    before = before and before.map(lambda field: field[0])
     for start in range(0, len(speech) + 1, chunk):
         history = None
-        if said is not None:
-            there = along(said, speech[start : start + chunk])  # before each position, and after the last of the chunk
-            said = there.map(lambda part: part[-1])
-            history = there if start + chunk > len(speech) else there.map(lambda part: part[:-1])
-        # the target first: its states are what some drafts read
-        target_logits = target.step(own[:, start : start + chunk], target_cache)[0]
-        draft_logits = draft.step(drafts[:, start : start + chunk], draft_cache)[0]
+        if before is not None:
+            history = along(before, speech[start : start + chunk])  # before each position and after the last one
+            before = history.map(lambda field: field[-1])
+            if start + chunk <= len(speech):
+                history = history.map(lambda field: field[:-1])
+        # the target goes first, since some drafts read its states
+        target_logits = target.step(target_ids[:, start : start + chunk], target_cache)[0]
+        draft_logits = draft.step(draft_ids[:, start : start + chunk], draft_cache)[0]
         yield sampling.probabilities(draft_logits, history), sampling.probabilities(target_logits, history)
 
 
 @dataclass
 class Scorer:
-    """A rule, and what it has given at each position of the utterance at hand."""
+    """Evaluates a rule at each position of one utterance after another.
+
+    Attributes:
+        alphas: probability that any candidate is kept, by chunk.
+        firsts: the same of the first candidate, with which the block goes on.
+        sums: of each distance over the positions so far; None for a rule without a law.
+    """
 
     rule: Rule | CandidateRule
     movers: Movers | None = None
     alphas: list[Tensor] = field(default_factory=list)
-    firsts: list[Tensor] = field(default_factory=list)  # of the first candidate, with which the block goes on
+    firsts: list[Tensor] = field(default_factory=list)
     sums: dict[str, float | None] = field(default_factory=dict)
 
-    def see(
+    def add(
         self, draft_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
     ) -> None:
         any_one = first = self.rule.expected_acceptance(draft_probs, target_probs)
         if isinstance(self.rule, CandidateRule):
             first = self.rule.first_acceptance(draft_probs, target_probs)
         for alphas, acceptance in ((self.alphas, any_one), (self.firsts, first)):
-            alphas.append(acceptance.clamp(0, 1).double().cpu())  # float32 sums stray beyond by 1e-7
+            alphas.append(acceptance.clamp(0, 1).double().cpu())  # float32 sums exceed 1 by 1e-7
         law = getattr(self.rule, "law", None)
         if law is None:
             self.sums = dict.fromkeys(DISTANCES)
             return
         emitted = law(draft_probs, target_probs)
-        found = {name: distance(emitted, target_probs).double().sum().item() for name, distance in DISTANCES.items()}
+        sums = {name: distance(emitted, target_probs).double().sum().item() for name, distance in DISTANCES.items()}
         if self.movers is not None:
             every = slice(None, None, self.movers.every)
             moved = self.movers.sums(emitted[every], target_probs[every]).sum(0).tolist()
-            found |= dict(zip(self.movers.columns, moved, strict=True))
-        for name, total in found.items():
+            sums |= dict(zip(self.movers.columns, moved, strict=True))
+        for name, total in sums.items():
             self.sums[name] = (self.sums.get(name) or 0.0) + total
 
     def take(self) -> tuple[Float[Tensor, "2 positions"], dict[str, float | None]]:
-        """What was seen since the last time: acceptance of any candidate and of the first, and the sums."""
+        """Return acceptance of any candidate and of the first, and the sums, and begin the next utterance."""
         taken = torch.stack([torch.cat(self.alphas), torch.cat(self.firsts)]), self.sums
         self.alphas, self.firsts, self.sums = [], [], {}
         return taken
@@ -208,16 +208,11 @@ def _summary(
             "curve": point.curve,
             "name": point.name,
             "grouping": point.run.grouping,
-            "groups": _group_report(scorer.rule),
+            "groups": (groups := getattr(scorer.rule, "groups", None)) and groups.report(),
             **_figures(by_point[point.name], gammas),
         }
         for point, scorer in zip(points, scorers, strict=True)
     ]
-
-
-def _group_report(rule: Rule) -> dict[str, float] | None:
-    groups = getattr(rule, "groups", None)
-    return None if groups is None else groups.report()
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], gammas: int) -> dict[str, Any]:
@@ -227,10 +222,9 @@ def _figures(rows: Sequence[Mapping[str, Any]], gammas: int) -> dict[str, Any]:
         return ratio([row[top] for row in rows], [row[bottom] for row in rows])
 
     figures: dict[str, Any] = {}
-    moved = ("sound", "sound_rest", "embedding", "embedding_rest")
-    for name in ("alpha", *DISTANCES, *moved):
-        found = per(f"sum_{name}", "sum_moved_positions" if name in moved else "positions")
-        figures |= {name: found.value, f"{name}_ci95": found.ci95}
+    for name in ("alpha", *DISTANCES, *_MOVED):
+        mean = per(f"sum_{name}", "sum_moved_positions" if name in _MOVED else "positions")
+        figures |= {name: mean.value, f"{name}_ci95": mean.ci95}
     taus = [per("positions", f"rounds_{gamma}") for gamma in range(1, gammas + 1)]
     tested = [per(f"accepted_{gamma}", f"tested_{gamma}") for gamma in range(1, gammas + 1)]
     return figures | {
@@ -241,14 +235,14 @@ def _figures(rows: Sequence[Mapping[str, Any]], gammas: int) -> dict[str, Any]:
 
 
 def _show(values: Mapping[str, Any], files: Sequence[Path], gamma: int) -> Path:
-    """Table and plots, on disk and on the screen; returns the folder."""
+    """Write table and plots and print the table; returns the folder."""
     folder, points = files[0].parent, values["points"]
     header, rows = _table(points, min(gamma, len(points[0]["tau"])))
     write_atomically(folder / "table.md", tables.markdown(header, rows))
-    plots = offline_plots.draw(points, folder)
+    drawn = plots.draw_offline(points, folder)
     console = tables.console(120)
     console.print(tables.rich_table(f"{values['study']}, offline", header, rows))
-    for path in (*files, folder / "table.md", *plots):
+    for path in (*files, folder / "table.md", *drawn):
         console.print(str(path), soft_wrap=True)
     log.info("%d points, %d utterances, %.0f s", len(points), values["utterances"], values["wall_seconds"])
     return folder

@@ -1,10 +1,10 @@
-"""What a run will need and what it can gain, from the shapes alone: no weights, no data, no GPU.
+"""What a run will need and can gain, from the models' shapes: no weights, no data and no GPU are needed.
 
     pcg run target=llasa_8b draft=llasa_1b codec=xcodec2 dry=true plan.gpu=h100
 
-A pass is taken to be as fast as the slower of two: reading every weight that it uses and the cache of every row
-once, at the GPU's bandwidth, or its multiplications at the GPU's peak (Williams et al. 2009, the roofline). What a
-GPU reaches is less, so times are lower bounds. The codec and metrics are not counted.
+A pass takes the longer of two times: reading the weights that it uses and the cache of every row once, at the GPU's
+bandwidth, or its multiplications at the GPU's peak (the roofline of Williams et al. 2009). A real GPU is slower, so
+times are lower bounds. Codec and metrics are not counted.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from pcg.results.timing import ideal_speedup
 
 @dataclass(frozen=True)
 class Model:
-    """One model of the plan; a draft without weights has none of it.
+    """One model of the plan; all numbers are 0 for a draft without weights.
 
     Attributes:
-        cache: bytes, at the longest.
-        pass_one, pass_block: seconds of a pass over one token a row, and over what a round has: gamma * candidates + 1.
+        weights, cache: bytes; the cache is that of utterances of ``max_tokens``.
+        pass_one, pass_block: seconds of a pass over one token a row, and over the gamma * candidates + 1 of a round.
+        published: whether the shape is the published one, since no config.json is on this machine.
     """
 
     parameters: int
@@ -45,10 +46,11 @@ class Needs:
     """The whole plan; bytes are of one device.
 
     Attributes:
-        working: probabilities of one round over the speech vocabulary, float32, of both models.
-        tau: tokens a round if each drafted token were accepted with probability alpha, independently, and each further
-            candidate with probability ``rival`` where those before it were not.
-        gain: of that, what the further candidates add for each position more that the target scores; None without.
+        working: float32 probabilities of both models over the speech vocabulary, in one round.
+        tau: tokens a round, if each draft token is accepted with probability alpha, independently of the others, and
+            each further candidate with probability ``rival`` where those before it were rejected.
+        gain: the part of tau that further candidates add, divided by the positions that the target scores for them;
+            None without further candidates.
     """
 
     models: Mapping[str, Model]
@@ -72,7 +74,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
     """The plan of a run's config.
 
     Raises:
-        ConfigError: the config is wrong, or a model's shape is not to be had.
+        ConfigError: the config is wrong, or a model's shape is unknown on this machine.
     """
     settings = check(config)
     decoding, plan = replace(settings.decoding, batch_size=settings.at_once), settings.plan
@@ -87,7 +89,7 @@ def needs(config: Mapping[str, Any]) -> Needs:
     member = getattr(constructor(config["grouping"][TARGET]), "BYTES_A_MEMBER", 4) if grouped else 0
     gamma, rivals = decoding.gamma, decoding.candidates - 1
     reached = [plan.alpha**place for place in range(gamma + 1)]
-    # a rival that is kept ends its round with one token more than a rejection does
+    # a round that ends with a kept rival emits one token more than one that ends with a rejection
     more = sum(reached[:-1]) * (1 - plan.alpha) * (1 - (1 - plan.rival) ** rivals)
     tau = sum(reached) + more
     return Needs(
@@ -104,9 +106,9 @@ def needs(config: Mapping[str, Any]) -> Needs:
 
 
 def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decoding: Decoding, plan: Plan) -> Model:
-    """``target`` says what a draft that is made of it does not."""
+    """The plan of a model. Keys that a draft does not have are the target's, whose layers it may be made of."""
     make = constructor(node[TARGET])
-    if not hasattr(make, "footprint"):  # made of no weights
+    if not hasattr(make, "footprint"):  # it has no weights
         return Model(0, 0, 0, 0.0, 0.0, False)
     try:
         known = {"head": "full", **target, **node, "speech_rows": plan.rows}
@@ -134,14 +136,8 @@ def show(config: Mapping[str, Any]) -> None:
     found, settings = needs(config), check(config)
     plan, decoding = settings.plan, settings.decoding
     table = Table(title=f"{plan.gpu}, batch {decoding.batch_size}, {plan.prompt_tokens} + {decoding.max_tokens} tokens")
-    for column in (
-        "",
-        "parameters",
-        "weights",
-        "cache",
-        "a pass of 1",
-        f"of {decoding.gamma * decoding.candidates + 1}",
-    ):
+    block = f"of {decoding.gamma * decoding.candidates + 1}"
+    for column in ("", "parameters", "weights", "cache", "a pass of 1", block):
         table.add_column(column, justify="right" if column else "left")
     for role, model in found.models.items():
         sizes = (f"{model.parameters:,}", _gb(model.weights), _gb(model.cache))
@@ -164,7 +160,7 @@ def show(config: Mapping[str, Any]) -> None:
             "each position more that the target scores"
         )
     if any(model.published for model in found.models.values()):
-        console.print("shapes as published: no config.json at hand")
+        console.print("shapes as published: no config.json on this machine")
 
 
 def _gb(size: int) -> str:

@@ -1,12 +1,15 @@
 """What speculative decoding would do along a known sequence, from the acceptance of each of its positions.
 
 A round that starts at position s tests the positions s, s+1, ... and keeps each with its own probability,
-independently, until the first rejection or gamma tokens; it emits one token more, and the next round starts after it.
-Starts then form a renewal process along the sequence, whose expectations are sums, without sampling. What this leaves
-out of real decoding: the tokens kept and recovered are taken to be the sequence's own, so that every later
-position is as it was recorded; and a rule that tests the block as one keeps more than it does token by token.
-Of several candidates a position, the first one goes on as the block; another one that is kept ends the round, and one
-token more is emitted after it.
+independently, until the first rejection or gamma tokens. It emits one token more, and the next round starts after it.
+Starts then form a renewal process along the sequence, whose expectations are sums, without sampling.
+
+It differs from real decoding in two ways. The tokens kept and recovered are taken to be the sequence's own, so that
+every later position is as it was recorded. And a rule that tests the block as one keeps more than it does token by
+token.
+
+Where positions have several candidates the first one continues the block. Another candidate that is kept ends the
+round, and one token more is emitted after it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""The paper's ablation: how much does it cost to swap tokens inside their groups?
+"""The paper's ablation: what does it cost to swap tokens inside their groups?
 
-Source: arXiv 2511.13732, as its public summaries tell it (91.4 % of tokens swapped: WER +.007, similarity -.027).
-Recordings are encoded; every token whose group has company is replaced by a uniform draw from that group, the token
-itself included; the codec decodes both versions, and the metrics of the swapped audio stand beside those of the
-unswapped. Whatever sounds different comes from the groups alone: no language model takes part.
+Source: arXiv 2511.13732, by its public summaries (91.4 % of tokens swapped: WER +.007, similarity -.027). Recordings
+are encoded. Every token whose group has other members is replaced by a uniform draw from the group, the token itself
+included. The codec decodes both versions, and the metrics of both are compared. No language model takes part, so that
+every difference comes from the groups.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Int
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from pcg import constraints
@@ -29,20 +26,20 @@ from pcg.interfaces import TokenLM
 from pcg.metrics.aggregate import Ratio, paired_difference, ratio
 from pcg.report import tables
 from pcg.results import environment
-from pcg.results.records import write_atomically
+from pcg.results.records import write_atomically, write_json
 from pcg.runner.batch import wav_name, write_wav
 from pcg.runner.composition import Composition, load
 from pcg.runner.loading import with_dataset
 from pcg.runner.scores import ScoreMemo
 from pcg.sampling import Purpose, Randomness, as_keys
-from pcg.studies import substitute_plots
-from pcg.studies.grid import Point, rules_of, settings_and_points
+from pcg.studies import plots
+from pcg.studies.grid import Point, rules_of, settings_and_points, with_progress
 from pcg.types import Audio, Utterance
 
 SCHEMA = 1
 FOLDER, NAME = "substitute", "substitute.json"
 RECORDING, UNSWAPPED = "recording", "resynthesis"  # the conditions beside the swapped ones
-_KEYS = {"share": Annotated[float, SHARE_ABOVE_0]}  # of conf/substitute.yaml, which runs do not have
+_KEYS = {"share": Annotated[float, SHARE_ABOVE_0]}  # of conf/substitute.yaml and not of a run
 
 
 def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
@@ -53,13 +50,13 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     """
     problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["codec"]):
-        problems.append("codec: there must be one to hear swaps with")
+        problems.append("codec is required: pcg substitute codec=NAME")
     return settings_and_points(config, problems, _without_groups)
 
 
 def _without_groups(point: Point) -> list[str]:
-    there = "groups" in (point.run.grouping or {})
-    return [] if there else [f"rules.{point.curve}: has no groups to swap in"]
+    has_groups = "groups" in (point.run.grouping or {})
+    return [] if has_groups else [f"rules.{point.curve}: has no groups; only rules with groups can be swapped in"]
 
 
 def study(config: Mapping[str, Any]) -> Path:
@@ -73,14 +70,9 @@ def study(config: Mapping[str, Any]) -> Path:
     torch.set_num_threads(settings.threads)
     run = with_dataset(points[0].run)
     composed = load(run)
-    tables = {point.name: rule.groups for point, rule in zip(points, rules_of(points), strict=True)}  # type: ignore[attr-defined]
-    work = _Work(composed, run.metrics, tables, config["share"], settings.seed, settings.study_folder / FOLDER)
-    console = Console(stderr=True)
-    dataset = track(
-        composed.dataset, "substitute", len(composed.dataset), console=console, transient=True,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    rows = [row for utterance in dataset for row in work.run(utterance)]
+    groups = {point.name: rule.groups for point, rule in zip(points, rules_of(points), strict=True)}  # type: ignore[attr-defined]
+    swapper = _Swapper(composed, run.metrics, groups, config["share"], settings.seed, settings.study_folder / FOLDER)
+    rows = [row for each in with_progress(composed.dataset, "substitute") for row in swapper.rows(each)]
     ratios = {key: figure.columns for metric in composed.metrics.values() for key, figure in metric.figures.items()}
     values = {
         "schema": SCHEMA,
@@ -91,7 +83,7 @@ def study(config: Mapping[str, Any]) -> Path:
         "git": environment.git(),
         "versions": environment.versions(),
         "utterances": len(composed.dataset),
-        "conditions": _summary(points, tables, rows, ratios),
+        "conditions": _summary(points, groups, rows, ratios),
     }
     return _write(settings.study_folder / FOLDER, values, rows)
 
@@ -101,8 +93,8 @@ class Swap:
     """Tokens after the swap.
 
     Attributes:
-        company: the token's group holds another one.
-        drawn: it was drawn anew; the draw may have given the same token.
+        company: whether the token's group has other members.
+        drawn: whether the token was drawn again; the draw may have given the same token.
     """
 
     tokens: Int[Tensor, "length"]
@@ -111,10 +103,11 @@ class Swap:
 
 
 def swap(tokens: Int[Tensor, "length"], table: GroupTable, share: float, randomness: Randomness) -> Swap:
-    """Replace a share of the tokens that have company by a uniform draw from their group.
+    """Replace a share of the tokens whose group has other members by a uniform draw from the group.
 
-    A token's group is the one that it seeds (group k of token k); in a table that is not one group a token, one of
-    those that hold it, each as likely. The numbers of a position are the same whatever the table and the share.
+    A token's group is the one that it seeds (group k of token k). In a table that has not one group a token it is one
+    of those that hold the token, each with the same probability. Random numbers depend on seed, utterance and position,
+    and neither on the table nor on the share.
 
     Args:
         randomness: of one row, the utterance's.
@@ -133,7 +126,7 @@ def swap(tokens: Int[Tensor, "length"], table: GroupTable, share: float, randomn
 
 
 def _seeded(table: GroupTable) -> bool:
-    """Whether group k is token k's own."""
+    """Whether every group k is the one that token k seeds."""
     if len(table) != table.vocab_size:
         return False
     group = torch.arange(len(table)).repeat_interleave(table.sizes.long())
@@ -141,29 +134,29 @@ def _seeded(table: GroupTable) -> bool:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One utterance after another, in every condition."""
+class _Swapper:
+    """Makes the audio of every condition of an utterance, and scores it."""
 
-    parts: Composition[TokenLM]
+    composition: Composition[TokenLM]
     metric_nodes: Mapping[str, Any]
-    tables: Mapping[str, GroupTable]
+    groups: Mapping[str, GroupTable]
     share: float
     seed: int
     folder: Path
 
-    def run(self, utterance: Utterance) -> list[dict[str, Any]]:
-        """One row a condition; the audio is written on the way."""
+    def rows(self, utterance: Utterance) -> list[dict[str, Any]]:
+        """One row a condition; the audio is written meanwhile."""
         if utterance.load_reference is None:
-            raise ValueError(f"utterance {utterance.id!r} has no reference recording to swap: choose another dataset")
-        recording, codec = utterance.load_reference(), self.parts.codec
-        assert codec is not None  # a study without one is refused
+            raise ValueError(f"utterance {utterance.id!r} has no reference recording, which the study swaps tokens of")
+        recording, codec = utterance.load_reference(), self.composition.codec
+        assert codec is not None  # ``check`` requires one
         tokens = codec.encode([recording])[0].cpu()
         randomness = Randomness(self.seed, as_keys([utterance.id], torch.device("cpu")))
-        swaps = {name: swap(tokens, table, self.share, randomness) for name, table in self.tables.items()}
+        swaps = {name: swap(tokens, table, self.share, randomness) for name, table in self.groups.items()}
         clips = codec.decode([tokens, *(swapped.tokens for swapped in swaps.values())])
         audio = dict(zip([RECORDING, UNSWAPPED, *swaps], [recording, *clips], strict=True))
         scores = ScoreMemo().score(
-            self.parts.metrics, self.metric_nodes, list(audio.values()), [utterance] * len(audio)
+            self.composition.metrics, self.metric_nodes, list(audio.values()), [utterance] * len(audio)
         )
         return [
             self._row(utterance, name, clip, tokens, swaps.get(name)) | {**score}
@@ -189,31 +182,31 @@ class _Work:
 
 def _summary(
     points: Sequence[Point],
-    tables: Mapping[str, GroupTable],
+    groups: Mapping[str, GroupTable],
     rows: Sequence[Mapping[str, Any]],
     ratios: Mapping[str, tuple[str, str | None]],
 ) -> list[dict[str, Any]]:
-    """Shares, figures, and the difference of each figure from the unswapped audio's, paired by utterance."""
+    """By condition: shares, figures, and each figure's difference from the unswapped audio, paired by utterance."""
     by_condition: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_condition.setdefault(row["condition"], []).append(row)
     of_point = {point.name: point for point in points}
-    plain = by_condition[UNSWAPPED]
+    unswapped = by_condition[UNSWAPPED]
     conditions = []
     for name, own in by_condition.items():
         point, total = of_point.get(name), sum(row["tokens"] for row in own)
         figures: dict[str, Any] = {}
         for figure, columns in ratios.items():
-            found = ratio(*_columns(own, columns))
-            off = paired_difference(_columns(own, columns), _columns(plain, columns))
-            figures |= {figure: found.value, f"{figure}_ci95": found.ci95}
-            figures |= {f"{figure}_change": off.value, f"{figure}_change_ci95": off.ci95}
+            value = ratio(*_columns(own, columns))
+            change = paired_difference(_columns(own, columns), _columns(unswapped, columns))
+            figures |= {figure: value.value, f"{figure}_ci95": value.ci95}
+            figures |= {f"{figure}_change": change.value, f"{figure}_change_ci95": change.ci95}
         conditions.append(
             {
                 "name": name,
                 "curve": None if point is None else point.curve,
                 "grouping": None if point is None else point.run.grouping,
-                "groups": None if point is None else tables[name].report(),
+                "groups": None if point is None else groups[name].report(),
                 **{f"{kind}_share": sum(row[kind] for row in own) / total for kind in ("company", "drawn", "swapped")},
                 **figures,
             }
@@ -227,7 +220,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], names: tuple[str, str | None]) -
 
 
 def _write(folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:
-    write_atomically(folder / NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(folder / NAME, values)
     write_atomically(folder / "utterances.csv", tables.comma_separated(rows))
     header, cells = _table(values["conditions"])
     write_atomically(folder / "table.md", tables.markdown(header, cells))
@@ -237,16 +230,16 @@ def _write(folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[str, 
     write_atomically(folder / "table.csv", tables.comma_separated(flat))
     console = tables.console(200)
     console.print(tables.rich_table(f"{values['study']}, swapped inside groups", header, cells))
-    plots = substitute_plots.draw(values["conditions"], folder)
-    for path in (folder / NAME, folder / "table.md", folder / "table.csv", folder / "utterances.csv", *plots):
+    drawn = plots.draw_substitution(values["conditions"], folder)
+    for path in (folder / NAME, folder / "table.md", folder / "table.csv", folder / "utterances.csv", *drawn):
         console.print(str(path), soft_wrap=True)
     console.print(f"{folder}/*/audio/*.wav", soft_wrap=True)
     return folder
 
 
 def _table(conditions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; in brackets the change from the unswapped audio with its interval."""
-    figures = substitute_plots.figures_of(conditions)
+    """Header and cells. In brackets is the change from the unswapped audio, with its interval."""
+    figures = plots.figures_of(conditions)
     header = ["method", "mean group", "company %", "swapped %", *figures]
     rows = [
         [

@@ -1,7 +1,4 @@
-"""Timing methods against each other in one process: each decodes the same prompts, in turns.
-
-``pcg bench`` and ``pcg gpu`` differ in what they time and in which of these figures they show.
-"""
+"""Times methods against each other in one process: each decodes the same prompts, in turns."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import Rule, TokenLM
 from pcg.results import timing
-from pcg.sampling import Randomness, Sampling, key_of
+from pcg.sampling import Randomness, Sampling, as_keys
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Timed:
 
     Attributes:
         tokens: emitted by all rows, end-of-speech included.
-        seconds: by part of the loop; of a method that cannot tell parts apart only ``whole``.
+        seconds: by part of the loop; only ``whole`` for a method whose parts cannot be timed.
         passes: by part; ``target`` counts a pass over all rows once.
         rows: prompts in the batch.
     """
@@ -62,10 +59,10 @@ def own_method(
     device: torch.device,
     now: Callable[[], float],
 ) -> Method:
-    """Our loop, timed: speculative with a draft and a rule, the target alone without."""
+    """Our loop, timed: speculative with a draft and a rule, else the target alone."""
 
     def decode(prompts: Sequence[Prompt], seed: int) -> Timed:
-        keys = torch.tensor([key_of(prompt.utterance.id) for prompt in prompts], device=device)
+        keys = as_keys([prompt.utterance.id for prompt in prompts], device)
         clock = Clock(device, now)
         batch = Batch(prompts, sampling, max_tokens, Randomness(seed, keys))
         if draft is None or rule is None:
@@ -81,7 +78,7 @@ def own_method(
 def in_turns(
     methods: Mapping[str, Method], batches: Iterable[Sequence[Prompt]], repeats: int, seed: int
 ) -> dict[str, list[Timed]]:
-    """Every method on every batch, in turns, each turn with another seed. The first turn warms up and is dropped."""
+    """Decode every batch by every method in turns, each with another seed. The first turn warms up and is dropped."""
     times: dict[str, list[Timed]] = {name: [] for name in methods}
     for prompts in batches:
         for repeat in range(repeats + 1):
@@ -93,7 +90,7 @@ def in_turns(
 
 
 def total(timed: Sequence[Timed]) -> Timed:
-    """The sums over batches of one size."""
+    """Sum the times of batches of one size."""
     seconds, passes = Counter[str](), Counter[str]()
     for one in timed:
         seconds.update(one.seconds)

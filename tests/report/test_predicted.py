@@ -11,7 +11,7 @@ from pcg.report.names import in_order, labels
 from pcg.results import predictions
 from pcg.results.store import read_study
 from pcg.runner.run import run_once
-from pcg.studies import offline, offline_plots
+from pcg.studies import offline, plots
 from tests.studies.test_offline import PCG, RULES
 
 ONLINE_PCG = {key: PCG[key] for key in ("_target_", "groups")}
@@ -19,7 +19,7 @@ ONLINE_PCG = {key: PCG[key] for key in ("_target_", "groups")}
 
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch) -> None:
-    monkeypatch.setattr(offline_plots, "draw", lambda points, folder: [])
+    monkeypatch.setattr(plots, "draw_offline", lambda points, folder: [])
     monkeypatch.setattr(report, "draw_plots", lambda results, labels, folder: [])
 
 

@@ -19,7 +19,7 @@ from pcg.config.validate import ConfigError
 from pcg.data.bundled import Bundled
 from pcg.models.phonemes import Phonemes
 from pcg.results import predictions
-from pcg.studies import offline, offline_plots
+from pcg.studies import offline, plots
 from pcg.training.sequences import samples
 
 COUNT = 2
@@ -42,7 +42,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cache")
-    monkeypatch.setattr(offline_plots, "draw", lambda points, folder: [])
+    monkeypatch.setattr(plots, "draw_offline", lambda points, folder: [])
     datasets.disable_progress_bars()
 
 

@@ -17,7 +17,7 @@ from pcg.results import predictions
 from pcg.runner import movers
 from pcg.runner.groups import embeddings_of
 from pcg.sampling import RAS, Sampling
-from pcg.studies import offline, offline_plots
+from pcg.studies import offline, plots
 from pcg.studies.grid import rules_of, settings_and_points
 from pcg.studies.renewal import rounds_along
 from tests.fakes import law_after
@@ -52,7 +52,7 @@ GRIDS: dict[str, Any] = {
 def _no_plots(request, monkeypatch) -> None:
     """They take longer than all else; one test draws them."""
     if "plots" not in request.node.name:
-        monkeypatch.setattr(offline_plots, "draw", lambda points, folder: [])
+        monkeypatch.setattr(plots, "draw_offline", lambda points, folder: [])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pcg.command import cli
 from pcg.config.validate import ConfigError
 from pcg.groups.table import GroupTable
 from pcg.sampling import Randomness
-from pcg.studies import substitute, substitute_plots
+from pcg.studies import plots, substitute
 from tests.studies.test_offline import CONTROL, CPU, PCG, RULES
 from tests.tiny.parts import Sentences, Tones
 
@@ -63,7 +63,7 @@ def test_the_same_seed_and_utterance_give_the_same_swap() -> None:
 @pytest.fixture(autouse=True)
 def _no_plots(request, monkeypatch) -> None:
     if "plots" not in request.node.name:
-        monkeypatch.setattr(substitute_plots, "draw", lambda conditions, folder: [])
+        monkeypatch.setattr(plots, "draw_substitution", lambda conditions, folder: [])
 
 
 @pytest.fixture
