@@ -1,7 +1,7 @@
 """``pcg doctor``: what is installed, what is missing for which choice and how to get it, which device, which folders.
 
 It loads no model and writes nothing. What a choice needs is read from the code behind its ``_target_``: the packages
-of pcg's extras that it imports, or names to ``require``.
+of pcg's extras that the module imports, or whose names it passes to ``require``.
 """
 
 from __future__ import annotations
@@ -22,67 +22,61 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from pcg.command.folders import CLONE, CONF, install_line
+from pcg.command.folders import CLONE, CONF, choice, choices, install_line
 from pcg.engines.engine import INSTALL
 
-_IMPORTED_AS = {"hibari-tts": "hibari"}  # where it is not the distribution's own name
-_GROUPS = (
-    "target",
-    "draft",
-    "text",
-    "codec",
-    "dataset",
-    "grouping",
-    "grouping/groups",
-    "engine",
-    "metrics",
-    "logger",
-    "trainer",
-)
-_NOT_TO_RUN = ("dev", "test", "lint")
+_IMPORTED_AS = {"hibari-tts": "hibari"}  # packages that are imported by another name
+_GROUPS = ("target", "draft", "text", "codec", "dataset", "grouping", "grouping/groups", "engine", "metrics", "logger",
+           "trainer")  # fmt: skip
+_DEVELOPERS = ("dev", "test", "lint")  # extras that no choice needs
 
 
 @dataclass(frozen=True)
 class Need:
-    """One requirement of pcg, and the line that meets it."""
+    """A package that pcg or a choice needs.
+
+    Attributes:
+        line: what to type to install it.
+        any_version: whether it is only imported, since several distributions provide it.
+    """
 
     requirement: Requirement
     line: str
+    any_version: bool = False
+
+    @property
+    def version(self) -> str | None:
+        """The installed version; None where it is not installed."""
+        try:
+            return metadata.version(self.requirement.name)
+        except metadata.PackageNotFoundError:
+            return None
 
     @property
     def problem(self) -> str | None:
         """``x is missing``, ``x 1.0 is not x>=2``, or None."""
         name, wanted = self.requirement.name, self.requirement.specifier
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        if self.any_version:
+            return None if importlib.util.find_spec(name) else f"{name} is missing"
+        if self.version is None:
             return f"{name} is missing"
-        return None if wanted.contains(found, prereleases=True) else f"{name} {found} is not {name}{wanted}"
-
-
-@dataclass(frozen=True)
-class Importable(Need):
-    """What comes from packages of several names: it is there when it can be imported."""
-
-    @property
-    def problem(self) -> str | None:
-        name = self.requirement.name
-        return None if importlib.util.find_spec(name) else f"{name} is missing"
+        fits = wanted.contains(self.version, prereleases=True)
+        return None if fits else f"{name} {self.version} is not {name}{wanted}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the report; the exit status, 0 if the default run would work."""
+    """Print the report; returns the exit status, 0 if the default run would work."""
     if arguments:
-        print("pcg doctor takes nothing: it looks at the defaults and at every choice", file=sys.stderr)
+        print("pcg doctor takes no arguments: it reports on the defaults and on every choice", file=sys.stderr)
         return 2
     kind = "a clone" if CLONE else "installed"
     print(f"pcg {metadata.version('pcg')} ({kind}: {CONF.parent}), Python {platform.python_version()} ({sys.prefix})")
-    _section("packages", [f"{need.requirement.name} {_version(need)}" for need in core()])
+    _section("packages", [f"{need.requirement.name} {need.version or 'MISSING'}" for need in core()])
     if problems := _problems(core()):
-        _section("the default run would not work", problems)  # nor would the rest of this report
+        _section("the default run would not work", problems)  # and the rest of the report cannot be made
         return 1
-    _section("choices that are ready, and what the others need", list(_choices()))
-    _section("device", list(_devices()))
+    _section("choices that are ready, and what the others need", _choices())
+    _section("device", _devices())
     _section("folders", [line for line, _ in _folders()])
     problems = list(_problems_of_default_run())
     _section("the default run (`pcg run`) would " + ("not work" if problems else "work"), problems)
@@ -93,83 +87,59 @@ def _section(title: str, lines: Iterable[str]) -> None:
     print("\n".join([f"\n{title}", *(f"  {line}" for line in lines)]))
 
 
+def _requirements() -> list[Requirement]:
+    return [Requirement(text) for text in metadata.requires("pcg") or []]
+
+
 def core() -> list[Need]:
-    """What pcg cannot be imported without."""
+    """The packages without which pcg cannot be imported."""
     return [Need(each, f"pip install '{each}'") for each in _requirements() if each.marker is None]
 
 
 @cache
 def optional() -> tuple[Need, ...]:
-    """What some choices need: each from the smallest extra that holds it, or by itself."""
+    """The packages that some choices need, each with the smallest extra that installs it."""
     from pcg.metrics.pretrained import WITHOUT_DEPENDENCIES
 
     by_extra: dict[str, list[Requirement]] = {}
-    for each in _requirements():
-        if (extra := _extra(each)) and extra not in _NOT_TO_RUN:
-            by_extra.setdefault(extra, []).append(each)
-    found: dict[str, Need] = {}
-    for extra, held in sorted(by_extra.items(), key=lambda item: (len(item[1]), item[0])):
-        for each in held:
-            found.setdefault(each.name, Need(each, install_line(extra)))
+    for requirement in _requirements():
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker or ""))
+        if extra and extra[1] not in _DEVELOPERS:
+            by_extra.setdefault(extra[1], []).append(requirement)
+    needs: dict[str, Need] = {}
+    for name, requirements in sorted(by_extra.items(), key=lambda item: (len(item[1]), item[0])):
+        for requirement in requirements:
+            needs.setdefault(requirement.name, Need(requirement, install_line(name)))
     bare = [Need(Requirement(text), f"pip install --no-deps {text}") for text in WITHOUT_DEPENDENCIES.split()]
-    return (*found.values(), *bare, *(Importable(Requirement(name), line) for name, line in INSTALL.items()))
+    return (*needs.values(), *bare, *(Need(Requirement(name), line, True) for name, line in INSTALL.items()))
 
 
-def _requirements() -> list[Requirement]:
-    return [Requirement(text) for text in metadata.requires("pcg") or []]
-
-
-def _extra(requirement: Requirement) -> str | None:
-    found = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker or ""))
-    return found and found.group(1)
-
-
-def _version(need: Need) -> str:
-    try:
-        return metadata.version(need.requirement.name)
-    except metadata.PackageNotFoundError:
-        return "MISSING"
-
-
-def _problems(wanted: Iterable[Need]) -> list[str]:
-    return [f"{need.problem}: {need.line}" for need in wanted if need.problem]
+def _problems(needs: Iterable[Need]) -> list[str]:
+    return [f"{need.problem}: {need.line}" for need in needs if need.problem]
 
 
 def _choices() -> Iterator[str]:
-    """A group a line with what is ready, then a line for those that lack the same."""
+    """For each group a line of the choices that are ready, then a line for each set of others that lack the same."""
     from pcg.command.launching import EXTRAS
 
-    wanted = {group: {name: needs_of(group, name) for name in _names(group)} for group in _GROUPS}
+    needs = {group: {name: needs_of(group, name) for name in choices(group)} for group in _GROUPS}
     for group, plugins in EXTRAS.items():  # hydra-joblib-launcher, hydra-submitit-launcher, submitit, ...
-        wanted[group] = {
+        needs[group] = {
             name: [need for need in optional() if name.partition("_")[0] in need.requirement.name] for name in plugins
         }
-    for group, choices in wanted.items():
+    for group, by_choice in needs.items():
         by_lack: dict[str, list[str]] = {"": []}
-        for name, asked in choices.items():
-            by_lack.setdefault("; ".join(_problems(asked)), []).append(name)
+        for name, needed in by_choice.items():
+            by_lack.setdefault("; ".join(_problems(needed)), []).append(name)
         yield f"{group:<16} {' '.join(by_lack.pop('')) or '-'}"
         yield from (f"{'':<16} {' '.join(names)}: {lack}" for lack, names in by_lack.items())
 
 
-def _names(group: str) -> list[str]:
-    return [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
-
-
-def needs_of(group: str, choice: str) -> list[Need]:
-    """What a choice needs beyond the core, with what other choices that it is made of need."""
-    import yaml
-
-    node = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")) or {}
-    inherited = [(group, name) for name in node.get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    for entry in node.get("defaults", []):
-        if isinstance(entry, Mapping):  # {"/text@text": "llasa"}: a choice of another group
-            inherited += [(key.strip("/").partition("@")[0], name) for key, name in entry.items() if key[0] == "/"]
-    names = {name for target in _targets(node) for name in _named(target.rpartition(".")[0])}
-    found = [need for need in optional() if _imported_as(need) in names]
-    for other in inherited:
-        found += [need for need in needs_of(*other) if need not in found]
-    return found
+def needs_of(group: str, name: str) -> list[Need]:
+    """The packages that a choice needs beyond the core, those of the choices in its defaults among them."""
+    modules = {target.rpartition(".")[0] for target in _targets(choice(group, name))}
+    names = {imported for module in modules for imported in _names_in(module)}
+    return [need for need in optional() if _imported_as(need) in names]
 
 
 def _imported_as(need: Need) -> str:
@@ -186,20 +156,20 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 @cache
-def _named(module: str) -> frozenset[str]:
-    """Packages that a module imports anywhere, and its strings, as those that it names to ``require`` are."""
+def _names_in(module: str) -> frozenset[str]:
+    """The packages that a module imports anywhere, and its strings, which hold the names that it passes to ``require``."""
     spec = importlib.util.find_spec(module)
     assert spec is not None, module
     assert spec.origin is not None, module
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {each.name.partition(".")[0] for each in node.names}
+            names |= {each.name.partition(".")[0] for each in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
+            names.add(node.module.partition(".")[0])
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.add(node.value)
-    return frozenset(found)
+            names.add(node.value)
+    return frozenset(names)
 
 
 def _devices() -> Iterator[str]:
@@ -210,40 +180,43 @@ def _devices() -> Iterator[str]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield f"{device_name(torch.device('cpu'))}, {usable} of {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)"
     for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(index)
-        yield f"cuda:{index} ({found.name}, {found.total_memory / 2**30:.0f} GiB)"
+        gpu = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index} ({gpu.name}, {gpu.total_memory / 2**30:.0f} GiB)"
     if not torch.cuda.is_available():
         yield "no CUDA device" if torch.version.cuda else f"no CUDA: torch {torch.__version__} is built without it"
 
 
 def _folders() -> Iterator[tuple[str, bool]]:
-    """What is kept where, and whether it can be written."""
-    import yaml
-
+    """A line for each folder that is written to, the results' first, and whether it can be written to."""
     from pcg.files import cache_folder
 
-    outputs = yaml.safe_load((CONF / "paths" / "default.yaml").read_text(encoding="utf-8"))["outputs"]
+    outputs = choice("paths", "default")["outputs"]
     hub = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    places = (("results", outputs, "paths.outputs"), ("groups", cache_folder(), "$PCG_CACHE"), ("hub", hub, "$HF_HOME"))
-    for name, place, changed_by in places:
-        path = Path(place).absolute()
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
-        good = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-        state = "can be written" if good else f"CANNOT be written: {there}"
-        yield f"{name:<8} {path} ({changed_by}): {state}, {shutil.disk_usage(there).free / 1e9:.1f} GB free", good
+    folders = (
+        ("results", outputs, "paths.outputs"),
+        ("groups", cache_folder(), "$PCG_CACHE"),
+        ("hub", hub, "$HF_HOME"),
+    )
+    for name, folder, changed_by in folders:
+        path = Path(folder).absolute()
+        existing = next(each for each in (path, *path.parents) if each.exists())
+        good = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        state = "can be written" if good else f"CANNOT be written: {existing}"
+        free = shutil.disk_usage(existing).free / 1e9
+        yield f"{name:<8} {path} ({changed_by}): {state}, {free:.1f} GB free", good
 
 
 def _problems_of_default_run() -> Iterator[str]:
-    """What `pcg run` lacks: packages of its choices, a folder for its results, a config that is right."""
+    """What is missing for `pcg run`: packages of its choices, a folder for its results, a config without mistakes."""
     import yaml
 
     from pcg.command import cli
     from pcg.config.validate import ConfigError
 
     for entry in yaml.safe_load((CONF / "run.yaml").read_text(encoding="utf-8"))["defaults"]:
-        for group, choice in entry.items() if isinstance(entry, Mapping) else ():
+        for group, name in entry.items() if isinstance(entry, Mapping) else ():
             if group in _GROUPS:
-                yield from (f"{group}={choice}: {problem}" for problem in _problems(needs_of(group, choice)))
+                yield from (f"{group}={name}: {problem}" for problem in _problems(needs_of(group, name)))
     line, good = next(_folders())
     if not good:
         yield line

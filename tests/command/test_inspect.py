@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pcg.command import cli, inspect, theta
+from pcg.command.folders import choices
 from pcg.groups.cosine import Cosine
 from pcg.models.checkpoint import Checkpoint, resolve_folder
 from tests.shapes import make_llasa
@@ -192,7 +193,7 @@ def test_no_such_folder(told, tmp_path: Path) -> None:
 
 
 def test_every_codec_that_it_knows_is_a_choice() -> None:
-    here = set(inspect._choices("codec"))
+    here = set(choices("codec"))
     assert here - {"none"} <= set(inspect.CODECS)
 
 
