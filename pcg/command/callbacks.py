@@ -1,4 +1,4 @@
-"""What happens around a sweep."""
+"""A Hydra callback around sweeps: the report at the end, and an exit status that says whether a run failed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from pcg.command import status
 from pcg.config.values import study_folder
 from pcg.results import store
 
-gave_up: list[str] = []  # what failed in this process, in a folder of its own or before it had one
+gave_up: list[str] = []  # why runs of this process failed, those that had no folder yet among them
 _PROCESS = uuid.uuid4().hex
 
 
 class StudyReport(Callback):
-    """At the end of a sweep: the table and the plots of its study. Ends the program with status 1 if a run of the sweep
-    failed; what failed in the study before does not count.
+    """Makes the table and the plots of the study when a sweep ends, and ends the program with status 1 if a run failed.
 
-    Launchers take it along to their processes, from which what failed comes back in files beside the runs. Where
-    nothing was to be run, no more than what was asked for: ``status=true``, ``dry=true``.
+    Runs of the study that failed before this sweep do not count. Launchers send this object to their processes, which
+    write their failures into files beside the runs. With ``status=true`` and ``dry=true`` no report is made.
     """
 
     def __init__(self) -> None:
@@ -50,27 +49,30 @@ class StudyReport(Callback):
             status.show_asked()
         if config.status or config.dry:
             return
+        from pcg.report import tracked  # the report's imports are a fifth of all, and other starts do without
+
         folder = study_folder(config.paths.outputs, config.study)
         if self._notes:
             gave_up.extend(note.read_text(encoding="utf-8") for note in sorted(self._notes.glob("*")))
             shutil.rmtree(self._notes, ignore_errors=True)
         shown = _show_report(folder)
         if shown:
-            _tell_logger(folder, config)
+            logger = OmegaConf.to_container(config.logger, resolve=True) if config.get("logger") else None
+            tracked.log_study(folder, logger if isinstance(logger, dict) else None)  # type: ignore[arg-type]
         failed = [path for path, written in _failed(folder).items() if self._before.get(path) != written]
         reasons = [path.read_text(encoding="utf-8").strip() for path in failed]
         for path, reason in zip(failed, reasons, strict=True):
             print(f"\nfailed: {path.parent}\n{reason}", file=sys.stderr)
         for reason in gave_up:
-            if not any(reason in told for told in reasons):
+            if not any(reason in printed for printed in reasons):
                 print(f"\nfailed: {reason}", file=sys.stderr)
         if failed or gave_up or not shown:
             sys.exit(1)
 
 
 def _show_report(folder: Path) -> bool:
-    """Whether it could be made; where it could not Hydra would warn, and end with status 0."""
-    from pcg.report import report  # with matplotlib a fifth of all imports, which every other start does without
+    """Make the report; returns whether that worked. If the error were raised Hydra would only warn and exit with 0."""
+    from pcg.report import report
 
     try:
         if store.read_study(folder):
@@ -81,15 +83,7 @@ def _show_report(folder: Path) -> bool:
     return True
 
 
-def _tell_logger(folder: Path, config: DictConfig) -> None:
-    """A logger that fails says so, and costs nothing else."""
-    from pcg.report import tracked
-
-    logger = OmegaConf.to_container(config.logger, resolve=True) if config.get("logger") else None
-    tracked.log_study(folder, logger if isinstance(logger, dict) else None)  # type: ignore[arg-type]
-
-
 def _failed(study: Path) -> dict[Path, tuple[int, int]]:
-    """The runs that were given up, with what tells one writing of the note from another, whichever machine wrote it."""
+    """By note of a failed run, its time and inode, which differ whenever the note is written again."""
     notes = {path: path.stat() for path in sorted(study.glob(f"*/{store.FAILED}"))}
     return {path: (note.st_mtime_ns, note.st_ino) for path, note in notes.items()}

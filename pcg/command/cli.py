@@ -1,4 +1,4 @@
-"""The command line of the entry points: Hydra's, with every mistake named at once and no traceback."""
+"""The command line of the entry points: Hydra's, checked first, so that every mistake is named at once, in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pcg.command import folders, launching, pipes, status
 from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
 from pcg.command.hydra_loader import arguments_of, loader_of
-from pcg.command.launching import texts as _texts
+from pcg.command.launching import texts
 from pcg.config.validate import ConfigError, check, nearest
 from pcg.config.values import expanded, problems_of_values, without_advice
 from pcg.results.environment import memory_advice
@@ -35,7 +35,7 @@ from pcg.studies import plan
 
 Check = Callable[[Mapping[str, Any]], object]
 T = TypeVar("T")
-# What composing raises; its last three where Hydra meets what it does not foresee.
+# What composing raises. Hydra itself raises only the first two; the others come of values that it does not expect.
 _COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError)
 CONF = str(folders.CONF)
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/-]*=|~[A-Za-z_][\w.@/-]*$")
@@ -43,10 +43,10 @@ launching.set_defaults(folders.CONF)
 
 
 def check_run(config: Mapping[str, Any]) -> None:
-    """Raise a ConfigError that lists what is wrong with a run, and with what a search wants of it."""
+    """Raise a ConfigError that lists what is wrong with the config of a run, its ``objective`` included."""
     if "thetas" in config:
         raise ConfigError(
-            ["experiment: this study has a command of its own: pcg substitute, experiments/substitute.py"]
+            ["experiment: this study is not made of runs; start it by pcg substitute (experiments/substitute.py)"]
         )
     problems = objective.problems(config)
     try:
@@ -58,7 +58,7 @@ def check_run(config: Mapping[str, Any]) -> None:
 
 
 def take_lists(*keys: str) -> None:
-    """Read ``key=A,B`` on this command line as the list that it looks like, and not as a sweep."""
+    """Rewrite ``key=A,B`` on this command line as the list ``key=[A,B]``, which Hydra would take for a sweep."""
     for place, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
         if key in keys and "," in value and not value.startswith(("[", "'", '"')):
@@ -66,15 +66,16 @@ def take_lists(*keys: str) -> None:
 
 
 def take_text(config_name: str) -> dict[str, str]:
-    """Take the words that are no ``key=value`` off this command line: ``text`` is these, or what ``-`` reads.
+    """Remove the words that are no ``key=value`` from this command line; returns them as ``text``.
 
-    Without any argument the first lines of the command's YAML are printed, which say how to use it, and the program
-    ends.
+    The word ``-`` stands for standard input. Without any argument the program prints the comment at the head of the
+    command's YAML, which says how to use it, and ends.
     """
     if not sys.argv[1:]:
         lines = (folders.CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
         with pipes.may_be_closed():
-            print("\n".join(line[1:].removeprefix(" ") for line in itertools.takewhile(_is_comment, lines)))
+            comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+            print("\n".join(line[1:].removeprefix(" ") for line in comment))
         sys.exit(0)
     words: list[str] = []
     others: list[str] = []
@@ -88,19 +89,15 @@ def take_text(config_name: str) -> dict[str, str]:
     return {"text": sys.stdin.read() if words == ["-"] else " ".join(words)}
 
 
-def _is_comment(line: str) -> bool:
-    return line.startswith("#")
-
-
 @contextmanager
 def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[None]:
     """Check the command line before Hydra runs it; a mistake ends the program with one message and status 2.
 
     Args:
-        check: raises a ConfigError for a composed config of this entry point; None if any composed config will do.
+        check: raises a ConfigError for a composed config of this entry point; None accepts every one that composes.
     """
-    _speak_utf8()
-    sys.argv[1:] = _asked_here(sys.argv[1:])
+    _use_utf8()
+    sys.argv[1:] = _without_launcher(sys.argv[1:])
     try:
         check_command_line(config_name, sys.argv[1:], check)
     except ConfigError as error:
@@ -110,10 +107,10 @@ def clear_errors(config_name: str, check: Check | None = check_run) -> Iterator[
         yield
 
 
-def _speak_utf8() -> None:
-    """Files, names and what is printed are UTF-8 whatever the locale: Python begins anew where it would differ."""
+def _use_utf8() -> None:
+    """Make files, file names and printed text UTF-8 in every locale; where they are not, Python starts again."""
     if locale.getencoding().lower() not in ("utf-8", "utf8") and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"  # for the processes of launchers and devices as well
+        os.environ["PYTHONUTF8"] = "1"  # the processes of launchers and devices inherit it
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
@@ -121,49 +118,52 @@ def _speak_utf8() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def _asked_here(arguments: Sequence[str]) -> list[str]:
-    """What only asks fetches nothing, and of a sweep goes through it in this process, whatever would launch it."""
+def _without_launcher(arguments: Sequence[str]) -> list[str]:
+    """The arguments; those of a command that runs nothing (``status``, ``dry``) with the launcher of this process.
+
+    Such a command fetches nothing either.
+    """
     asking = [each for each in arguments if each.lower() in ("status=true", "dry=true")]
     if not asking:
         return list(arguments)
     os.environ["HF_HUB_OFFLINE"] = "1"  # before any of the hub's libraries is imported
-    kept = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
-    place = kept.index(asking[0])  # overrides may not stand apart
-    return [*kept[:place], "hydra/launcher=basic", *kept[place:]]
+    others = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
+    place = others.index(asking[0])  # Hydra takes overrides only side by side
+    return [*others[:place], "hydra/launcher=basic", *others[place:]]
 
 
 def execute(config: DictConfig) -> float | None:
-    """Do one run of a command, or tell how far it is, or print its plan; stopped, a run goes on where it was.
+    """Do one run; with ``status`` print how far it is, with ``dry`` its plan.
 
     Returns:
         What the run is worth to the search that it is part of; None without an ``objective``, or where it failed.
     """
-    if config.status:
-        return carry_out(lambda: _tell(plain(config)))
-    if config.dry:
-        return carry_out(lambda: plan.show(plain(config)))
-    return carry_out(lambda: _worth(plain(config)), "the same command goes on from here")
+    asks_only = config.status or config.dry
+    stopped = "nothing was written" if asks_only else "the same command goes on from here"
+    return carry_out(lambda: _execute(plain(config)), stopped)
 
 
-def _tell(config: dict[str, Any]) -> None:
-    """How far the run is; in a sweep one table comes at the end (``pcg.command.callbacks``)."""
-    status.ask(config)
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        status.show_asked()
-
-
-def _worth(config: dict[str, Any]) -> float | None:
+def _execute(config: dict[str, Any]) -> float | None:
+    if config["status"]:
+        status.ask(config)
+        if HydraConfig.get().mode != RunMode.MULTIRUN:  # of a sweep ``StudyReport`` prints one table at the end
+            status.show_asked()
+        return None
+    if config["dry"]:
+        plan.show(config)
+        return None
     result = run_once(config, HydraConfig.get().overrides.task)
     return objective.worth(config["objective"], result.values) if config["objective"] else None
 
 
 def carry_out(work: Callable[[], T], stopped: str = "nothing was written") -> T | None:
-    """Do what a command asks for. In a sweep what fails is noted and the others go on.
+    """Do the work of a command and return its result.
 
-    Ends the program with a message, without a traceback (a run's is in its run.log), where it is no sweep.
+    An error ends the program with a message and no traceback (that of a run is in its run.log). In a sweep it is noted
+    in ``gave_up``, and the other runs go on.
 
     Args:
-        stopped: what to say after Ctrl-C.
+        stopped: the second half of the message after Ctrl-C.
     """
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
@@ -180,21 +180,20 @@ def carry_out(work: Callable[[], T], stopped: str = "nothing was written") -> T 
 
 
 def check_command_line(config_name: str, arguments: Sequence[str], check: Check | None = check_run) -> None:
-    """Raise a ConfigError that lists what is wrong with the overrides, in any run of the sweep that they ask for."""
+    """Raise a ConfigError that lists what is wrong with the overrides, in every run of a sweep."""
     args = arguments_of(arguments)
     if args.help or args.hydra_help or args.info or args.shell_completion or args.experimental_rerun:
         return
     with loader_of(CONF, args.config_dir) as loader:
         problems, overrides = typed.parse(loader, args.overrides)
         if not problems:
-            started = []
             sweep = _composed_sweep(loader, config_name, args.overrides) if args.multirun else None
             if sweep is not None:
                 overrides = _sweep_of(loader, sweep) + overrides
-                started = launching.problems(sweep, overrides)
-            problems = started + _problems(loader, config_name, overrides, args.multirun, check)
+                problems = launching.problems(sweep, overrides)
+            problems += _problems(loader, config_name, overrides, args.multirun, check)
             if args.multirun and sweep is None and not problems:
-                problems = ["-m: the sweep does not compose; it needs its hydra.sweeper and hydra.launcher as they are"]
+                problems = ["-m: the sweep does not compose; leave hydra.sweeper and hydra.launcher as they are"]
         if not problems and not args.multirun and any(item.key_or_group == "experiment" for item in overrides):
             config = loader.load_configuration(config_name, args.overrides, RunMode.RUN)
             problems = typed.problems_of_lone_study(config, config_name, args.overrides)
@@ -210,11 +209,11 @@ def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[
         )
         return config if config.hydra.sweeper and config.hydra.launcher else None
     except _COMPOSING:
-        return None  # what is wrong is found and named run by run
+        return None  # the check of each run names what is wrong
 
 
 def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
-    """What an experiment's ``hydra.sweeper.params`` asks for; the command line comes after it and wins."""
+    """The overrides in an experiment's ``hydra.sweeper.params``. Those of the command line come after them and win."""
     parameters = config.hydra.sweeper.get("params") or {}
     problems, overrides = typed.parse(loader, [f"{key}={value}" for key, value in parameters.items()])
     if problems:
@@ -231,26 +230,24 @@ def _problems(
     latest = {override.get_key_element(): override for override in overrides}
     groups = {key: item for key, item in latest.items() if choices(item.key_or_group)}
     refused = typed.problems_of_groups(choices, groups)
-    problems = [problem for found in refused.values() for problem in found]
-    # What is said of a group of which a wrong choice was made cannot be judged; the rest can.
+    problems = [problem for of_group in refused.values() for problem in of_group]
+    # keys of a group with a wrong choice cannot be checked; the others can
     wrong = {groups[key].key_or_group for key in refused}
     latest = {key: item for key, item in latest.items() if item.key_or_group.split(".")[0] not in wrong}
     groups = {key: item for key, item in groups.items() if key in latest}
     values = {key: item for key, item in latest.items() if key not in groups}
-    for chosen in itertools.product(*([f"{key}={value}" for value in _texts(item)] for key, item in groups.items())):
-        found, composes = _wrong_values(name, list(chosen), values, check)
+    for chosen in itertools.product(*([f"{key}={value}" for value in texts(item)] for key, item in groups.items())):
+        wrong_values, composes = _wrong_values(name, list(chosen), values, check)
         if not composes and (unknown := _unknown_keys(loader, name, list(chosen), values)):
             known = {key: item for key, item in values.items() if key not in unknown}
-            found = [*unknown.values(), *_wrong_values(name, list(chosen), known, check)[0]]
-        problems += found
-    # the same mistake in several runs of a sweep, where other keys may be allowed, is one mistake
+            wrong_values = [*unknown.values(), *_wrong_values(name, list(chosen), known, check)[0]]
+        problems += wrong_values
+    # a mistake that several runs of a sweep have is named once, though other keys may be allowed in each
     return list({problem.partition(" allowed: ")[0]: problem for problem in reversed(problems)}.values())[::-1]
 
 
 def _unknown_keys(loader: ConfigLoader, name: str, chosen: list[str], values: Mapping[str, Override]) -> dict[str, str]:
-    """By override, what is wrong with its key; nothing where what is wrong is another thing."""
-    if not values:
-        return {}
+    """By override, the problem of an unknown key; empty where all are known, or the groups alone do not compose."""
     try:
         config = loader.load_configuration(name, chosen, RunMode.RUN)
     except _COMPOSING:
@@ -277,9 +274,13 @@ def _keys(node: Any, path: str = "") -> Iterator[str]:
 def _wrong_values(
     name: str, chosen: list[str], values: dict[str, Override], check: Check | None
 ) -> tuple[list[str], bool]:
-    """Compose and check with every value of every swept key at least once; also whether everything composes."""
+    """Compose and check with every value of every swept key at least once.
+
+    Returns:
+        The problems, and whether everything composes.
+    """
     problems, composes = [], True
-    columns = [[f"{key}={text}" for text in _texts(item)] for key, item in values.items()]
+    columns = [[f"{key}={text}" for text in texts(item)] for key, item in values.items()]
     for index in range(max([len(column) for column in columns], default=1)):
         one_each = [column[min(index, len(column) - 1)] for column in columns]
         try:
@@ -288,18 +289,18 @@ def _wrong_values(
             problems.append(_no_such_group(error, name) or _reason(error))
             composes = False
             continue
-        found = problems_of_values(config)
+        of_config = problems_of_values(config)
         try:
             if check is not None:
                 check(config)
         except ConfigError as error:
-            found += error.problems
-        problems += [typed.as_typed(problem, values.values()) for problem in found]
+            of_config += error.problems
+        problems += [typed.as_typed(problem, values.values()) for problem in of_config]
     return problems, composes
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A config as plain values, interpolations resolved, ``~`` in paths too."""
+    """A config as plain values, with interpolations and the ``~`` of paths resolved."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     kept = {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
@@ -307,17 +308,17 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _no_such_group(error: Exception, name: str) -> str | None:
-    """What is wrong where a group was chosen that this command has not."""
-    found = re.match(r"Could not override '([\w/@.]+)'", str(error))
-    if found is None:
+    """The problem of a group that this command does not have; None where the error is another."""
+    match = re.match(r"Could not override '([\w/@.]+)'", str(error))
+    if match is None:
         return None
     choices = compose(name, return_hydra_config=True).hydra.runtime.choices
-    there = sorted(group for group in choices if group.isidentifier())
-    return f"{found[1]}: pcg {name} has no such group, so leave it out; it has {', '.join(there)}"
+    groups = sorted(group for group in choices if group.isidentifier())
+    return f"{match[1]}: pcg {name} has no such group, so leave it out; it has {', '.join(groups)}"
 
 
 def _reason(error: Exception) -> str:
-    """Hydra's own words, on one line, with the cause that it often keeps below."""
+    """Hydra's message on one line, with that of the error that caused it."""
     words = " ".join(str(error).split())
     cause = " ".join(str(error.__cause__).split()) if error.__cause__ else ""
     return f"{words} ({cause})" if cause and cause not in words else words

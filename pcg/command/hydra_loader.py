@@ -1,9 +1,9 @@
-"""Hydra's own command line and config loader, for checking a command line before Hydra runs it.
+"""Hydra's own command line parser and config loader, to check a command line before Hydra runs it.
 
-Hydra's public API composes one config (``hydra.compose``). It has no way to parse a command line, to know the choices
-in the folder of ``--config-dir``, or to read each YAML once for all the compositions of a check; without the last a
-check takes 1.6 times as long. So this file, and no other, imports private modules. tests/command/test_hydra_loader.py
-fails where another version of Hydra has them otherwise.
+Hydra's public API composes one config (``hydra.compose``). It cannot parse a command line, list the choices in the
+folder of ``--config-dir``, or read each YAML once for all the compositions of a check, which then takes 1.6 times as
+long. So this file, and no other, imports private modules. Where another version of Hydra has changed them,
+tests/command/test_hydra_loader.py fails and says what for.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def loader_of(conf: str, config_dir: str | None) -> Iterator[ConfigLoader]:
 
 
 class _ReadOnce(CachingConfigRepository):
-    """Each YAML is read once for all that a check asks; Hydra by itself copies its sources and reads anew each time."""
+    """Reads each YAML once for all compositions of a check; Hydra's own repository is copied and read for each."""
 
     def __deepcopy__(self, memo: object) -> _ReadOnce:
         return copy.copy(self)
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        """A composition with a search path of its own has files of its own."""
+        """A composition with another search path reads other files."""
         self.delegate, self.cache = copy.deepcopy(self.delegate), {}
         super().initialize_sources(config_search_path)

@@ -88,7 +88,7 @@ class Model:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the report; returns the exit status: 0 if a run could begin with the folder, 1 if not, 2 if none is named."""
+    """Print the report; returns the exit status: 0 if the folder could be run, 1 if not, 2 if none was named."""
     if not arguments or any("=" in each or each.startswith("-") for each in arguments):
         print("pcg inspect TARGET [DRAFT ...]: model folders, or ids of the hub, the target's first", file=sys.stderr)
         return 2
@@ -226,7 +226,7 @@ def _drafts(model: Model, side: TextSide, paths: Sequence[str]) -> Iterator[tupl
         elif at_hand(path) is None:
             yield (
                 name,
-                f"has the same text side; {path} is not on this machine: fetch it and name it as a second folder",
+                f"has the same text side; {path} is not on this machine: name it as a second folder",
             )
         elif "text" in node:
             yield name, _shares_tokens(side, path)

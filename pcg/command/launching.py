@@ -1,4 +1,4 @@
-"""What a sweep needs besides its runs: a launcher and a sweeper that are there, and no more runs at once than cores."""
+"""Launchers and sweepers: our defaults for their plugins, and what is wrong with how a sweep is started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXTRAS = {
 
 
 def runs_at_once(device: str, devices: int, threads: int) -> int:
-    """How many runs this machine has room for: on a GPU one, as all would take the same; else as its cores allow."""
+    """How many runs this machine has room for: one on a GPU, since all would take the same; else as its cores allow."""
     if pick_device(device).type == "cuda":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -37,43 +37,43 @@ def runs_at_once(device: str, devices: int, threads: int) -> int:
 
 
 def cores_of_run(devices: int, threads: int) -> int:
-    """A run has a process a device."""
+    """Cores that a run needs: it has a process a device."""
     return int(devices) * int(threads)
 
 
 def gpus_of_run(device: str, devices: int) -> int:
-    """How many GPUs a scheduler that hides the others must give a run; ``auto`` is what this machine has."""
+    """How many GPUs a scheduler must give a run; ``auto`` asks for GPUs where this machine has one."""
     wanted = str(device).startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return int(devices) if wanted else 0
 
 
 def sweep_folder(outputs: str, study: str, *asking: bool) -> str:
-    """Where Hydra notes what a sweep was asked for: with its results, or where nothing is run in a folder that goes."""
-    return _passing().name if any(asking) else str(study_folder(outputs, study))
+    """The folder of Hydra's own files: that of the results, or a temporary one for a command that runs nothing."""
+    return _temporary().name if any(asking) else str(study_folder(outputs, study))
 
 
 @cache
-def _passing() -> tempfile.TemporaryDirectory[str]:
+def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="pcg-")
 
 
 def set_defaults(conf: Path) -> None:
-    """Lay ``conf/hydra/*_settings/`` over the plugins' own defaults, whose types go on being checked.
+    """Merge ``conf/hydra/*_settings/`` into the plugins' own defaults, whose types are still checked.
 
-    YAMLs of the plugins' names in ``conf/hydra/launcher`` would read better; Hydra refuses them beside such types.
+    YAMLs named after the plugins in ``conf/hydra/launcher`` would be simpler, but Hydra refuses them beside typed ones.
     """
     for resolver in (runs_at_once, cores_of_run, gpus_of_run, sweep_folder):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     Plugins.instance()  # imports the plugins, which put their defaults into the store
     for group, names in EXTRAS.items():
         for name in names:
-            _lay_over(group, name, OmegaConf.load(conf / f"{group}_settings" / f"{name}.yaml"))
+            _merge(group, name, OmegaConf.load(conf / f"{group}_settings" / f"{name}.yaml"))
     for sampler in ("tpe", "random", "cmaes", "nsgaii", "motpe"):
-        _lay_over("hydra/sweeper/sampler", sampler, OmegaConf.create({"seed": "${seed}"}))
+        _merge("hydra/sweeper/sampler", sampler, OmegaConf.create({"seed": "${seed}"}))
 
 
-def _lay_over(group: str, name: str, settings: Any) -> None:
-    """Merge settings into what a plugin has stored; nothing where the plugin is not installed."""
+def _merge(group: str, name: str, settings: Any) -> None:
+    """Merge settings into the defaults that a plugin has stored, if the plugin is installed."""
     store = ConfigStore.instance()
     if store.get_type(f"{group}/{name}.yaml") == ObjectType.CONFIG:
         own = store.load(f"{group}/{name}.yaml")
@@ -81,13 +81,13 @@ def _lay_over(group: str, name: str, settings: Any) -> None:
 
 
 def missing_extra(group: str, choice: str) -> str:
-    """``; pip install ...`` where a choice is missing only because its plugin is not installed; else nothing."""
+    """``; it comes with an extra: ...`` for a choice whose plugin is not installed; else an empty text."""
     extra = EXTRAS.get(group, {}).get(choice)
     return f"; it comes with an extra: {install_line(extra)}" if extra else ""
 
 
 def texts(override: Override) -> list[str]:
-    """The values of an override, written as they would be on the command line; of an interval, its ends."""
+    """The values of an override as they are written on a command line; the two ends of an interval."""
     value = override.value()
     if isinstance(value, IntervalSweep):
         return [str(value.start), str(value.end)]
@@ -101,7 +101,7 @@ def problems(config: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
 
     Args:
         config: composed for a multirun, with its ``hydra`` node.
-        overrides: of the sweep; the last one of a key counts.
+        overrides: of the sweep; the last of each key counts.
     """
     hydra = config["hydra"]
     launcher, sweeper = hydra["launcher"]["_target_"], hydra["sweeper"]["_target_"]
@@ -120,23 +120,23 @@ def problems(config: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
 
 def _problems_of_search(config: Mapping[str, Any]) -> list[str]:
     found = [
-        f"{key}=true: a search decides on each run by those before it, and has none to tell of beforehand"
+        f"{key}=true: a search does not know its runs beforehand; use {key}=true with the basic sweeper"
         for key in ("status", "dry")
         if config.get(key)
     ]
     if config.get("objective") is None:
         found.append("objective: hydra/sweeper=optuna needs one, e.g. 'objective={maximise: speed.speedup}'")
     direction = config["hydra"]["sweeper"]["direction"]
-    if direction != "maximize":  # the best would be what breaks the limits
+    if direction != "maximize":  # a run that breaks a limit has the lowest value
         found.append(f"hydra.sweeper.direction={direction}: an objective is maximised, leave it at maximize")
     return found
 
 
 def _too_many(config: Mapping[str, Any], runs: int) -> list[str]:
-    """submitit starts every run that it is given at once; how many it is given is the sweeper's to say.
+    """submitit starts all runs that the sweeper gives it at once; these may be more than the machine has room for.
 
     Args:
-        runs: how many points a grid has; a search proposes ``n_trials`` of them instead.
+        runs: points of the grid; a search proposes ``n_trials`` of them instead.
     """
     sweeper = config["hydra"]["sweeper"]
     key = "n_jobs" if "n_jobs" in sweeper else "max_batch_size"

@@ -1,7 +1,7 @@
 """The console command: ``pcg NAME [overrides]`` is ``python experiments/NAME.py [overrides]``, from any folder.
 
-Each program there is a command, so a new one needs no line here; ``doctor``, ``inspect`` and ``ratings``, which take no
-config, are modules of this package. Only what is asked for is imported.
+Each program in experiments/ is a command. ``doctor``, ``inspect`` and ``ratings``, which take no config, are modules of
+this package. Only the command that is started is imported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WITHOUT_CONFIG = {
 
 @may_be_closed()
 def main() -> None:
-    """Run what the command line names. A word that it does not know ends the program with status 2."""
+    """Run the command that the command line names; an unknown one ends the program with status 2."""
     name, *arguments = sys.argv[1:] or _HELP[:1]
     if name in _COMPLETION:
         _complete(sys.argv[1:])
@@ -43,22 +43,22 @@ def main() -> None:
     elif name in programs():
         run(name, arguments)
     else:
-        from pcg.config.validate import nearest  # seconds: it brings torch
+        from pcg.config.validate import nearest  # it imports torch, which takes seconds
 
         print(f"pcg {name}: there is no such command{nearest(name, [*programs(), *_WITHOUT_CONFIG])}", file=sys.stderr)
         sys.exit(2)
 
 
 def programs() -> dict[str, Path]:
-    """The entry points by name; the run, which most want, first."""
+    """The entry points by name, ``run`` first."""
     paths = sorted(EXPERIMENTS.glob("*.py"), key=lambda path: (path.stem != "run", path.stem))
     return {path.stem: path for path in paths}
 
 
 def listing() -> str:
-    """Every command with what it is for: the first words of its program."""
-    told = {name: _purpose(path) for name, path in programs().items()} | _WITHOUT_CONFIG
-    lines = [f"  {name:<11} {purpose[0].lower()}{purpose[1:]}" for name, purpose in told.items()]
+    """Every command with its purpose: the first words of its program."""
+    purposes = {name: _purpose(path) for name, path in programs().items()} | _WITHOUT_CONFIG
+    lines = [f"  {name:<11} {purpose[0].lower()}{purpose[1:]}" for name, purpose in purposes.items()]
     return "\n".join(["pcg COMMAND [key=value ...]; pcg COMMAND --help lists its keys", "", *lines])
 
 
@@ -68,10 +68,9 @@ def _purpose(program: Path) -> str:
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Run a program as ``python FILE`` would, so that launchers and workers find what they find there.
+    """Run a program as ``python FILE`` would, so that launchers and workers find its ``__main__``.
 
-    ``runpy`` would call it by its file in usage lines and in the completion that Hydra writes for a program's name,
-    which a shell knows by its first word alone.
+    Unlike ``runpy`` it gives the program the name ``pcg NAME`` in usage lines, and ``pcg`` in shell completion.
     """
     program = programs()[name]
     sys.argv = ["pcg" if set(arguments) & {*_COMPLETION} else f"pcg {name}", *arguments]
@@ -81,7 +80,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
 
 def _complete(arguments: Sequence[str]) -> None:
-    """``pcg -sc install=bash`` and what the shell asks then: commands of the first word, of the others their keys."""
+    """Install shell completion, or complete a line: commands for the first word, keys and choices for the others."""
     if not arguments[-1].startswith("query="):
         return run("run", arguments)
     program, name, rest = re.fullmatch(r"\s*(\S*)\s*(\S*)(.*)", os.environ.get("COMP_LINE", "")).groups()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What people type: Hydra's overrides, with how to quote a value and what a group may be told."""
+"""Hydra's overrides as people type them: what is wrong with them, and how to write them right."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _PLAIN = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 
 def parse(loader: ConfigLoader, given: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """What is wrong with how overrides are written, and those that can be read."""
-    problems, overrides = [], []
+    """The problems of overrides that cannot be parsed, and the overrides that can."""
+    problems: list[str] = []
+    overrides: list[Override] = []
     parser = OverridesParser.create(config_loader=loader)
 
     def read(text: str) -> list[Override]:
@@ -33,20 +34,20 @@ def parse(loader: ConfigLoader, given: Sequence[str]) -> tuple[list[str], list[O
 
     for text in given:
         try:
-            found = read(text)
+            parsed = read(text)
         except HydraException as error:
             reason = f"{text!r} is no override (key=value): {str(error).splitlines()[0]}"
             problems.append(_as_text(text, read) or reason)
             continue
-        if found[0].key_or_group:
-            overrides += found
+        if parsed[0].key_or_group:
+            overrides += parsed
         else:
             problems.append(f"{text!r} is no override (key=value): it has no key")
     return problems, overrides
 
 
 def _as_text(text: str, read: Callable[[str], object]) -> str | None:
-    """How to write an override whose value Hydra cannot read as it stands; None where quotes are no help."""
+    """The problem of a value that Hydra can parse only in quotes, with the quotes; None where they do not help."""
     key, equals, value = text.partition("=")
     if not equals or not value or not _KEY.fullmatch(key) or _CALL.fullmatch(value):
         return None
@@ -63,13 +64,13 @@ def _in_quotes(key: str, value: str) -> str:
 
 
 def quoted(key: str, value: str) -> str:
-    """An override as it is typed, its value being text whatever signs are in it."""
+    """An override as it is typed in a shell, in quotes that make any value a text."""
     return '"' + _SHELL.sub(r"\\\1", _in_quotes(key, value)) + '"'
 
 
 def as_typed(problem: str, overrides: Iterable[Override]) -> str:
-    """A problem with the value as it was typed: Hydra reads ``2026_11_30`` and ``1e3`` as numbers, and of a number one
-    can no longer tell what to put into quotes."""
+    """A problem with the value as it was typed. Hydra parses ``2026_11_30`` and ``1e3`` as numbers, and a problem that
+    prints the number would not show what to put into quotes."""
     for item in overrides:
         key, texts = item.key_or_group, str(item.input_line).partition("=")[2].split(",")
         value = item.value()
@@ -85,7 +86,7 @@ def as_typed(problem: str, overrides: Iterable[Override]) -> str:
 
 
 def problems_of_several(choices: Choices, overrides: Sequence[Override]) -> list[str]:
-    """Several values without ``-m``, which a comma in a text looks like."""
+    """The problems of several values without ``-m``: they are a sweep, or a text with a comma in it."""
     return [
         f"{item.input_line}: several values make a sweep; add -m{_or_one_text(choices, item)}"
         for item in overrides
@@ -102,10 +103,9 @@ def _or_one_text(choices: Choices, item: Override) -> str:
 
 
 def problems_of_groups(choices: Choices, groups: Mapping[str, Override]) -> dict[str, list[str]]:
-    """By key, what is wrong with the choices of groups."""
-    return {
-        key: found for key, item in groups.items() if (found := _problems_of_group(item, choices(item.key_or_group)))
-    }
+    """By key, the problems of the choices of groups."""
+    by_key = {key: _problems_of_group(item, choices(item.key_or_group)) for key, item in groups.items()}
+    return {key: problems for key, problems in by_key.items() if problems}
 
 
 def _problems_of_group(item: Override, choices: Sequence[str]) -> list[str]:
@@ -125,7 +125,7 @@ def _problems_of_group(item: Override, choices: Sequence[str]) -> list[str]:
 
 
 def problems_of_lone_study(config: Any, command: str, arguments: Sequence[str]) -> list[str]:
-    """An experiment that is a sweep, asked for as one run, of which a plan may be made (``dry``).
+    """The problem of an experiment that is a sweep and was started as one run, unless only its plan is asked for.
 
     Args:
         config: composed for one run, with its ``hydra`` node.

@@ -1,4 +1,4 @@
-"""``pcg ... | head``: who reads what is printed may stop early, which is no error of the command's."""
+"""Ends a command quietly where its output is no longer read, as in ``pcg ... | head``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def may_be_closed() -> Iterator[None]:
-    """Ends the program with status 1 and no traceback where standard output has no reader any more."""
+    """End the program with status 1 and no traceback where standard output has no reader any more."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
         sys.exit(1)

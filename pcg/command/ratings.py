@@ -1,7 +1,7 @@
 """``pcg ratings FILE ... [outputs=FOLDER]``: which method the listeners of a blind test preferred.
 
-The files are those that the page of ``pcg report study=NAME blind=true`` saves, one a listener. The test's key is
-looked for under ``outputs/``, where the report was made.
+The page of ``pcg report study=NAME blind=true`` saves one file for each listener. The test's key is read from
+``outputs/``, where the report was made.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from pcg.command.folders import CONF
+from pcg.command.folders import choice
 from pcg.report import ratings
 from pcg.report.tables import console, rich_table
 
 _NOTE = (
-    "In brackets the exact binomial interval of 95 %, of single ratings. Ratings of one listener, and of one "
-    "utterance, hang together: of all listeners together the interval is too narrow where listeners differ, so look at "
-    "each."
+    "In brackets is the exact binomial interval of 95 %, which treats ratings as independent. Ratings of one listener, "
+    "and of one utterance, are not: where listeners differ the interval of all together is too narrow, so read each."
 )
 
 
@@ -29,11 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     if not files or set(arguments) & {"-h", "--help"}:
         print(__doc__)
         return 0 if set(arguments) & {"-h", "--help"} else 2
-    default = yaml.safe_load((CONF / "paths" / "default.yaml").read_text(encoding="utf-8"))["outputs"]
-    told = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("outputs=")]
+    outputs = [choice("paths", "default")["outputs"], *given][-1]
     try:
         listeners = ratings.read_all(files)
-        key = ratings.key_of(listeners[0].test, Path([default, *told][-1]).expanduser())
+        key = ratings.key_of(listeners[0].test, Path(outputs).expanduser())
         tables = ratings.tables(listeners, key)
     except ratings.RatingsError as error:
         print(f"pcg ratings: {error}", file=sys.stderr)

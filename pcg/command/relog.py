@@ -1,4 +1,4 @@
-"""Finished results of a study, told to a logger again: conf/relog.yaml."""
+"""``pcg relog``: sends finished results of a study to a logger again (conf/relog.yaml)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pcg.runner import tracking
 
 
 def check(config: Mapping[str, Any]) -> list[str]:
-    """The studies that are asked for.
+    """The studies of the config.
 
     Raises:
-        ConfigError: some have no finished run, or there is something wrong with the logger.
+        ConfigError: a study has no finished run, or the logger's config is wrong.
     """
     logger = config.get("logger")
-    problems = problems_of_node(logger, "logger") if is_built(logger) else ["logger: none to tell of a study"]
+    problems = (
+        problems_of_node(logger, "logger") if is_built(logger) else ["logger is required: pcg relog logger=wandb"]
+    )
     studies: list[str] = []
     try:
         studies = report.check(config)
@@ -31,9 +33,10 @@ def check(config: Mapping[str, Any]) -> list[str]:
 
 
 def again(config: Mapping[str, Any]) -> None:
-    """
+    """Log every run and the report of each study.
+
     Raises:
-        RuntimeError: the logger did not take all of it; why has been logged.
+        RuntimeError: the logger did not take all of it; each reason has been logged.
     """
     for study in check(config):
         folder = study_folder(config["paths"]["outputs"], study)

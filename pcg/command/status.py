@@ -1,7 +1,4 @@
-"""How far a sweep is: ``status=true`` asks every run of it and starts none.
-
-pcg run -m experiment=paper_table status=true
-"""
+"""How far each run of a sweep is: ``pcg run -m experiment=paper_table status=true``. No run is started."""
 
 from __future__ import annotations
 
@@ -27,11 +24,11 @@ class Status:
     """How far one run is.
 
     Attributes:
-        state: ``done``; ``running`` (a process holds its lock); ``failed`` (it was given up); ``partial`` (it was
-            stopped, and goes on where it was); ``missing`` (it was never begun); ``unknown`` (what it reads is not
-            here, and asking fetches nothing).
+        state: ``done``; ``running`` (a process holds its lock); ``failed`` (too many utterances failed, or an error
+            ended it); ``partial`` (it was stopped, and the same command goes on with it); ``missing`` (it was never
+            begun); ``unknown`` (its dataset is not on this machine, and nothing is fetched).
         done: utterances decoded without an error, of ``total``.
-        reason: why it failed, or is not known.
+        reason: why it failed or is unknown.
     """
 
     label: str
@@ -43,7 +40,7 @@ class Status:
 
 
 def of(config: Mapping[str, Any]) -> Status:
-    """How far the run is that a config asks for. Opens its dataset, to count it, and nothing else.
+    """The status of a config's run. Nothing but its dataset is opened.
 
     Raises:
         ConfigError: the config is wrong.
@@ -71,19 +68,19 @@ def of(config: Mapping[str, Any]) -> Status:
 
 
 def ask(config: Mapping[str, Any]) -> None:
-    """Take a run of a sweep into the table that ``show_asked`` prints; one that was asked for before counts once."""
-    found = of(config)
-    _asked[f"{config['study']}/{found.run_id or found.label}"] = found
+    """Add a run to the table that ``show_asked`` prints; a run that was added before counts once."""
+    run = of(config)
+    _asked[f"{config['study']}/{run.run_id or run.label}"] = run
 
 
 def show_asked() -> None:
-    """Print the table of all runs that were asked for, and forget them."""
+    """Print the table of all runs that were added, and begin a new one."""
     show(list(_asked.values()))
     _asked.clear()
 
 
 def show(runs: Sequence[Status]) -> None:
-    """One line a run, and totals."""
+    """Print one line a run, and totals."""
     table = Table()
     for column in ("run", "run_id", "state", "utterances", "reason"):
         table.add_column(column, justify="right" if column == "utterances" else "left", overflow="fold")

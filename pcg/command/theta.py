@@ -1,4 +1,4 @@
-"""Which theta a table needs, as text: sizes of its cosine groups, raw and centred, and what to beware of."""
+"""Prints which theta a table needs: the sizes of its cosine groups, raw and centred, with warnings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from pcg.groups.sizes import Read, Sizes, chance, sizes
 
 MEANS = (10, 30, 140)  # tokens a group: small, middling, the paper's
-_SHARED = 0.3  # mean cosine of two rows above which a raw cosine mostly tells what all rows share
-_UNTRAINED = 1.3  # times what random directions need
+_SHARED = 0.3  # mean cosine of two rows above which raw cosines mostly measure what all rows have in common
+_UNTRAINED = 1.3  # times the theta of random directions, below which a table looks untrained
 _THETAS = (0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 _CELL = 9  # a column
 
 
 def show(read: Read, rows: int) -> tuple[float, bool] | None:
-    """Print the sizes; the theta of a middling mean group and whether to centre, None where there is no such theta.
+    """Print the sizes; returns the theta of a mean group of ``MEANS[1]`` tokens and whether to centre, None without one.
 
     Args:
         read: as for ``sizes``.
@@ -32,7 +32,7 @@ def show(read: Read, rows: int) -> tuple[float, bool] | None:
     theta = (centred if center else raw).theta_of(MEANS[1])
     if center:
         print(
-            f"\nWARNING: two rows have a mean cosine of {raw.mean_cosine:.2f}, which is what all rows share: a raw\n"
+            f"\nWARNING: two rows have a mean cosine of {raw.mean_cosine:.2f}, since all rows have a part in common: a raw\n"
             "theta hardly tells tokens apart. Centre (grouping.groups.center=true)."
         )
     by_chance = chance(MEANS[1], rows, raw.width)
@@ -63,12 +63,8 @@ def _theta(theta: float | None) -> str:
     return f"{'-' if theta is None else f'{theta:.3f}':>{_CELL}}"
 
 
-def _cells(found: Int[Tensor, "seeds"]) -> str:
-    alone = (found == 1).double().mean().item()
-    shown = (
-        f"{found.double().mean().item():,.1f}",
-        f"{int(found.median()):,}",
-        f"{int(found.max()):,}",
-        f"{alone:.0%}",
-    )
-    return "".join(f"{each:>{_CELL}}" for each in shown)
+def _cells(counts: Int[Tensor, "seeds"]) -> str:
+    """Of the sizes of groups: mean, median, largest, and the share of groups with one token."""
+    mean, alone = counts.double().mean().item(), (counts == 1).double().mean().item()
+    shown = (f"{mean:,.1f}", f"{int(counts.median()):,}", f"{int(counts.max()):,}", f"{alone:.0%}")
+    return "".join(f"{cell:>{_CELL}}" for cell in shown)

@@ -173,7 +173,7 @@ def test_what_relog_is_asked_for_is_checked(config: Config) -> None:
     assert relog.check(asked) == ["tiny"]
     for change, words in (
         ({"study": "tinny"}, "study=tinny: no finished run at .* did you mean 'tiny'"),
-        ({"logger": {"_target_": None}}, "logger: none to tell"),
+        ({"logger": {"_target_": None}}, "logger is required"),
         ({"logger": {**asked["logger"], "mode": "ofline"}}, "logger.mode='ofline'"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -106,4 +106,4 @@ def test_an_installed_wheel_is_told_another_line(monkeypatch: pytest.MonkeyPatch
 
 def test_it_takes_no_overrides(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["target=hf"]) == 2
-    assert "takes nothing" in capsys.readouterr().err
+    assert "takes no arguments" in capsys.readouterr().err
