@@ -157,7 +157,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 @cache
 def _names_in(module: str) -> frozenset[str]:
-    """The packages that a module imports anywhere, and its strings: they hold the names that it passes to ``require``."""
+    """The packages that a module imports anywhere, and its strings, which name those that it passes to ``require``."""
     spec = importlib.util.find_spec(module)
     assert spec is not None, module
     assert spec.origin is not None, module

@@ -17,7 +17,9 @@ _CELL = 9  # a column
 
 
 def show(read: Read, rows: int) -> tuple[float, bool] | None:
-    """Print the sizes; returns the theta of a mean group of ``MEANS[1]`` tokens and whether to centre, None without one.
+    """Print the sizes; returns the theta of a mean group of ``MEANS[1]`` tokens, and whether to centre.
+
+    None is returned where no theta gives such groups.
 
     Args:
         read: as for ``sizes``.
@@ -32,8 +34,8 @@ def show(read: Read, rows: int) -> tuple[float, bool] | None:
     theta = (centred if center else raw).theta_of(MEANS[1])
     if center:
         print(
-            f"\nWARNING: two rows have a mean cosine of {raw.mean_cosine:.2f}, since all rows have a part in common: a raw\n"
-            "theta hardly tells tokens apart. Centre (grouping.groups.center=true)."
+            f"\nWARNING: two rows have a mean cosine of {raw.mean_cosine:.2f}, since all rows have a part in common:\n"
+            "a raw theta hardly tells tokens apart. Centre (grouping.groups.center=true)."
         )
     by_chance = chance(MEANS[1], rows, raw.width)
     if theta is not None and by_chance is not None and theta < _UNTRAINED * by_chance:

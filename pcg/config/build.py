@@ -1,4 +1,5 @@
-"""From a config node to an object: ``_target_`` names a constructor inside ``pcg.``, the rest are its arguments."""
+"""Builds objects from config nodes: ``_target_`` names a constructor inside ``pcg.``, the other keys are its
+arguments."""
 
 from __future__ import annotations
 
@@ -14,22 +15,22 @@ def constructor(name: str) -> Callable[..., Any]:
     """The class or function that ``_target_`` names.
 
     Raises:
-        ValueError: it lies outside ``pcg.`` (a config is data, not code), or is not there.
+        ValueError: it lies outside ``pcg.`` (a config is data, not code), or does not exist.
     """
     module, _, attribute = str(name).rpartition(".")
     if not module.startswith("pcg.") or attribute[:1] == "_":
         raise ValueError(f"_target_ {name!r}: only public names inside 'pcg.' are built from a config")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        made = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("pcg"):
             raise ValueError(f"_target_ {name!r} needs the package {error.name!r}, which is not installed") from error
         raise ValueError(f"_target_ {name!r}: there is no module {error.name!r}") from error
     except AttributeError as error:
         raise ValueError(f"_target_ {name!r}: {module!r} has no {attribute!r}") from error
-    if not callable(found) or getattr(found, "__module__", "").partition(".")[0] != "pcg":
+    if not callable(made) or getattr(made, "__module__", "").partition(".")[0] != "pcg":
         raise ValueError(f"_target_ {name!r}: not a class or function of pcg")
-    return found
+    return made
 
 
 def build(node: Mapping[str, Any], **supplied: Any) -> Any:
@@ -37,13 +38,13 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
 
     Args:
         node: plain values, with ``_target_``.
-        supplied: arguments that the runner gives; each goes in only where a constructor asks for it by name, that of
-            the node or of one inside it.
+        supplied: arguments that the runner gives. Each is passed to those constructors, of the node and of the nodes
+            inside it, that have a parameter of its name.
     """
     make = constructor(node[TARGET])
-    asked = inspect.signature(make).parameters
+    parameters = inspect.signature(make).parameters
     arguments = {key: _value(value, supplied) for key, value in node.items() if key != TARGET}
-    return make(**{**arguments, **{key: value for key, value in supplied.items() if key in asked}})
+    return make(**{**arguments, **{key: value for key, value in supplied.items() if key in parameters}})
 
 
 def is_built(node: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -1,5 +1,5 @@
-"""What a run reads, as digests of all of it: a model of which one row was changed, or a text that was mended, is
-another one under the same name, whatever the times and sizes of files say."""
+"""Digests of everything that a run reads. A model in which one row was changed, or a text that was corrected, has
+another digest under the same name, whatever times and sizes the files have."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ from pcg.types import Audio, Input, Utterance
 
 log = logging.getLogger("pcg")
 _PATHS = ("path", "folder", "voice")
-_READ_FROM = (*_PATHS, "prompt", "corpus", "codec", "tokens", "start", "target")  # and what stages of training read
-# Of a model's folder: weights (of a metric's models pickles too), config, tokens.
+_READ_FROM = (*_PATHS, "prompt", "corpus", "codec", "tokens", "start", "target")  # keys of training stages among them
+# Files of a model's folder that count: weights (pickles too, of the models of metrics), config, tokenizer.
 _READ = frozenset({".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".tiktoken", ".vocab"})
 
 
 def fingerprints(run: Mapping[str, Any]) -> dict[str, str]:
-    """By dotted key, ten hexadecimal digits of the content at each path of a config; a dataset's are ``of_utterances``.
+    """By dotted key, ten hexadecimal digits of the content at each path of a config but the dataset's.
 
-    A file counts, and of a folder what models read; of a hub model the commit that is in the cache. Folders without
-    any of it and what is not there are left out.
+    A dataset has ``of_utterances`` instead. The digest is of a file, of the files of a folder that models read, or the
+    commit of a hub model in the cache. Paths without such content are left out.
     """
-    return {key: found for key, path in _paths(_models(run), "") if (found := _content(path)) is not None}
+    digests = {key: _content(path) for key, path in _paths(_models(run), "")}
+    return {key: value for key, value in digests.items() if value is not None}
 
 
 def inputs(run: Mapping[str, Any]) -> Iterator[Input]:
-    """What lies at the paths of a config that has its fingerprints; the dataset is none of it.
+    """The checkpoints at the paths of a config that has its fingerprints, without the dataset's.
 
-    What is no longer what the run read is left out, and a warning names it.
+    A checkpoint that has changed since the run read it is left out, with a warning.
     """
-    places: dict[str, list[tuple[str, str]]] = {}
+    by_digest: dict[str, list[tuple[str, str]]] = {}
     for key, path in _paths(_models(run), ""):
-        told = run["fingerprints"].get(key)
-        if told is not None and _content(path) != told:
-            log.warning("%s=%s is no longer what the run read, and is not kept as an artifact", key, path)
-        elif told is not None:
-            places.setdefault(told, []).append((key, path))
-    for told, named in places.items():
-        path, keys = named[0][1], tuple(key for key, _ in named)
+        read = run["fingerprints"].get(key)
+        if read is not None and _content(path) != read:
+            log.warning("%s=%s has changed since the run read it, and is not kept as an artifact", key, path)
+        elif read is not None:
+            by_digest.setdefault(read, []).append((key, path))
+    for read, places in by_digest.items():
+        path, keys = places[0][1], tuple(key for key, _ in places)
         if path.startswith(BUNDLED) or hub.is_hub_id(path):
-            yield Input("checkpoint", told, keys, source=path)
+            yield Input("checkpoint", read, keys, source=path)
         else:
-            yield Input("checkpoint", told, keys, {file.name: file for file in _files_at(resolve_folder(path))})
+            yield Input("checkpoint", read, keys, {file.name: file for file in _files_at(resolve_folder(path))})
 
 
 def fetch_described(run: Mapping[str, Any]) -> None:
-    """Bring what describes each hub model of a config into the cache: its commit is part of the run's identity, which
-    is asked for before weights are. One that is not to be had is met when it is loaded, with the run's name to it."""
+    """Fetch config and tokenizer of each hub model of a config: its commit is part of the run's identity, which is
+    needed before the weights are. A model that cannot be fetched is reported when it is loaded."""
     for _, path in _paths(_models(run), ""):
         if hub.is_hub_id(path) and hub.revision(path) is None:
             with contextlib.suppress(FileNotFoundError):
@@ -61,73 +62,74 @@ def fetch_described(run: Mapping[str, Any]) -> None:
 
 
 def of_utterances(utterances: Iterable[Utterance]) -> str:
-    """Ten hexadecimal digits of ids, texts, speakers and recordings, which are not decoded where they have bytes.
+    """Ten hexadecimal digits of ids, texts, speakers and recordings.
 
     Raises:
-        ValueError: two utterances have the same id, by which random numbers and files go.
+        ValueError: two utterances have the same id, which random numbers and file names depend on.
     """
-    found = hashlib.blake2b(digest_size=5)
-    heard: dict[Callable[[], Audio] | None, bytes] = {None: b""}  # a voice that many share is read once
-    known: set[str] = set()
+    total = hashlib.blake2b(digest_size=5)
+    recordings: dict[Callable[[], Audio] | None, bytes] = {None: b""}  # a voice that many share is read once
+    ids: set[str] = set()
     for each in utterances:
-        if each.id in known:
+        if each.id in ids:
             raise ValueError(f"dataset: two utterances are called {each.id!r}; each needs an id of its own")
-        known.add(each.id)
+        ids.add(each.id)
         for load in (each.load_prompt, each.load_reference):
-            if load not in heard:
-                heard[load] = _recorded(load)
-        sounds = (heard[each.load_prompt], heard[each.load_reference])
-        found.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
+            if load not in recordings:
+                recordings[load] = _digest_of_recording(load)
+        sounds = (recordings[each.load_prompt], recordings[each.load_reference])
+        total.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
         for codes in (load() for load in (each.load_prompt_codes, each.load_codes, each.load_voice) if load):
-            found.update(repr(len(codes)).encode() + codes.tobytes())
-    return found.hexdigest()
+            total.update(repr(len(codes)).encode() + codes.tobytes())
+    return total.hexdigest()
 
 
 def described(node: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key every value of a config; of a place that is here the digest of all that lies there instead."""
-    found: dict[str, Any] = {}
+    """By dotted key every value of a config, with digests in place of the paths that exist."""
+    values: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{inner}": item for inner, item in described(value).items()}
+            values |= {f"{key}.{inner}": item for inner, item in described(value).items()}
         elif isinstance(value, str) and key in _READ_FROM:
-            found[key] = _lying_at(value) or value
+            values[key] = _all_content(value) or value
         else:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
-def _lying_at(path: str) -> str | None:
-    """Digest of a file, or of all visible files of a folder; of a hub model the commit; None where nothing is here."""
+def _all_content(path: str) -> str | None:
+    """Digest of a file or of all visible files below a folder; the commit of a hub model; None where nothing is."""
     if path.startswith(BUNDLED) or hub.is_hub_id(path):
         return _content(path)
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    told = [
-        (str(file.relative_to(place)), _of(file))
+    root = Path(path).expanduser()
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    digests = [
+        (str(file.relative_to(root)), _of(file))
         for file in files
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(place).parts)
+        if file.is_file() and not any(name.startswith(".") for name in file.relative_to(root).parts)
     ]
-    return hashlib.blake2b(repr(told).encode(), digest_size=5).hexdigest() if told else None
+    return hashlib.blake2b(repr(digests).encode(), digest_size=5).hexdigest() if digests else None
 
 
 def state(node: Mapping[str, Any]) -> str:
-    """Changes whenever a file changes at a path that a node, or a node inside it, names; nothing is read for it."""
-    found = hashlib.blake2b(digest_size=8)
+    """A digest of the stamps of all files at a node's paths: it changes when a file does, and no file is read for
+    it."""
+    stamps = hashlib.blake2b(digest_size=8)
     for value in node.values():
         if isinstance(value, Mapping):
-            found.update(state(value).encode())
-        elif isinstance(value, str) and (place := Path(value).expanduser()).exists():
-            for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-                found.update(repr(digest.stamp(file) if file.exists() else file).encode())
-    return found.hexdigest()
+            stamps.update(state(value).encode())
+        elif isinstance(value, str) and (root := Path(value).expanduser()).exists():
+            for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
+                stamps.update(repr(digest.stamp(file) if file.exists() else file).encode())
+    return stamps.hexdigest()
 
 
 def _models(run: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in run.items() if key != "dataset"}
 
 
-def _recorded(load: Any) -> bytes:
-    """Digest of a recording's bytes, or where it does not give them of its samples."""
+def _digest_of_recording(load: Any) -> bytes:
+    """Digest of the bytes of a recording's file; of its samples where it has no file."""
     if hasattr(load, "read"):
         return hashlib.blake2b(load.read(), digest_size=16).digest()
     audio: Audio = load()
@@ -146,29 +148,29 @@ def _content(path: str) -> str | None:
     if hub.is_hub_id(path):
         commit = hub.revision(path)
         return None if commit is None else commit[:10]
-    place = resolve_folder(path)
-    files = _files_at(place)
+    root = resolve_folder(path)
+    files = _files_at(root)
     if not files:
         return None
-    found = hashlib.blake2b(digest_size=5)
+    total = hashlib.blake2b(digest_size=5)
     for file in files:
-        found.update(file.name.encode() if place.is_dir() else b"")
-        found.update(_of(file).encode())
-    return found.hexdigest()
+        total.update(file.name.encode() if root.is_dir() else b"")
+        total.update(_of(file).encode())
+    return total.hexdigest()
 
 
-def _files_at(place: Path) -> list[Path]:
-    """A file, or what models read of a folder; of weights pickles only where there are no others, as SNAC's."""
-    if place.is_file():
-        return [place]
-    there = sorted(place.glob("[!.]*"))
-    read = {*_READ, ".bin"} if all(file.suffix != ".safetensors" for file in there) else _READ
-    return [file for file in there if file.suffix in read]
+def _files_at(root: Path) -> list[Path]:
+    """A file, or the files of a folder that models read; pickled weights only where there are no others, as for SNAC."""
+    if root.is_file():
+        return [root]
+    visible = sorted(root.glob("[!.]*"))
+    read = {*_READ, ".bin"} if all(file.suffix != ".safetensors" for file in visible) else _READ
+    return [file for file in visible if file.suffix in read]
 
 
 def _of(file: Path) -> str:
-    """Of weights by tensors, as ``Checkpoint.fingerprint`` asks too, so that they are read once; else of all bytes."""
+    """Digest of a file: of weights by tensor, which ``Checkpoint.fingerprint`` reuses; of others of all bytes."""
     if file.suffix == ".safetensors":
-        with contextlib.suppress(ValueError):  # a broken one is named by who loads it
+        with contextlib.suppress(ValueError):  # loading it will name what is broken
             return repr(sorted(digest.of_tensors(file).items()))
     return digest.of_file(file)

@@ -1,4 +1,4 @@
-"""Which run a config asks for. Two configs that must give the same figures have the same ``run_id``."""
+"""The identity of a run: two configs that must give the same figures have the same ``run_id``."""
 
 from __future__ import annotations
 
@@ -13,80 +13,74 @@ from pcg.config.build import TARGET, constructor, is_built
 from pcg.config.fingerprint import fingerprints
 from pcg.config.settings import Decoding, metric_nodes, pick_device
 
-# Where results go, who is told, how many share the work: no part of what is measured.
+# Keys that do not change the figures: where results go, what is logged, how many processes there are.
 _ASIDE = ("paths", "logger", "study", "devices", "max_failures", "dry", "status", "plan", "objective")
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved config that decides the figures.
 
-    Keys of ``grouping`` that its rule does not read are left out, and without a draft so are the rule and gamma:
-    a sweep that crosses them with others asks for the same run several times, and gets it once. ``fingerprints`` tell
-    what lies at its paths, as weights may change under the same name.
+    Keys that the run does not read are left out: of ``grouping`` those that its rule has not, and without a draft the
+        rule
+    and gamma. So points of a sweep that differ in such keys only are one run. ``fingerprints`` are digests of the files
+    at its paths, as weights may change under the same name.
+
+    Raises:
+        ConfigError: the engine is not installed.
     """
     run = {key: copy.deepcopy(value) for key, value in config.items() if key not in _ASIDE}
     device = pick_device(run["device"])
     run["device"] = str(device)
     run["metrics"] = metric_nodes(run["metrics"])
-    _reduce_engine(run)
-    if is_built(run["draft"]):
-        asked = inspect.signature(constructor(run["grouping"][TARGET])).parameters
-        run["grouping"] = {key: value for key, value in run["grouping"].items() if key in asked or key == TARGET}
+    engine_node = run.pop("engine", None)
+    if is_built(engine_node):
+        make: Any = constructor(engine_node[TARGET])
+        run["engine"] = {**engine_node, "name": make.name, "version": make.version()}
+    has_draft = is_built(run["draft"])
+    if has_draft:
+        read = inspect.signature(constructor(run["grouping"][TARGET])).parameters
+        run["grouping"] = {key: value for key, value in run["grouping"].items() if key in read or key == TARGET}
     else:
         run["draft"] = run["grouping"] = None
-        del run["decoding"]["gamma"]
-        run["decoding"].pop("baseline", None)
-        for key in ("mode", "candidates", "sound_every"):
-            run["decoding"].pop(key, None)
-    if run["decoding"].get("mode", "speculative") != "speculative":  # token by token
-        del run["decoding"]["gamma"]
-        run["decoding"].pop("sound_every", None)  # nothing is tested
-    if run["decoding"].get("sound_every") is None:
-        run["decoding"].pop("sound_every", None)
-    if run["decoding"].get("repetition_penalty", 1) == 1 or run["decoding"].get("penalty_window") is None:
-        run["decoding"].pop("penalty_window", None)
-    if run["decoding"].get("chunk") == Decoding.chunk:  # as runs were before it could be chosen
-        run["decoding"].pop("chunk", None)
-    if run["decoding"].get("ras") is None:
-        run["decoding"].pop("ras", None)
-    compiled = run["decoding"].get("compile", False)
-    if compiled is False or (compiled == "auto" and device.type != "cuda"):
-        run["decoding"].pop("compile", None)  # as ever
+    unread = _unread(run["decoding"], has_draft, "engine" in run, device.type)
+    run["decoding"] = {key: value for key, value in run["decoding"].items() if key not in unread}
     run["fingerprints"] = fingerprints(run)
     return run
 
 
-def _reduce_engine(run: dict[str, Any]) -> None:
-    """Our own loop is the run without an engine. Another engine's version decides the figures as the weights do; it
-    decodes no baseline beside the run, compiles as it will, and has its own word for how many utterances are decoded
-    together.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    node = run.pop("engine", None)
-    if is_built(node):
-        make: Any = constructor(node[TARGET])
-        run["engine"] = {**node, "name": make.name, "version": make.version()}
-        for key in ("baseline", "batch_size", "compile", "sound_every"):
-            run["decoding"].pop(key, None)
+def _unread(decoding: Mapping[str, Any], has_draft: bool, by_engine: bool, device: str) -> set[str]:
+    """Keys of ``decoding`` that change no figure of this run. Values from before a key was added count so, too."""
+    unread = {key for key in ("sound_every", "penalty_window", "ras") if decoding.get(key) is None}
+    if not has_draft:
+        unread |= {"gamma", "baseline", "mode", "candidates", "sound_every"}
+    elif decoding.get("mode", "speculative") != "speculative":  # token by token, and nothing is tested
+        unread |= {"gamma", "sound_every"}
+    if by_engine:  # it has no baseline in the same process, and its own keys for compiling and for batches
+        unread |= {"baseline", "batch_size", "compile", "sound_every"}
+    if decoding.get("repetition_penalty", 1) == 1:
+        unread.add("penalty_window")
+    if decoding.get("chunk") == Decoding.chunk:
+        unread.add("chunk")
+    if decoding.get("compile", False) is False or (decoding["compile"] == "auto" and device != "cuda"):
+        unread.add("compile")
+    return unread
 
 
 def run_id(run: Mapping[str, Any]) -> str:
     """Ten hexadecimal digits of a canonical config's hash, in which ``1`` and ``1.0`` are the same number.
 
-    Compiled and plain runs say the same tokens in other times, so they are two; but ``auto``, which is left where it
-    means ``true`` and only forgives more, is no third.
+    A compiled run and a plain one have the same tokens and other seconds, so they are two runs. ``auto`` on a GPU is
+    the same run as ``true``.
     """
     if run["decoding"].get("compile") == "auto":
         run = {**run, "decoding": {**run["decoding"], "compile": True}}
     if is_built(run["draft"]) and name_of(run["draft"]) == "eagle":
-        run = {**run, "draft": {"budget": None, **run["draft"]}}  # a key that is gone: such runs keep their ids
+        run = {**run, "draft": {"budget": None, **run["draft"]}}  # the key was removed: such runs keep their ids
     return hashlib.blake2b(json.dumps(_numbers(run), sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
 def _numbers(value: Any) -> Any:
-    """A value in which whole numbers are whole numbers, however they were typed: ``1.0``, ``1e3``, ``-0.0``."""
+    """The value with ``1.0``, ``1e3`` and ``-0.0`` as the integers that they equal."""
     if isinstance(value, Mapping):
         return {key: _numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -95,7 +89,7 @@ def _numbers(value: Any) -> Any:
 
 
 def method(run: Mapping[str, Any]) -> str:
-    """What a person calls the run's method: ``target alone``, ``exact``, ``pcg``, ..."""
+    """The name of the run's method: ``target alone``, ``exact``, ``pcg``, ..."""
     return "target alone" if run["grouping"] is None else name_of(run["grouping"])
 
 
@@ -110,24 +104,24 @@ def name_of(node: Mapping[str, Any]) -> str:
 
 
 def theta(run: Mapping[str, Any]) -> float | None:
-    """The similarity threshold of the run's groups, or of those whose sizes random groups have; four digits of it."""
+    """Theta of the run's groups to four digits, for random groups that of the builder whose sizes they have."""
     groups = (run["grouping"] or {}).get("groups") or {}
-    found = groups.get("theta", groups.get("like", {}).get("theta"))
-    return None if found is None else round(found, 4)
+    value = groups.get("theta", groups.get("like", {}).get("theta"))
+    return None if value is None else round(value, 4)
 
 
 def label(run: Mapping[str, Any]) -> str:
     """The method with the settings of its rule: ``pcg theta=0.4``, ``ssd beta=0.4``, ``pcg groups=knn``.
 
-    Numbers are always told, other settings where they differ from the rule's own default.
+    Numbers are always part of it, other settings where they differ from the rule's own default.
     """
     grouping = run["grouping"] or {}
-    asked = inspect.signature(constructor(grouping[TARGET])).parameters if grouping else {}
+    parameters = inspect.signature(constructor(grouping[TARGET])).parameters if grouping else {}
     settings = {
         key: value
         for key, value in grouping.items()
-        if key in asked and not isinstance(value, Mapping)
-        and (isinstance(value, int | float) or value != asked[key].default)
+        if key in parameters and not isinstance(value, Mapping)
+        and (isinstance(value, int | float) or value != parameters[key].default)
     }  # fmt: skip
     if is_built(grouping.get("groups")) and name_of(grouping["groups"]) != "cosine":
         settings = {"groups": name_of(grouping["groups"]), **settings}

@@ -1,4 +1,4 @@
-"""A run, parsed once: what the runner, its workers and the studies are given instead of a config."""
+"""A run, parsed once from its config. The runner, its workers and the studies get this object instead of a config."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pcg.config.validate import check
 
 @dataclass(frozen=True)
 class Run:
-    """One run. What is built of it are nodes: None where there is none, no rule without a draft.
+    """One run. Models, rule, dataset and so on are nodes to build, None where the choice is ``none``; without a draft
+    there is no rule.
 
     Attributes:
         settings: the whole config, typed.
-        values: of the config what decides the figures (``identity.canonical``): recorded in result.json and hashed to
-            the run's id.
+        values: the part that decides the figures (``identity.canonical``). It is recorded in result.json, and the run's
+            id is its hash.
     """
 
     settings: Settings
@@ -65,14 +66,14 @@ class Run:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether one process of this machine decodes at a time: several on a CPU slow each other down, and not all
-        passes alike, so that speed-ups that are measured would not be those of one."""
+        """Whether one process of this machine decodes at a time. Several on a CPU slow each other down, some passes
+        more than others, which would change the measured speed-up."""
         several = self.settings.devices > 1 and self.device.type == "cpu"
         return several and self.decoding.baseline and self.engine is None
 
     @property
     def compile(self) -> bool | str:
-        """What ``decoding.compile`` comes to: ``auto`` means false where there is no GPU."""
+        """``decoding.compile`` on the run's device: ``auto`` is false without a GPU."""
         return self.values["decoding"].get("compile", False)
 
     @property
@@ -96,13 +97,13 @@ class Run:
 
 
 def parse(config: Mapping[str, Any], fetch: bool = False) -> Run:
-    """The run that a resolved config asks for.
+    """The run of a resolved config.
 
     Args:
-        fetch: whether what describes a model of the hub is fetched; its commit is part of the run's identity.
+        fetch: whether to fetch config and tokenizer of hub models, whose commits are part of the run's identity.
 
     Raises:
-        ConfigError: everything that is wrong with it.
+        ConfigError: it lists everything that is wrong with the config.
     """
     settings = check(config)
     if fetch:

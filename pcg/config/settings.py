@@ -15,8 +15,8 @@ from pcg.config.values import study_folder
 from pcg.constraints import FROM_0, FROM_1, SHARE, Constraint, Device, one_of, up_to
 from pcg.sampling import RAS, PenaltyWindow, RepetitionPenalty, Sampling, Temperature, TopK, TopP
 
-# Where a strategy's groups take their embeddings from: a model's input or output table, or the codec's codebook.
-Node = Mapping[str, Any]  # of a config: ``_target_`` names a constructor, the rest are its arguments
+Node = Mapping[str, Any]  # of a config: ``_target_`` names a constructor, the other keys are its arguments
+# Where groups take their embeddings from: a model's input or output table, or the codec's codebook.
 Source = Literal["target_input", "target_output", "draft_input", "draft_output", "codec"]
 SOURCES: tuple[str, ...] = get_args(Source)
 
@@ -55,7 +55,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Gpu:
-    """As its maker states it: bytes, bytes a second, dense bfloat16 operations a second."""
+    """A GPU as its maker states it: bytes, bytes a second, dense bfloat16 operations a second."""
 
     memory: int
     bandwidth: float
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Of the speech vocabulary: the codes, and end-of-speech."""
+        """Rows of the speech vocabulary: the codes, and end-of-speech."""
         return self.codes + 1
 
 
@@ -95,7 +95,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The ``metrics`` group: what to build, by name, and when audio is scored."""
+    """The ``metrics`` group: a node for each metric, by name, and when audio is scored."""
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     when: Literal["inline", "after"] = "inline"
@@ -109,7 +109,7 @@ _FOLDER = Constraint(
 
 @dataclass(frozen=True)
 class Settings:
-    """One run: the whole config. What is to be built is a node; None where the choice is ``none``."""
+    """The whole config of a run. What is built from it is a node, None where the choice is ``none``."""
 
     study: Annotated[str, _FOLDER]
     seed: Annotated[int, FROM_0]
@@ -134,7 +134,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Settings:
-        """Of a config that ``pcg.config.validate.check`` has found right."""
+        """The settings of a config that ``pcg.config.validate.check`` has checked."""
         nodes = {key: config.get(key) for key in ("draft", "codec", "logger", "engine")}
         metrics = config.get("metrics") or {}
         return cls(
@@ -150,7 +150,7 @@ class Settings:
 
     @property
     def together(self) -> int:
-        """Utterances that are handed over, and recorded, together."""
+        """Utterances of a batch: they are handed to the decoder, and recorded, together."""
         return self.decoding.batch_size if self.engine is None else self.engine["window"]
 
     @property
@@ -160,7 +160,7 @@ class Settings:
 
     @property
     def scored_inline(self) -> bool:
-        """Whether each batch is scored when it is decoded; without a codec there is nothing to be heard later."""
+        """Whether each batch is scored right after it is decoded, as it also is without a codec: there is no audio."""
         return self.metrics.when == "inline" or self.codec is None
 
     @property
@@ -169,7 +169,7 @@ class Settings:
 
 
 def metric_nodes(metrics: Mapping[str, Any] | None) -> dict[str, Node]:
-    """The metrics that a config asks for, by name; none for ``metrics=none``."""
+    """The nodes of a config's metrics, by name; none for ``metrics=none``."""
     return {name: node for name, node in (metrics or {}).items() if is_built(node)}
 
 
@@ -177,7 +177,7 @@ def pick_device(name: str) -> torch.device:
     """The device to run on.
 
     Raises:
-        ValueError: a CUDA device is asked for and is not there; never a silent CPU run.
+        ValueError: the config names a CUDA device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""What is wrong with a config: every key and value at once, with what is allowed and what was probably meant.
+"""Checks a config: names every wrong key and value at once, with what is allowed and what was probably meant.
 
-Nothing is loaded or called. Keys, types and constraints are those of the signatures of the constructors that the
-config names (``pcg.constraints``).
+Nothing is loaded or built. Keys, types and constraints are those in the signatures of the constructors that the config
+names (``pcg.constraints``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pcg.config.build import TARGET, constructor, is_built
 from pcg.config.settings import Settings, Source, metric_nodes
 from pcg.config.values import problems_of_values
 
-# Arguments that the runner gives to a constructor, by role; a config does not name them.
+# By role, arguments that the runner gives to a constructor. A config does not have them.
 SUPPLIED: Mapping[str, frozenset[str]] = {
     "target": frozenset({"device"}),
     "draft": frozenset({"device", "vocab_size", "target"}),
@@ -29,8 +29,8 @@ SUPPLIED: Mapping[str, frozenset[str]] = {
     "grouping.groups.like": frozenset({"codec", "codec_name", "cache"}),
     "pcg.groups": frozenset({"model", "vocab_size"}),  # of an engine (pcg.engines.settings)
 }
-# Keys that a node may hold besides its constructor's own: every strategy takes these, so that strategies can be
-# crossed with them in a sweep; a strategy that does not read them runs once.
+# By role, keys that a node may have besides its constructor's own. Every strategy accepts these, so that a sweep can
+# cross strategies with them; for a strategy that does not read them all values are one run.
 SHARED: Mapping[str, Mapping[str, Any]] = {
     "grouping": {"groups": Mapping[str, Any] | None, "theta": float | None},
     "grouping.groups": {"source": Source},
@@ -45,19 +45,19 @@ class ConfigError(ValueError):
         super().__init__("\n".join(f"  - {problem}" for problem in self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        return type(self), (self.problems,)  # a worker process raises it too
+        return type(self), (self.problems,)  # worker processes send it to the main process
 
 
 def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
     problems = problems_of_values(config) + _wrong_arguments(Settings, {**config, "metrics": {}}, "")
     for role in ("target", "draft", "codec", "dataset", "grouping", "logger"):
-        optional = role in ("draft", "logger", "codec")  # which command does without is for the command to say
+        optional = role in ("draft", "logger", "codec")  # a command that requires one checks that itself
         node = config.get(role)
         if is_built(node):
             problems += problems_of_node(node, role)
         elif not optional:
-            problems.append(f"{role}: has no {TARGET}; it must name a constructor in pcg")
+            problems.append(f"{role}: {TARGET} is required; it names a constructor in pcg")
     problems += _problems_of_engine(config, problems)
     problems += problems_of_metrics(config.get("metrics"))
     problems += problems_of_language(config.get("metrics"), config.get("dataset"))
@@ -68,7 +68,7 @@ def check(config: Mapping[str, Any]) -> Settings:
 
 
 def _problems_of_engine(config: Mapping[str, Any], others: list[str]) -> list[str]:
-    """What is wrong with ``engine``, and, where all else is right, what of the run it cannot do."""
+    """What is wrong with ``engine``; where nothing else is wrong, also what it does not support of the run."""
     node = config.get("engine")
     if not is_built(node):
         return []
@@ -83,7 +83,8 @@ def check_trainer(config: Mapping[str, Any]) -> None:
 
 
 def _problems_of_devices(device: Any, devices: Any) -> list[str]:
-    """Whether as many GPUs are here as are asked for; a machine without any may be one that only starts the jobs."""
+    """The problem of more devices than there are GPUs. Without any GPU there is none: it may be a machine that only
+    starts jobs."""
     if not isinstance(devices, int) or devices == 1 or not str(device).startswith(("auto", "cuda")):
         return []
     if ":" in str(device):
@@ -98,24 +99,24 @@ def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     built = metric_nodes(metrics)
     for name, node in built.items():
         problems += problems_of_node(node, f"metrics.{name}")
-    unnamed = [name for name in metrics or {} if name != "when" and name not in built]
-    return problems + [f"metrics.{name}: names no metric; ~metrics.{name} leaves it out" for name in unnamed]
+    others = [name for name in metrics or {} if name != "when" and name not in built]
+    return problems + [f"metrics.{name}: has no {TARGET}; ~metrics.{name} leaves the metric out" for name in others]
 
 
 def problems_of_language(metrics: Mapping[str, Any] | None, dataset: Mapping[str, Any] | None) -> list[str]:
-    """A metric that listens for another language than the texts are in, where the dataset says which that is."""
-    spoken = (dataset or {}).get("language")
+    """Problems of metrics that expect another language than the dataset says its texts are in."""
+    language = (dataset or {}).get("language")
     problems = []
     for name, node in metric_nodes(metrics).items():
         try:
-            asked = inspect.signature(constructor(node[TARGET])).parameters.get("language")
+            parameter = inspect.signature(constructor(node[TARGET])).parameters.get("language")
         except ValueError:
-            continue  # named already
-        heard = asked and node.get("language", asked.default)
-        if spoken is not None and heard not in (None, spoken):
+            continue  # ``problems_of_metrics`` names it
+        expected = parameter and node.get("language", parameter.default)
+        if language is not None and expected not in (None, language):
             problems.append(
-                f"metrics.{name}.language={heard}: the texts are {spoken} (dataset.language); metrics=paper "
-                f"metrics.{name}.language={spoken} hears them"
+                f"metrics.{name}.language={expected}: the texts are {language} (dataset.language); set metrics=paper "
+                f"metrics.{name}.language={language}"
             )
     return problems
 
@@ -123,7 +124,7 @@ def problems_of_language(metrics: Mapping[str, Any] | None, dataset: Mapping[str
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'? allowed: ...`` for an error message.
 
-    Of dotted keys only those are listed that lie where ``word`` lies.
+    For a dotted key only the keys beside it are listed.
     """
     allowed = sorted(allowed)
     leaves = {item.rpartition(".")[2]: item for item in allowed}
@@ -152,13 +153,13 @@ def problems_of_node(node: Mapping[str, Any], path: str) -> list[str]:
 
 
 def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: str) -> list[str]:
-    """What is wrong with the arguments of a constructor: unknown and missing keys, values that it refuses."""
+    """What is wrong with the arguments of a constructor: unknown keys, missing keys, values that are not allowed."""
     parameters, shared = inspect.signature(make).parameters, SHARED.get(path, {})
     supplied, prefix = SUPPLIED.get(path, frozenset()), f"{path}." if path else ""
     allowed = set(parameters) - supplied | set(shared)
     unknown = [f"{prefix}{key}: unknown key{nearest(key, allowed)}" for key in given if key not in allowed]
     missing = [
-        f"{prefix}{name}: missing"
+        f"{prefix}{name} is required"
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in given and name not in supplied
     ]
@@ -173,5 +174,5 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
 
 
 def _dataclass_of(hint: Any) -> Any:
-    """The dataclass that an annotation names, beside None or alone; None where it names none."""
+    """The dataclass in an annotation, which may be a union with None; None where there is no dataclass."""
     return next((option for option in typing.get_args(hint) or (hint,) if is_dataclass(option)), None)

@@ -1,4 +1,4 @@
-"""What holds of the values of every config, whatever its keys: numbers are finite, places lie on this machine."""
+"""Checks of values in every config, whatever its keys: numbers are finite, paths are on this machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
-_PLACES = frozenset(
+_PATHS = frozenset(
     {"voice", "path", "folder", "prompt", "outputs", "work", "run", "corpus", "codec", "tokens", "out", "start"}
 )
-_WHOLE = 2**63  # whole numbers become those of torch, seeds above all
+_WHOLE = 2**63  # whole numbers, seeds above all, become int64
 
 
 def study_folder(outputs: str, study: object) -> Path:
-    """Where a study's results lie; ``~`` is the user's home."""
+    """The folder of a study's results; ``~`` is the user's home."""
     return Path(outputs).expanduser() / str(study)
 
 
@@ -27,13 +27,13 @@ def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
     def of(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return expanded(value)
-        return os.path.expanduser(value) if key in _PLACES and isinstance(value, str) else value
+        return os.path.expanduser(value) if key in _PATHS and isinstance(value, str) else value
 
     return {key: of(key, value) for key, value in config.items()}
 
 
 def without_advice(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without what models' choices say of their authors' ``sampling``: ``decoding`` has read it by then."""
+    """The config without the ``sampling`` of models' choices, which ``decoding`` has been composed from."""
     return {
         key: without_advice(value) if isinstance(value, Mapping) else value
         for key, value in config.items()
@@ -42,34 +42,35 @@ def without_advice(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problems_of_values(config: Mapping[str, Any]) -> list[str]:
-    """Numbers that are none or too large, URIs where a path belongs, results that cannot be written."""
-    found = []
+    """Problems of numbers that are not finite or too large, of URIs in place of paths, of results that cannot be
+    written."""
+    problems = []
     for key, value in _leaves(config, ""):
         if isinstance(value, float) and not math.isfinite(value):
-            found.append(f"{key}={value}: expected a finite number")
+            problems.append(f"{key}={value}: expected a finite number")
         elif isinstance(value, int) and not -_WHOLE <= value < _WHOLE:
-            found.append(f"{key}={value}: expected a number of at most 63 bits")
-        elif isinstance(value, str) and key.rpartition(".")[2] in _PLACES and _URI.fullmatch(value):
-            found.append(f"{key}={value!r}: expected a path on this machine; URIs are not read or written")
-    return found or _problems_of_outputs(config)
+            problems.append(f"{key}={value}: expected a number of at most 63 bits")
+        elif isinstance(value, str) and key.rpartition(".")[2] in _PATHS and _URI.fullmatch(value):
+            problems.append(f"{key}={value!r}: expected a path on this machine; URIs are not read or written")
+    return problems or _problems_of_outputs(config)
 
 
 def _problems_of_outputs(config: Mapping[str, Any]) -> list[str]:
-    """What asks only (``status``, ``dry``) writes nothing."""
+    """The problem of an outputs folder that cannot be written to; ``status`` and ``dry`` write nothing."""
     outputs = (config.get("paths") or {}).get("outputs")
     if not isinstance(outputs, str) or config.get("status") or config.get("dry"):
         return []
     folder = study_folder(outputs, config.get("study", ""))
-    place = next(each for each in (folder, *folder.parents) if each.exists())
-    if not place.is_dir():
-        return [f"paths.outputs={outputs!r}: {place} is no folder"]
-    if not os.access(place, os.W_OK | os.X_OK):
-        return [f"paths.outputs={outputs!r}: {place} may not be written to"]
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    if not existing.is_dir():
+        return [f"paths.outputs={outputs!r}: {existing} is no folder"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"paths.outputs={outputs!r}: {existing} may not be written to"]
     return []
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything that holds nothing else."""
+    """Dotted key and value of every plain value."""
     inner = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
     if inner is None:
         yield path, node

@@ -45,7 +45,7 @@ def test_rules_have_the_names_of_their_choices() -> None:
         ({"rule": "dropmatch"}, ["pcg.rule='dropmatch': no such rule"]),
         ({"rule": "pcg"}, ["pcg.groups=None: a file that `pcg groups` has made"]),
         ({"rule": "pcg", "groups": "a", "flor": 1}, ["pcg.flor: unknown key; did you mean 'floor'?"]),
-        ({"rule": "pcg", "groups": {"thta": 1}}, ["pcg.groups.thta: unknown key", "pcg.groups.theta: missing"]),
+        ({"rule": "pcg", "groups": {"thta": 1}}, ["pcg.groups.thta: unknown key", "pcg.groups.theta is required"]),
         ({"rule": "ssd", "beta": "high"}, ["pcg.beta='high': expected a number"]),
         ({"rule": "exact", "groups": "a"}, ["pcg.groups: unknown key"]),
     ],
