@@ -1,8 +1,9 @@
-"""What the plain arguments of a constructor may be: its annotations say it.
+"""Constraints on the plain arguments of a constructor, in its annotations.
 
     beta: Annotated[float, FROM_0] = 0.4
 
-A config is held to them before anything is loaded (``pcg.config.validate``), and a ``checked`` class when it is made.
+A config is checked against them before anything is loaded (``pcg.config.validate``), a ``checked`` class when it is
+built.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a value of the right type must satisfy beyond its type, and the same in words: ``key=value: words``."""
+    """What a value must satisfy beyond its type, and the same in words for an error: ``key=value: words``."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -48,7 +49,7 @@ def at_least(least: int) -> Constraint:
 
 
 def up_to(most: int) -> Constraint:
-    """A count that takes memory or time: from 1 to ``most``, which nobody needs and a slip of the finger exceeds."""
+    """A count from 1 to ``most``. More than anybody needs is a typing mistake that would take all memory or time."""
     return Constraint(lambda value: 1 <= value <= most, f"1 to {most:,}")
 
 
@@ -57,7 +58,7 @@ def matching(pattern: str, words: str) -> Constraint:
 
 
 def one_of(*names: str) -> Constraint:
-    """For a constructor that is ``checked``; elsewhere a ``Literal`` says the same."""
+    """One of these names, for a ``checked`` constructor; elsewhere a ``Literal`` does the same."""
     return Constraint(names.__contains__, f"one of {', '.join(names)}")
 
 
@@ -67,19 +68,18 @@ Language = Annotated[str, matching("[a-z]{2,3}", "a code such as en, zh, de")]
 
 
 def checked(made: type[T]) -> type[T]:
-    """A class whose constructor refuses what its annotations do not allow, with a ValueError that names all of it.
+    """Make a class raise a ValueError that names all arguments which its constraints do not allow.
 
-    Only annotations with a ``Constraint`` are looked at; the rest is the type checker's.
+    Only annotations with a ``Constraint`` are checked; types are left to the type checker.
     """
     hints = {name: hint for name, hint in hints_of(made).items() if _is_constrained(hint)}
     names, init = tuple(inspect.signature(made).parameters), made.__init__
 
     @functools.wraps(init)
     def checked_init(self: Any, *values: Any, **named: Any) -> None:
-        if not torch.compiler.is_compiling():  # in a graph arguments are constants, which were checked before
-            wrong = problems(dict(zip(names, values, strict=False)) | named, hints)
-            if wrong:
-                raise ValueError(f"{made.__name__}: {'; '.join(wrong.values())}")
+        compiling = torch.compiler.is_compiling()  # in a graph arguments are constants, which were checked before
+        if not compiling and (wrong := problems(dict(zip(names, values, strict=False)) | named, hints)):
+            raise ValueError(f"{made.__name__}: {'; '.join(wrong.values())}")
         init(self, *values, **named)
 
     made.__init__ = checked_init  # type: ignore[method-assign]
@@ -87,13 +87,13 @@ def checked(made: type[T]) -> type[T]:
 
 
 def problems(values: Mapping[str, Any], hints: Mapping[str, Any], path: str = "") -> dict[str, str]:
-    """By key, ``path.key=value: what is allowed`` for each value that is there and that its annotation refuses."""
+    """By key, ``path.key=value: what is allowed`` for each value that its annotation does not allow."""
     lines = {key: _problem(path + key, values[key], hint) for key, hint in hints.items() if key in values}
     return {key: line for key, line in lines.items() if line is not None}
 
 
 def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a constructor's arguments, without those that only a type checker can resolve."""
+    """The annotations of a constructor's arguments, without those that cannot be resolved at run time."""
     function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
     owners = reversed(make.__mro__[:-1]) if inspect.isclass(make) else ()  # a dataclass has its base's annotations too
     names = dict(ChainMap(function.__globals__, *(vars(sys.modules[owner.__module__]) for owner in owners)))
@@ -108,8 +108,8 @@ def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _problem(key: str, value: Any, hint: Any) -> str | None:
-    of_its_type = [option for option in _options(hint) if _has_type(value, option)]
-    broken = [[limit.words for limit in _constraints(option) if not limit.holds(value)] for option in of_its_type]
+    of_type = [option for option in _options(hint) if _has_type(value, option)]
+    broken = [[limit.words for limit in _constraints(option) if not limit.holds(value)] for option in of_type]
     if not all(broken):
         return None
     if broken:
@@ -121,7 +121,7 @@ def _problem(key: str, value: Any, hint: Any) -> str | None:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; a hint that is none is the only one."""
+    """The members of a union, or the hint itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
@@ -134,7 +134,7 @@ def _is_constrained(hint: Any) -> bool:
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a plain value has the type of an annotation; annotations that plain values cannot decide let it pass."""
+    """Whether a plain value has the type of an annotation. Annotations that are not of plain values accept all."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _has_type(value, options[0])
@@ -154,11 +154,11 @@ def _has_type(value: Any, hint: Any) -> bool:
         return isinstance(value, list | tuple) and (
             not options or all(_problem("", item, options[0]) is None for item in value)
         )
-    return not _is_part(hint)  # a part is told by a node with its _target_
+    return not _is_built(hint)  # which needs a node with its _target_
 
 
-def _is_part(hint: Any) -> bool:
-    """Whether an annotation is of what is built: a protocol, a class of ours, something to call."""
+def _is_built(hint: Any) -> bool:
+    """Whether an annotation is of an object to build: a protocol, a class of pcg, a callable."""
     return typing.get_origin(hint) is Callable or getattr(hint, "__module__", "").partition(".")[0] == "pcg"
 
 
@@ -174,7 +174,7 @@ def _words(hint: Any) -> str:
         return "null"
     if is_dataclass(hint):
         return "keys and values"
-    if _is_part(hint):
-        return "a part to build, with its _target_"
+    if _is_built(hint):
+        return "a node with its _target_"
     listed = isinstance(origin, type) and not issubclass(origin, Mapping)
     return _PLAIN.get(hint, "a list" if listed else "keys and values")

@@ -1,7 +1,8 @@
-"""Digests of what files hold: of every byte, and each file is read for it once.
+"""Digests of all bytes of files. Each file is read once.
 
-A digest is remembered by the file's path, size, inode and times in nanoseconds, that of the last change to the inode
-among them, which no ``touch -d``, ``tar`` or ``rsync -t`` can set back: a file that was replaced is read again.
+A digest is remembered by the file's path, size, inode and times in nanoseconds. One of them is the time of the last
+change to the inode, which ``touch -d``, ``tar`` and ``rsync -t`` cannot set back. So a file that was replaced is read
+again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 
 from pcg.files import cache_folder
 
-_WORTH_KEEPING = 16 * 2**20  # bytes of a file whose digests are kept on disk, for the next process
-_SETTLED = 2 * 10**9  # nanoseconds after a change in which another one may have the same time
+_WORTH_KEEPING = 16 * 2**20  # bytes from which a file's digests are kept on disk, for the next process
+_SETTLED = 2 * 10**9  # nanoseconds after a change within which another change may have the same time
 _BLOCK = 2**24
 
 Stamp = tuple[str, int, int, int, int]
@@ -27,7 +28,7 @@ _known: dict[tuple[Stamp, str], dict[str, str]] = {}
 
 
 def stamp(file: Path) -> Stamp:
-    """What changes whenever a file does: its real path, size, inode, and times of its last changes in nanoseconds."""
+    """Real path, size, inode and times of the last changes in nanoseconds; these change whenever the file does."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
@@ -47,23 +48,23 @@ def of_tensors(file: Path) -> dict[str, str]:
 
 
 def _remembered(file: Path, kind: str, read: Callable[[Path], dict[str, str]]) -> dict[str, str]:
-    found = stamp(file)
-    if (found, kind) in _known:
-        return _known[found, kind]
-    kept = cache_folder() / "digests" / f"{hashlib.blake2b(repr((found, kind)).encode(), digest_size=16).hexdigest()}"
-    large = found[1] >= _WORTH_KEEPING
-    digests = _kept(kept) if large else None
+    before = stamp(file)
+    if (before, kind) in _known:
+        return _known[before, kind]
+    on_disk = cache_folder() / "digests" / hashlib.blake2b(repr((before, kind)).encode(), digest_size=16).hexdigest()
+    is_large = before[1] >= _WORTH_KEEPING
+    digests = _read_kept(on_disk) if is_large else None
     if digests is None:
         digests = read(file)
-        if time.time_ns() - max(found[3:]) < _SETTLED or stamp(file) != found:
-            return digests  # it may be written to right now
-        if large:
-            _keep(kept, digests)
-    _known[found, kind] = digests
+        if time.time_ns() - max(before[3:]) < _SETTLED or stamp(file) != before:
+            return digests  # the file may be written to right now
+        if is_large:
+            _keep(on_disk, digests)
+    _known[before, kind] = digests
     return digests
 
 
-def _kept(place: Path) -> dict[str, str] | None:
+def _read_kept(place: Path) -> dict[str, str] | None:
     try:
         return dict(json.loads(place.read_text()))
     except (OSError, ValueError, TypeError):
@@ -71,7 +72,7 @@ def _kept(place: Path) -> dict[str, str] | None:
 
 
 def _keep(place: Path, digests: dict[str, str]) -> None:
-    """All or nothing; a folder that cannot be written to costs reading the file again next time."""
+    """Write digests, all or nothing. Where the folder cannot be written to the file is read again next time."""
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=place.parent, suffix=".unfinished", delete=False) as unfinished:
@@ -88,7 +89,7 @@ def _of_bytes(file: Path) -> dict[str, str]:
 
 
 def _of_tensors(file: Path) -> dict[str, str]:
-    """The format: the header's length in 8 bytes, the header in JSON, then the tensors where it says."""
+    """A safetensors file is the header's length in 8 bytes, the header in JSON, and the tensors at its offsets."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             start = 8 + int.from_bytes(content[:8], "little")

@@ -12,17 +12,17 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTD
 
 
 def cache_folder() -> Path:
-    """Where what takes long to make is kept between runs: ``$PCG_CACHE``, else ``pcg`` in the user's cache folder."""
+    """The folder of what is kept between runs: ``$PCG_CACHE``, else ``~/.cache/pcg``."""
     return Path(os.environ.get("PCG_CACHE") or "~/.cache/pcg").expanduser()
 
 
 def absent(path: Path) -> str | None:
-    """Why there is nothing at a path, for an error message; None where there is something."""
+    """Why nothing is at a path, for an error message; None where something is."""
     return None if path.exists() else dead_link(path) or f"{path}: no such file or folder"
 
 
 def dead_link(path: Path) -> str | None:
-    """Which link leads nowhere, of a path or the folders that it lies in; None where none does."""
+    """The dead link among a path and its parents, for an error message; None without one."""
     link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
     return None if link is None else f"{link} is a link to {link.readlink()}, which is not there"
 
@@ -38,16 +38,16 @@ def no_folder(path: Path) -> str | None:
 
 
 def unwritable(error: BaseException) -> bool:
-    """Whether an error is of a file system that does not take what is written: rights, space, a file for a folder."""
+    """Whether an error says that a file cannot be written: no permission, no space, a file in place of a folder."""
     return getattr(error, "errno", None) in _UNWRITABLE
 
 
 def within(text: str, most: int) -> str:
-    """The text itself where it has at most ``most`` bytes of UTF-8; else what fits of it, and a digest of it all."""
+    """The text if it has at most ``most`` bytes of UTF-8; else its beginning and a digest of the whole."""
     return text if len(text.encode()) <= most else marked(text, most, text)
 
 
 def marked(text: str, most: int, meant: str) -> str:
-    """As much of ``text`` as fits into ``most`` bytes of UTF-8, with a digest of what is ``meant`` by it."""
+    """As much of ``text`` as fits into ``most`` bytes of UTF-8 beside a digest of ``meant``, the name it stands for."""
     digest = hashlib.blake2b(meant.encode(), digest_size=_DIGITS // 2).hexdigest()
     return f"{text.encode()[: most - _DIGITS - 1].decode(errors='ignore')}-{digest}"

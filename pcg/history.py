@@ -1,4 +1,4 @@
-"""What was said before a position, as far as sampling asks: it makes tokens less likely for having been said."""
+"""The tokens before a position that sampling reads: repetition penalty and repetition-aware sampling count them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-NONE = -1  # in a window, a place before the first token
+NONE = -1  # in a window, stands for a position before the first token
 
 
 class History(NamedTuple):
-    """One entry a position, over any leading dimensions. What sampling does not ask for is None.
+    """The tokens before each position, over any leading dimensions. A field that sampling does not read is None.
 
     Attributes:
-        seen: tokens of the voice prompt and of what was said: a repetition penalty over the whole past applies to them.
-        window: the last tokens of these, the newest last: a penalty over a window applies to them.
-        said: the last tokens that were generated, likewise: repetition-aware sampling counts them.
+        seen: whether a token is in the voice prompt or was generated; a repetition penalty without a window applies.
+        window: the last tokens of these, the newest last; a penalty over a window applies to them.
+        said: the last generated tokens, the newest last; repetition-aware sampling counts them.
     """
 
     seen: Bool[Tensor, "*batch vocab"] | None
@@ -26,11 +26,11 @@ class History(NamedTuple):
     said: Int[Tensor, "*batch said"] | None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> History:
-        """``function`` of all that there is."""
+        """``function`` of each field that is not None."""
         return History(*(None if part is None else function(part) for part in self))
 
     def after(self, tokens: Int[Tensor, "*batch"]) -> History:
-        """With one more token each, as new tensors."""
+        """The histories after one more token each, as new tensors."""
         token = tokens.unsqueeze(-1)
         seen = None if self.seen is None else self.seen.scatter(-1, token, True)
         window, said = (
@@ -39,7 +39,7 @@ class History(NamedTuple):
         return History(seen, window, said)
 
     def after_block(self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"]) -> History:
-        """With the first ``count`` (1 or more) tokens of each row's block."""
+        """The histories after the first ``count`` (1 or more) tokens of each row's block."""
         places = torch.arange(block.shape[1], device=block.device)
         kept = torch.where(places < count.unsqueeze(1), block, block[:, :1])
         seen = None if self.seen is None else self.seen.scatter(1, kept, True)
@@ -73,7 +73,7 @@ def along(before: History, tokens: Int[Tensor, "length"]) -> History:
 
 
 def counts(recent: Int[Tensor, "*batch window"], vocab_size: int) -> Int[Tensor, "*batch {vocab_size}"]:
-    """How often each token stands in a window."""
+    """How often each token is in a window."""
     tokens = torch.where(recent == NONE, vocab_size, recent)
     found = torch.zeros((*recent.shape[:-1], vocab_size + 1), dtype=torch.int64, device=recent.device)
     return found.scatter_add(-1, tokens, torch.ones_like(tokens))[..., :vocab_size]

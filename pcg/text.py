@@ -1,4 +1,4 @@
-"""Texts as people type them -> one way of writing, so that what is read aloud and what is scored agree."""
+"""Normalises texts as people type them, so that what is said and what is scored agree, and cuts them into sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _APOSTROPHES = "‘’‚‛ʹʻʼʽˈ′‵`´＇ꞌ՚׳"
 _SIGNS = str.maketrans(
     dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys("‐‑‒−﹣－", "-") | dict.fromkeys("–―", "—") | {"⁄": "/"}
 )
-_UNSEEN = re.compile("[\u034f\u180b-\u180d\ufe00-\ufe0f]")  # marks without a look of their own, beside category Cf
+_UNSEEN = re.compile("[\u034f\u180b-\u180d\ufe00-\ufe0f]")  # invisible marks that are not in category Cf
 _VULGAR = re.compile(r"([¼-¾⅐-⅞])(?=(\w?))")
 _DASH = re.compile(r"(?<!\d)-{2,}|-{2,}(?!\d)|(?<=\D) - (?=\D)")  # between digits it is a range
 _FRACTION = re.compile(r"(?:(?<![\d/.,])(\d+) )?(?<![\d/.,])(\d{1,2})/(\d{1,2})(?![\d/])")
@@ -17,12 +17,12 @@ _PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ni
 
 
 def plain(text: str) -> str:
-    """One way of writing for what several keyboards and editors write.
+    """The text with one spelling for what keyboards and editors write in several ways.
 
-    Curly and other apostrophes are ``'``, hyphens ``-``, dashes ``—``, spaces a space, letters and digits of other
-    widths the usual ones, letters and their accents one sign. What is not seen (byte-order marks, zero-width signs,
-    control characters) goes. Fractions up to tenths are words: ``½`` one half, ``2¾`` 2 and 3 quarters. ASCII without
-    fractions or typed dashes (``--``, `` - ``) stays as it is, but for spaces.
+    All apostrophes become ``'``, hyphens ``-``, dashes ``—`` and spaces a space. Full-width letters and digits become
+    the usual ones, a letter and its accent one character. Invisible characters (byte-order marks, zero-width and
+    control characters) are removed. Fractions up to tenths become words: ``½`` one half, ``2¾`` 2 and 3 quarters. ASCII
+    without fractions and typed dashes (``--``, `` - ``) keeps everything but repeated spaces.
     """
     text = "".join(map(_sign, _UNSEEN.sub("", text.translate(_SIGNS))))
     text = _VULGAR.sub(lambda m: f" {unicodedata.normalize('NFKC', m[1])}{' ' * bool(m[2])}".replace("⁄", "/"), text)
@@ -55,17 +55,17 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 _ENDS = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\n")
-_SHORT = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|No|e\.g|i\.e)\.$")  # whose point ends no sentence
+_SHORT = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|No|e\.g|i\.e)\.$")  # this full stop ends no sentence
 _PAUSE = re.compile(r"(?<=[,;:—])\s+|\s+")
 
 
 def sentences(text: str, longest: int = 300) -> list[str]:
-    """A text in pieces that are said one after another, each with something to say.
+    """Cut a text into sentences and paragraphs, each with a letter or a digit in it.
 
-    Pieces end with a sentence or a paragraph. One of more than ``longest`` signs is cut again, at a comma or another
-    pause if there is one, else at a space.
+    A piece of more than ``longest`` characters is cut again, at a comma or another pause if there is one, else at a
+    space.
     """
-    found: list[str] = []
+    pieces: list[str] = []
     start = 0
     for end in [*(match.end() for match in _ENDS.finditer(text)), len(text)]:
         piece = " ".join(text[start:end].split())
@@ -73,10 +73,10 @@ def sentences(text: str, longest: int = 300) -> list[str]:
             continue  # it is part of the next one
         start = end
         if says_something(piece):
-            found += _cut(piece, longest)
-        elif found:
-            found[-1] = f"{found[-1]} {piece}".strip()
-    return found
+            pieces += _cut(piece, longest)
+        elif pieces:
+            pieces[-1] = f"{pieces[-1]} {piece}".strip()
+    return pieces
 
 
 def _cut(piece: str, longest: int) -> list[str]:

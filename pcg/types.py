@@ -1,4 +1,4 @@
-"""The values that pass between the parts. Frozen; shapes beside each field."""
+"""The values that modules pass to each other. They are frozen, and each tensor has its shape beside it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule decides about a block of drafted tokens.
+    """What a rule decides about a block of draft tokens.
 
     Attributes:
-        accepted: how many leading draft tokens each row keeps, 0..gamma.
-        token: the recovered token, or the bonus token where the whole block was kept.
+        accepted: how many leading draft tokens each row accepts, 0..gamma.
+        token: the recovered token, or the bonus token where the whole block was accepted.
     """
 
     accepted: Int[Tensor, "batch"]
@@ -31,7 +31,7 @@ class Round:
 
     Attributes:
         rows: index of each active row in the batch that was asked for.
-        said: the tokens of each row's block, as far as ``emitted`` goes; what follows is of no account.
+        said: the tokens that each row emitted; those after the first ``emitted`` are meaningless.
         positions: index, among a row's generated tokens, of its first drafted token.
         emitted: tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
             end-of-speech or the maximum length cut the block).
@@ -51,15 +51,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure of a run is, so that tables, plots, W&B and pages show it without knowing its metric.
+    """Describes a figure of a run, so that tables, plots, W&B and pages can show it without knowing its metric.
 
     Attributes:
-        name: what it is called where it is shown: ``WER``.
-        unit: written behind the name. ``%`` shows a share times 100.
-        format: of the number in that unit, as ``format`` takes it.
-        better: which direction is better; None where neither is, so that no run is marked as the best.
+        name: as it is shown: ``WER``.
+        unit: shown after the name. ``%`` shows a share times 100.
+        format: of the number in that unit, for ``format``.
+        better: which direction is better; None where neither is, and no run is marked as the best.
         ratio: columns of ``utterances.parquet``: the sum of the first over the sum of the second, or the mean of the
-            first where the second is None. None for figures that are no metric's.
+            first where the second is None. None for figures that do not come from a metric.
     """
 
     name: str
@@ -75,27 +75,27 @@ class Figure:
 
     @property
     def columns(self) -> tuple[str, str | None]:
-        """``ratio``, which every figure of a metric has.
+        """``ratio``, which every figure of a metric must have.
 
         Raises:
-            ValueError: it was declared without.
+            ValueError: the figure has none.
         """
         if self.ratio is None:
-            raise ValueError(f"figure {self.name!r} is declared without the columns that it is a ratio of")
+            raise ValueError(f"figure {self.name!r}: `ratio` is required, the columns that it is a ratio of")
         return self.ratio
 
     @property
     def scale(self) -> float:
-        """What a value is multiplied by to be in ``unit``."""
+        """The factor from a value to its number in ``unit``."""
         return 100.0 if self.unit == "%" else 1.0
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a part of a whole, as of the words of a text."""
+        """Whether it is a part of a whole, such as of the words of a text."""
         return self.unit == "%"
 
     def number(self, value: float, sign: str = "") -> str:
-        """The value in ``unit``, which is not written; ``sign="+"`` writes the sign of positive values too."""
+        """The number in ``unit``, without the unit; ``sign="+"`` writes the sign of positive numbers too."""
         return format(self.scale * value, sign + self.format)
 
     def text(self, value: float) -> str:
@@ -108,7 +108,7 @@ class Audio:
     """Mono samples in [-1, 1] with their rate in Hz.
 
     Attributes:
-        source: the file that they were read from, for messages; empty for audio that was made.
+        source: the file that they were read from, for messages; empty for generated audio.
     """
 
     samples: np.ndarray
@@ -122,19 +122,19 @@ class Audio:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One thing to say: text, and the voice to say it in.
+    """A text, and the voice to say it in.
 
-    Audio is loaded when asked for, so that a dataset never holds all of it. What loads it may have a method ``read``
-    for the bytes of its file, by which a run's identity knows it.
+    Audio is loaded only when it is needed, so that a dataset never holds all of it. A function that loads it may have a
+    method ``read``, which returns the bytes of its file for the run's identity.
 
     Attributes:
         id: unique within its dataset; seeds the utterance's random numbers.
-        prompt_text: what the voice prompt says; empty without a prompt.
+        prompt_text: the text of the voice prompt; empty without a prompt.
         load_prompt: reads the voice prompt; None without one.
-        load_reference: reads the text spoken by the true speaker, if there is such a recording.
-        load_prompt_codes, load_codes: the voice prompt, and the text as it was spoken, as tokens of a codec: where
-            speech is stored coded there is no audio.
-        load_voice: tokens that tell the voice besides, where a family has such (Spark-TTS).
+        load_reference: reads a recording of the text by the true speaker, if there is one.
+        load_prompt_codes, load_codes: the voice prompt and the recording of the text as tokens of a codec, where a
+            dataset stores these and no audio.
+        load_voice: further tokens of the voice, for families that have them (Spark-TTS).
     """
 
     id: str
@@ -154,13 +154,13 @@ class Generation:
 
     Attributes:
         tokens: audio token ids, end-of-speech excluded.
-        finished: end-of-speech was sampled (otherwise the maximum length cut it).
+        finished: whether end-of-speech was sampled; else the maximum length ended it.
         counts: this row's counts, as ``pcg.decoding.statistics`` names them.
-        accepted_by_position: accepted draft tokens by place in the block, gamma numbers; empty without a draft.
+        accepted_by_position: accepted draft tokens by position in the block, gamma numbers; empty without a draft.
         sums: ``alpha_exact``, and the distances of a rule with a law, summed over tested tokens.
         kinds: one of ``exact group candidate recovered bonus plain`` per token, for the token timeline.
-        target_probs: the target's probability of each token, as the rule saw it; empty where no rule did.
-        draft_probs: likewise the draft's; None for a bonus token, which the draft was not asked for.
+        target_probs: the target's probability of each token, as the rule had it; empty without a rule.
+        draft_probs: likewise the draft's; None for a bonus token, which the draft did not propose.
     """
 
     tokens: Int[Tensor, "length"]
@@ -198,7 +198,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run as written to ``result.json`` (schema in ``pcg.results.schema``), and where it lies."""
+    """A finished run: its folder, and the content of its ``result.json`` (``pcg.results.schema``)."""
 
     folder: str
     values: Mapping[str, Any]

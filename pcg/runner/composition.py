@@ -1,4 +1,4 @@
-"""What a run is composed of: its models, rule, codec, dataset and metrics, checked to fit each other."""
+"""Loads what a run is composed of (models, rule, codec, dataset, metrics) and checks that they fit each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pcg.engines.engine import Pair
 from pcg.engines.tables import unloaded, unloaded_draft
 from pcg.files import cache_folder
 from pcg.interfaces import Codec, Dataset, Metric, Rule, SpeechModel, StateRule, TokenLM
-from pcg.runner.groups import codec_name, group_table
+from pcg.runner.groups import group_table
 from pcg.runner.loading import as_it_lies, kept, load_codec, load_dataset, metrics_of, release_models
 from pcg.runner.movers import movers_of
 
@@ -31,12 +31,13 @@ Model = TypeVar("Model", bound=SpeechModel)
 
 @dataclass(frozen=True)
 class Composition(Generic[Model]):
-    """A run's parts. The models are loaded (``TokenLM``), or an engine holds them (``pcg.models.unloaded``).
+    """What a run is composed of. The models are loaded (``TokenLM``), or an engine holds them
+    (``pcg.models.unloaded``).
 
     Attributes:
         draft, rule: None for the target alone.
-        codec: None where everything is coded already, and nothing is heard.
-        movers: None where no earth mover's distance is asked for (``decoding.sound_every``).
+        codec: None where voice prompts are codes already; then there is no audio.
+        movers: None without ``decoding.sound_every``.
     """
 
     target: Model
@@ -50,12 +51,12 @@ class Composition(Generic[Model]):
 
 
 def load(run: Run) -> Composition[TokenLM]:
-    """The parts of a run that our own loop decodes, each built once a process.
+    """The composition of a run for our own loop; objects that runs share are built once a process.
 
     Raises:
-        ConfigError: parts that do not fit each other.
+        ConfigError: the models, rule and codec do not fit each other.
     """
-    kept.drop("engine")  # and its process
+    kept.drop("engine")  # which ends its processes
     device = run.device
     target: TokenLM = kept.get(
         "target",
@@ -63,25 +64,26 @@ def load(run: Run) -> Composition[TokenLM]:
         lambda: build(run.target, device=device),
         holders=("draft", "graphs", "movers"),
     )
-    composed = _around(run, target, load_codec(run), _load_draft(run, target))
-    rule = composed.rule
+    composition = _with_models(run, target, load_codec(run), _load_draft(run, target))
+    rule = composition.rule
     if rule is not None and run.decoding.candidates > 1:
         rule = _with_candidates(rule, run.decoding.candidates, target)
     if rule is not None:
         _check_mode(run.decoding.mode, rule)
-    return _compiled(run, replace(composed, rule=rule, movers=_movers(run, composed)))
+    movers = movers_of(run, target.embeddings("input"), target.end, composition.codec)
+    return _compiled(run, replace(composition, rule=rule, movers=movers))
 
 
 def serve(run: Run) -> tuple[Composition[Any], Decoder]:
-    """The parts of a run that an engine decodes, and the engine, which holds the models.
+    """The composition of a run for an engine, and the engine, which holds the models.
 
     Raises:
-        ConfigError: parts that do not fit each other, or the engine.
+        ConfigError: the models, rule, codec and engine do not fit each other.
     """
     release_models()
     target = unloaded(run.target, run.device)
     draft = None if run.draft is None else unloaded_draft(run.draft, target)
-    composed = _around(run, target, load_codec(run), draft)
+    composition = _with_models(run, target, load_codec(run), draft)
     settings = {}
     if run.grouping is not None:
         settings = {key: value for key, value in run.grouping.items() if key not in (TARGET, "groups")}
@@ -89,7 +91,7 @@ def serve(run: Run) -> tuple[Composition[Any], Decoder]:
     pair = Pair(
         target=target,
         draft=draft,
-        rule=composed.rule,  # type: ignore[arg-type]  # an engine names those that it cannot do before it starts
+        rule=composition.rule,  # type: ignore[arg-type]  # an engine refuses what it does not support before it starts
         settings=settings,
         gamma=run.decoding.gamma,
         sampling=run.decoding.sampling,
@@ -99,40 +101,40 @@ def serve(run: Run) -> tuple[Composition[Any], Decoder]:
     )
     assert run.engine is not None
     node = {key: value for key, value in run.engine.items() if key not in ("name", "version")}
-    return composed, kept.get("engine", [run.values, run.settings.seed], lambda: build(node).start(pair))
+    return composition, kept.get("engine", [run.values, run.settings.seed], lambda: build(node).start(pair))
 
 
 def with_decoder(run: Run) -> tuple[Composition[Any], Decoder]:
-    """The parts of a run and what decodes them; raises as ``load`` and ``serve``."""
+    """The composition of a run and its decoder; raises as ``load`` and ``serve``."""
     if run.engine is not None:
         return serve(run)
-    parts, decoding = load(run), run.decoding
-    return parts, OwnLoop(
-        target=parts.target,
-        draft=parts.draft,
-        rule=parts.rule,
+    composition, decoding = load(run), run.decoding
+    return composition, OwnLoop(
+        target=composition.target,
+        draft=composition.draft,
+        rule=composition.rule,
         sampling=decoding.sampling,
         gamma=decoding.gamma,
         seed=run.settings.seed,
         mode=decoding.mode,
         candidates=decoding.candidates,
-        movers=parts.movers,
+        movers=composition.movers,
     )
 
 
-def _around(run: Run, target: Model, codec: Codec | None, draft: Model | None) -> Composition[Model]:
-    """The composition of these models, with the rule as its config has it."""
+def _with_models(run: Run, target: Model, codec: Codec | None, draft: Model | None) -> Composition[Model]:
+    """The composition with these models, and with the rule as its config has it."""
     _check_vocabularies(target, draft, codec)
     rule = None if draft is None else _rule(run, target, draft, codec)
     return Composition(target, draft, rule, codec, load_dataset(run.dataset), metrics_of(run), run.device)
 
 
 def _load_draft(run: Run, target: TokenLM) -> TokenLM | None:
-    """None without one; the target's own weights where it is its own draft."""
+    """The draft; None without one. A target that is its own draft is loaded once."""
     node = run.draft
     if node is None or node == run.target:
         return None if node is None else target
-    key = [as_it_lies(node), as_it_lies(run.target), str(run.device)]  # some drafts hold on to the target
+    key = [as_it_lies(node), as_it_lies(run.target), str(run.device)]  # some drafts refer to the target
     supplied = {"device": run.device, "vocab_size": target.vocab_size, "target": target}
     return kept.get("draft", key, lambda: build(node, **supplied), holders=("graphs",))
 
@@ -166,7 +168,7 @@ def _with_candidates(rule: Rule | StateRule | CandidateRule, count: int, target:
     """The rule for ``count`` candidates a position.
 
     Raises:
-        ConfigError: the rule or the target is not made for several.
+        ConfigError: the rule or the target does not support several.
     """
     problems = []
     if not isinstance(rule, OutcomeRule):
@@ -181,16 +183,6 @@ def _with_candidates(rule: Rule | StateRule | CandidateRule, count: int, target:
     raise ConfigError([f"decoding.candidates={count}: {problem}" for problem in problems])
 
 
-def _movers(run: Run, parts: Composition[TokenLM]) -> Movers | None:
-    every = run.values["decoding"].get("sound_every")
-    if every is None:
-        return None
-    target, codec, cache = parts.target, parts.codec, cache_folder()
-    name = codec_name(run.values["codec"], run.values["fingerprints"])
-    key = [*map(as_it_lies, (run.target, run.values["codec"])), str(run.device), every]
-    return kept.get("movers", key, lambda: movers_of(target.embeddings("input"), target.end, codec, name, every, cache))
-
-
 def _check_mode(mode: str, rule: Any) -> None:
     lacks = {
         "law": "states no law of one position",
@@ -200,28 +192,28 @@ def _check_mode(mode: str, rule: Any) -> None:
         raise ConfigError([f"decoding.mode={mode}: {type(rule).__name__} {lacks[mode]} to draw from"])
 
 
-def _compiled(run: Run, parts: Composition[TokenLM]) -> Composition[TokenLM]:
-    """The parts with graphs for what they do, where ``decoding.compile`` asks for them.
+def _compiled(run: Run, composition: Composition[TokenLM]) -> Composition[TokenLM]:
+    """The composition with models and rule compiled as graphs, as ``decoding.compile`` says.
 
     Raises:
-        ConfigError: one cannot have any, and ``true`` was asked for.
+        ConfigError: with ``true``, where one of them cannot be compiled.
     """
     strict = run.compile is True
     if run.compile is False:
-        return parts
+        return composition
     from pcg.decoding.graphs import Graphs  # torch's compiler takes seconds to import
 
     key = [*map(as_it_lies, (run.target, run.draft)), str(run.device), run.compile]
     graphs = kept.get("graphs", key, lambda: Graphs(run.device, folder=cache_folder() / "kernels", strict=strict))
     try:
         return replace(
-            parts,
-            target=graphs.of_model(parts.target),
-            draft=parts.draft and graphs.of_model(parts.draft),
-            rule=parts.rule and graphs.of_rule(parts.rule),
+            composition,
+            target=graphs.of_model(composition.target),
+            draft=composition.draft and graphs.of_model(composition.draft),
+            rule=composition.rule and graphs.of_rule(composition.rule),
         )
     except ValueError as error:
         if strict:
             raise ConfigError([f"decoding.compile=true: {error}; auto goes without"]) from error
         log.info("decoding.compile=auto: nothing is compiled: %s", error)
-        return parts
+        return composition

@@ -1,4 +1,4 @@
-"""The groups of a run's rule: the table they are, built of a model's or codec's vectors, and how large they are."""
+"""The groups of a run's rule: the table, built from vectors of a model or a codec, and its sizes."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def group_table(
 
     Args:
         groups: the config of their builder, with the source of the vectors.
-        codec_node: the config of the codec, which with its fingerprints names what is kept of its sounds.
+        codec_node: the config of the codec; with its fingerprints it is the key of sounds that are kept on disk.
         fingerprints: of the run (``pcg.config.fingerprint``).
 
     Raises:
-        ConfigError: the vectors are of a model or a codec that is not there.
+        ConfigError: the source of the vectors, or the codec that the builder needs, is ``none``.
     """
     builder = {key: value for key, value in groups.items() if key != "source"}
     supplied = {"codec": codec, "codec_name": codec_name(codec_node, fingerprints), "cache": cache_folder()}
     if codec is None and "codec" in inspect.signature(constructor(groups[TARGET])).parameters:
-        raise ConfigError([f"grouping.groups: {groups[TARGET]} listens to a codec, and there is none (codec=none)"])
+        raise ConfigError([f"grouping.groups: {groups[TARGET]} needs a codec, and there is none (codec=none)"])
     vectors = embeddings_of(groups.get("source", "target_input"), target, draft, codec)
     groupable = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
     groupable[target.end] = False
@@ -61,22 +61,22 @@ def group_table(
 
 
 def _by_slot(builder: GroupBuilder, target: SpeechModel) -> GroupBuilder:
-    """The builder, within each slot where the target says several tokens a frame.
+    """The builder; for a target with several tokens a frame, one that groups each slot apart.
 
     Raises:
-        ConfigError: it listens to a codec, which cannot decode one slot alone.
+        ConfigError: the builder needs a codec, which cannot decode one slot alone.
     """
     slots = getattr(getattr(target, "text", None), "slots", 1)
     if slots == 1:
         return builder
     if hasattr(builder, "codec"):
         name = type(builder).__name__
-        raise ConfigError([f"grouping.groups: {name} listens to single tokens, and {slots} make a frame of the target"])
+        raise ConfigError([f"grouping.groups: {name} decodes single tokens, and the target needs {slots} for a frame"])
     return BySlot(builder, slots)
 
 
 def codec_name(node: Node | None, fingerprints: Mapping[str, str]) -> str:
-    """A digest of all that the codec's config says, and of its weights."""
+    """A digest of the codec's config and weights."""
     weights = {key: value for key, value in fingerprints.items() if key.startswith("codec.")}
     text = json.dumps([node, weights], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
@@ -85,10 +85,10 @@ def codec_name(node: Node | None, fingerprints: Mapping[str, str]) -> str:
 def embeddings_of(
     source: str, target: SpeechModel, draft: SpeechModel | None, codec: Codec | None
 ) -> Float[Tensor, "vocab dim"]:
-    """One vector a token of the speech vocabulary; the codec has none for end-of-speech, which gets zeros.
+    """One vector a token of the speech vocabulary; a codec has none for end-of-speech, which gets zeros.
 
     Raises:
-        ConfigError: no such source, or no codec or draft to take it from.
+        ConfigError: an unknown source, or one of a codec or draft that is ``none``.
     """
     if source not in SOURCES:
         raise ConfigError([f"grouping.groups.source={source!r}: no such source{nearest(str(source), SOURCES)}"])
@@ -106,7 +106,7 @@ def embeddings_of(
 
 
 def size_report(rule: object) -> dict[str, Any] | None:
-    """``GroupTable.report`` with the table's key and a histogram: groups of 1, 2 to 3, 4 to 7, ... tokens. None without
+    """``GroupTable.report`` with the table's key and a histogram of groups of 1, 2 to 3, 4 to 7, ... tokens; None without
     groups."""
     table = _table(rule)
     if table is None:
@@ -117,7 +117,7 @@ def size_report(rule: object) -> dict[str, Any] | None:
 
 
 def mean_sizes(rule: object) -> Float[Tensor, "vocab"] | None:
-    """For each token ``sum_k w[k,t] |G_k|``: the mean size of the groups that hold it, one of which a test draws."""
+    """For each token ``sum_k w[k,t] |G_k|``: the mean size of the groups that hold it; a test draws one of them."""
     table = _table(rule)
     return None if table is None else table.spread(table.sizes.double()).cpu()
 

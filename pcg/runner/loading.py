@@ -1,4 +1,4 @@
-"""What runs are made of, built once a process: the runs of a sweep share what they have in common, models above all."""
+"""Builds models, codecs, datasets and metrics once a process, so that the runs of a sweep share them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ T = TypeVar("T")
 class Kept:
     """Objects by role (target, draft, codec, ...), one each.
 
-    What no role holds any more is let go before the next is built, so that two models never lie in memory where one is
-    asked for. What has a ``close`` is closed then, as an engine, whose processes would otherwise stay until it is
-    collected.
+    An object that no role has any more is released before the next is built, so that memory never holds two models for
+    one role. If it has a ``close`` that is called: an engine ends its processes.
     """
 
     def __init__(self) -> None:
@@ -31,16 +30,16 @@ class Kept:
         self._objects: dict[str, Any] = {}
 
     def get(self, role: str, key: Any, make: Callable[[], T], holders: tuple[str, ...] = ()) -> T:
-        """The object that ``make`` makes, or the one made before for an equal ``key`` (plain values).
+        """The object made for this key (plain values); ``make`` makes it if the role's object has another key.
 
         Args:
-            holders: roles whose objects may hold on to this one, and go when it does.
+            holders: roles whose objects may refer to this one; they are released with it.
         """
         name = json.dumps(key, sort_keys=True)
         if self._keys.get(role) != name:
             self.drop(*holders)
         self._keys[role] = name
-        self._let_go()
+        self._release()
         if name not in self._objects:
             self._objects[name] = make()
         return self._objects[name]
@@ -51,20 +50,18 @@ class Kept:
     def drop(self, *roles: str) -> None:
         for role in roles:
             self._keys.pop(role, None)
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
-        gone = [made for held, made in self._objects.items() if held not in self._keys.values()]
-        self._objects = {held: made for held, made in self._objects.items() if held in self._keys.values()}
-        for made in gone:
-            getattr(made, "close", lambda: None)()
+    def _release(self) -> None:
+        for name in self._objects.keys() - set(self._keys.values()):
+            getattr(self._objects.pop(name), "close", lambda: None)()
 
 
 kept = Kept()
 
 
 def as_it_lies(node: Node | None) -> list[Any]:
-    """What a part is kept under: its config, and the state of the files that it names, which may be replaced."""
+    """The key of an object: its config, and the state of the files at its paths, which may be replaced meanwhile."""
     return [node, fingerprint.state(node or {})]
 
 
@@ -83,8 +80,8 @@ def load_metrics(nodes: Mapping[str, Node], heard: bool = True) -> dict[str, Met
     """Metrics by name.
 
     Args:
-        heard: whether there will be audio to score. What a metric must fetch is then fetched now, since a run of hours
-            should not fail at its first score. Without audio metrics only tell which figures a run lacks.
+        heard: whether there will be audio to score. If so each metric fetches what it needs now, so that a run of hours
+            does not fail at its first score. Without audio metrics only declare which figures a run lacks.
     """
     metrics: dict[str, Metric] = {
         name: kept.get(f"metrics.{name}", [name, as_it_lies(node)], lambda node=node: build(node))  # type: ignore[misc]
@@ -100,34 +97,34 @@ def metrics_of(run: Run) -> dict[str, Metric]:
 
 
 def with_dataset(run: Run) -> Run:
-    """The run with the fingerprint of what its dataset holds, which is part of its identity.
+    """The run with the fingerprint of its dataset's content, which is part of its identity.
 
     Raises:
         ValueError: the dataset cannot be opened, or two of its utterances have the same id.
     """
     key = ["utterances", as_it_lies(run.dataset)]
-    made = kept.get("utterances", key, lambda: fingerprint.of_utterances(load_dataset(run.dataset)))
-    return run.with_fingerprints(dataset=made)
+    fingerprint_of = kept.get("utterances", key, lambda: fingerprint.of_utterances(load_dataset(run.dataset)))
+    return run.with_fingerprints(dataset=fingerprint_of)
 
 
 def check_voices(run: Run) -> None:
-    """Raises ConfigError where voice prompts are audio and there is no codec to encode them."""
+    """Raise a ConfigError where voice prompts are audio and there is no codec to encode them."""
     if run.codec is not None:
         return
     utterances = list(load_dataset(run.dataset))
-    spoken = [each.id for each in utterances if each.load_prompt is not None and each.load_prompt_codes is None]
-    if spoken:
+    with_audio = [each.id for each in utterances if each.load_prompt is not None and each.load_prompt_codes is None]
+    if with_audio:
         raise ConfigError(
             [
-                f"codec=none: the voice prompts of {len(spoken)} of {len(utterances)} utterances are audio, the first "
-                f"that of {spoken[0]!r}: choose a codec, or texts without a voice (dataset=texts) or with a coded one "
-                "(dataset=tokens)"
+                f"codec=none: the voice prompts of {len(with_audio)} of {len(utterances)} utterances are audio, the "
+                f"first that of {with_audio[0]!r}: choose a codec, texts without a voice (dataset=texts) or coded "
+                "voices (dataset=tokens)"
             ]
         )
 
 
 def release_models() -> None:
-    """Let go of the models, so that what is loaded next has their memory."""
+    """Release the models, so that what is loaded next has their memory."""
     kept.drop("target", "draft", "codec", "engine", "graphs", "movers", "groups")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

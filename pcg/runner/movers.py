@@ -1,50 +1,57 @@
-"""The earth mover's distances of a run: by what is heard of tokens, and by the target's embeddings."""
+"""The earth mover's distances of a run: between the sounds of tokens, and between the target's embeddings."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pcg.config.build import TARGET, build
+from pcg.config.run import Run
 from pcg.config.validate import ConfigError
 from pcg.decoding.transport import EarthMover, Movers, farthest, installed
+from pcg.files import cache_folder
 from pcg.groups.cache import describe, kept_tensor
 from pcg.groups.token_sounds import contexts_of, kept_sounds
 from pcg.interfaces import Codec
+from pcg.runner.groups import codec_name
+from pcg.runner.loading import as_it_lies, kept
 
-# Where tokens are heard: always the same places, so that a figure in dB means the same in every study.
+# The contexts in which tokens are decoded are always the same, so that dB mean the same in every study.
 CONTEXTS = 8
 _VOICES = {TARGET: "pcg.data.bundled.Bundled"}
 
 
-def movers_of(
-    embeddings: Float[Tensor, "vocab dim"], end: int, codec: Codec | None, codec_name: str, every: int, cache: Path
-) -> Movers:
-    """``sound`` in dB and ``embedding`` in units of the vectors' length; without a codec nothing is heard.
+def movers_of(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec: Codec | None) -> Movers | None:
+    """``sound`` in dB, if there is a codec, and ``embedding`` in units of the vectors' length.
 
-    What is heard of a codec's tokens is kept on disk: a minute of one CPU core for the bundled codec, once.
+    The sounds of a codec's tokens are kept on disk: making them takes a minute of one CPU core for the bundled codec.
 
     Args:
         embeddings: the target's.
         end: end-of-speech.
-        codec_name: tells this codec, its weights and settings, from others.
-        every: one of this many positions is measured.
-        cache: folder that keeps what was heard.
+
+    Returns:
+        None without ``decoding.sound_every``.
 
     Raises:
         ConfigError: the solver is not installed.
     """
+    every = run.values["decoding"].get("sound_every")
+    if every is None:
+        return None
     if not installed():
         raise ConfigError([f"decoding.sound_every={every}: needs the package POT: pip install 'pcg[sound]'"])
-    # two unit vectors are 2 apart at most
-    by_embedding = EarthMover(embeddings, end, farthest=2.0, unit=True)
+    key = [*map(as_it_lies, (run.target, run.values["codec"])), str(run.device), every]
+    return kept.get("movers", key, lambda: _made(run, embeddings, end, codec, every))
+
+
+def _made(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec: Codec | None, every: int) -> Movers:
+    by_embedding = EarthMover(embeddings, end, farthest=2.0, unit=True)  # two unit vectors are at most 2 apart
     if codec is None:
         return Movers({"embedding": by_embedding}, every)
+    name, cache = codec_name(run.values["codec"], run.values["fingerprints"]), cache_folder()
     places = contexts_of(build(_VOICES), codec, CONTEXTS)
-    sounds = kept_sounds(codec, codec_name, places, cache)
-    name = f"farthest {codec_name} {describe(places)}"
-    apart = kept_tensor(name, lambda: torch.tensor(farthest(sounds)), cache).item()
-    return Movers({"sound": EarthMover(sounds, end, apart), "embedding": by_embedding}, every)
+    sounds = kept_sounds(codec, name, places, cache)
+    most = kept_tensor(f"farthest {name} {describe(places)}", lambda: torch.tensor(farthest(sounds)), cache).item()
+    return Movers({"sound": EarthMover(sounds, end, most), "embedding": by_embedding}, every)

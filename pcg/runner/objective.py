@@ -1,11 +1,11 @@
-"""What a search (``hydra/sweeper=optuna``) is to reach: one figure of ``result.json``, under limits on others.
+"""The objective of a search (``hydra/sweeper=optuna``): one figure of ``result.json``, under limits on others.
 
     objective:
       maximise: speed.speedup
       subject_to: ["quality.wer - quality.baseline_wer <= 0.02"]
 
-A run that keeps every limit is worth its figure. One that breaks any is worth ``_PENALTY`` less what it is over: below
-every run that keeps them, and the lower the further off, so that a sampler is led back to what is allowed.
+A run within every limit is worth its figure. A run that breaks a limit is worth ``_PENALTY`` minus the excess: less
+than every run within the limits, and the less the larger the excess, which leads a sampler back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pcg.config.settings import metric_nodes
 from pcg.config.validate import nearest
 from pcg.results.schema import KEYS
 
-_PENALTY = -1000.0  # no figure that one would maximise comes near it
+_PENALTY = -1000.0  # far below every figure that one would maximise
 _GROUPS = ("acceptance", "speed", "distortion", "quality")
 _FIGURE = rf"(?:{'|'.join(_GROUPS)})\.[\w.]+"
 _LIMIT = re.compile(rf"\s*({_FIGURE})\s*(?:-\s*({_FIGURE}))?\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*")
@@ -32,18 +32,20 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     if wanted is None:
         return []
     if not isinstance(wanted, Mapping) or set(wanted) - {"maximise", "subject_to"} or "maximise" not in wanted:
-        return ["objective: holds `maximise`, a figure of result.json, and may hold `subject_to`, a list of limits"]
+        return [
+            "objective: expected `maximise`, a figure of result.json, and optionally `subject_to`, a list of limits"
+        ]
     limits = wanted.get("subject_to") or []
     if not isinstance(limits, list):
         return ["objective.subject_to: expected a list of limits"]
     parsed = {str(limit): _LIMIT.fullmatch(str(limit)) for limit in limits}
-    found = [
-        f"objective.subject_to: {limit!r} does not read FIGURE <= NUMBER (or >=), or FIGURE - FIGURE <= NUMBER"
+    wrong = [
+        f"objective.subject_to: {limit!r}: expected FIGURE <= NUMBER (or >=), or FIGURE - FIGURE <= NUMBER"
         for limit, match in parsed.items()
         if match is None
     ]
     named = [str(wanted["maximise"]), *(name for match in parsed.values() if match for name in match.group(1, 2))]
-    return found + [problem for name in named if name for problem in _problems_of_figure(name, config)]
+    return wrong + [problem for name in named if name for problem in _problems_of_figure(name, config)]
 
 
 def _problems_of_figure(name: str, config: Mapping[str, Any]) -> list[str]:
@@ -53,11 +55,11 @@ def _problems_of_figure(name: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def worth(wanted: Mapping[str, Any], result: Mapping[str, Any]) -> float:
-    """What a finished run is worth to the search.
+    """The value of a finished run to the search.
 
     Args:
         wanted: a checked ``objective``.
-        result: what ``result.json`` holds.
+        result: the content of ``result.json``.
 
     Raises:
         ValueError: the run did not measure a figure.
@@ -81,8 +83,8 @@ def _figure(result: Mapping[str, Any], name: str) -> float:
         have = [
             f"{group}.{key}"
             for group in _GROUPS
-            for key, known in result.get(group, {}).items()
-            if isinstance(known, int | float)
+            for key, other in result.get(group, {}).items()
+            if isinstance(other, int | float)
         ]
         raise ValueError(f"objective: the run has no figure {name!r}{nearest(name, have)}")
     return float(value)

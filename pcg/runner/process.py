@@ -1,4 +1,4 @@
-"""What holds of this process while it does a run: where it logs to, and what Ctrl-C does."""
+"""The process during a run: where it logs to, and what Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("pcg")
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Everything of any level that pcg says goes to the run's log, with times; warnings of others too."""
+    """Write every log record of pcg, and warnings of other packages, to the run's log with their times."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda record: record.name.startswith("pcg") or record.levelno >= logging.WARNING)
@@ -32,7 +32,7 @@ def logged_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def finish_batch_on_ctrl_c() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that the current batch is finished; a second one interrupts at once."""
+    """The first Ctrl-C sets the event, so that the current batch is finished; the second one interrupts at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -1,4 +1,5 @@
-"""Metric scores, each clip once a process: the target alone sounds the same beside every rule of a sweep."""
+"""Scores of audio by metrics. Each clip is scored once a process: the target alone is the same for every rule of a
+sweep."""
 
 from __future__ import annotations
 
@@ -17,25 +18,29 @@ Scores = dict[str, float | str | None]
 
 
 class ScoreMemo:
-    """Scores audio by all metrics of a run, remembering by metric, utterance and content of the audio."""
+    """Scores audio by all metrics of a run, and remembers the scores by metric, utterance and content of the audio."""
 
     def __init__(self) -> None:
         self._known: dict[str, Scores] = {}
 
     def score(
-        self, metrics: Mapping[str, Metric], nodes: Mapping[str, Any], audio: Sequence[Audio], said: Sequence[Utterance]
+        self,
+        metrics: Mapping[str, Metric],
+        nodes: Mapping[str, Any],
+        audio: Sequence[Audio],
+        utterances: Sequence[Utterance],
     ) -> list[Scores]:
         """All columns of each clip.
 
         Args:
-            nodes: the metrics' configs: a metric of other settings scores anew.
+            nodes: the metrics' configs; scores are remembered for the same settings only.
         """
         rows: list[Scores] = [{} for _ in audio]
         for name, metric in metrics.items():
-            keys = [_key(nodes[name], clip, utterance) for clip, utterance in zip(audio, said, strict=True)]
+            keys = [_key(nodes[name], clip, utterance) for clip, utterance in zip(audio, utterances, strict=True)]
             new = [index for index, key in enumerate(keys) if key not in self._known]
             if new:
-                scored = metric.score([audio[index] for index in new], [said[index] for index in new])
+                scored = metric.score([audio[index] for index in new], [utterances[index] for index in new])
                 _check(name, scored)
                 self._known.update({keys[index]: row for index, row in zip(new, scored, strict=True)})
             for row, key in zip(rows, keys, strict=True):
@@ -44,7 +49,7 @@ class ScoreMemo:
 
 
 def _check(name: str, rows: Sequence[Scores]) -> None:
-    """A score that is no number would be missing from a figure without a word."""
+    """Raise ValueError for a score that is not finite: figures would leave it out silently."""
     for row in rows:
         for column, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""One text said aloud: audio is written while tokens come, sentence by sentence."""
+"""``pcg speak``: says a text, and writes the audio while tokens are decoded, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from pcg import constraints
 from pcg.config import run as runs
@@ -29,7 +31,7 @@ from pcg.types import Audio, Utterance
 _TEXT = {"text": str, "voice": str | None, "voice_text": str}
 _KEYS = {**_TEXT, "out": Annotated[str, Constraint(lambda out: bool(out.strip()), "a file, or -")], "compare": bool}
 _WARM_UP = 8  # tokens
-_PIPED = 0xFFFFFFFF  # the size of a WAV that is not known yet
+_PIPED = 0xFFFFFFFF  # stands in the header of a WAV whose size is not known yet
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -59,16 +61,17 @@ def say(config: Mapping[str, Any]) -> None:
     check(config)
     torch.set_num_threads(config["threads"])
     run = runs.parse(_run_of(config), fetch=True)
-    parts, decoder = with_decoder(run)
-    assert parts.codec is not None
-    speaker = Speaker(decoder, parts.codec, parts.target.end, run.decoding.max_tokens, run.decoding.chunk)
-    with Wav(config["out"], parts.codec.sample_rate) as wav:
-        said = speaker.say(list(parts.dataset), wav.write, config["compare"])
-    print(_line(said, config["out"]), file=sys.stderr if config["out"] == "-" else sys.stdout)
+    composition, decoder = with_decoder(run)
+    codec, end = composition.codec, composition.target.end
+    assert codec is not None
+    speaker = Speaker(decoder, codec, end, run.decoding.max_tokens, run.decoding.chunk)
+    with Wav(config["out"], codec.sample_rate) as wav:
+        figures = speaker.say(list(composition.dataset), wav.write, config["compare"])
+    print(_line(figures, config["out"]), file=sys.stderr if config["out"] == "-" else sys.stdout)
 
 
 def _run_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The run that says the text, as conf/run.yaml would have it."""
+    """The config of the run that says the text."""
     kept = {key: value for key, value in config.items() if key not in _KEYS}
     return {**kept, "study": "speak", "dataset": _dataset_of(config), "metrics": {}, "logger": None, "max_failures": 0}
 
@@ -78,12 +81,14 @@ def _dataset_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class Said:
-    """What saying a text took.
+class Figures:
+    """Seconds and tokens of a text that was said.
 
     Attributes:
-        seconds: from the first pass to the last sample, writing not among them.
-        decode_seconds, tokens: of the method; ``alone_seconds``, ``alone_tokens``: of the target alone, where compared.
+        first_audio: seconds until the first audio.
+        seconds: from the first pass to the last sample, without writing.
+        decode_seconds, tokens: of the method; ``alone_seconds``, ``alone_tokens``: of the target alone. With
+            ``compare``.
         cut: sentences that reached ``decoding.max_tokens``.
     """
 
@@ -98,7 +103,7 @@ class Said:
 
     @property
     def speedup(self) -> float | None:
-        """Seconds a token of the target alone over those of the method, prefill in both."""
+        """Seconds a token of the target alone over those of the method, both with prefill."""
         if not self.alone_tokens or not self.tokens:
             return None
         return (self.alone_seconds / self.alone_tokens) / (self.decode_seconds / self.tokens)
@@ -106,70 +111,73 @@ class Said:
 
 @dataclass(frozen=True)
 class Speaker:
-    """What says sentences: a decoder, and a codec that makes audio of pieces of ``chunk`` tokens.
+    """Says sentences with a decoder, and a codec that decodes ``chunk`` tokens at a time.
 
     Attributes:
-        audio_tokens: how many the models know.
+        decoder: our own loop, which takes a ``listener``.
+        audio_tokens: how many the models have.
     """
 
-    decoder: Any  # our own loop's, which tells tokens as they come
+    decoder: Any
     codec: Codec
     audio_tokens: int
     max_tokens: int
     chunk: int
     now: Callable[[], float] = field(default=time.perf_counter)
 
-    def say(self, utterances: Sequence[Utterance], write: Callable[[Audio], None], compare: bool = False) -> Said:
-        """Say one after another. Where they have no voice, those after the first have that of the first.
+    def say(self, utterances: Sequence[Utterance], write: Callable[[Audio], None], compare: bool = False) -> Figures:
+        """Say one utterance after another. Where they have no voice, the first one is the voice prompt of the others.
 
         Args:
-            write: is given audio as it is made.
+            write: gets each piece of audio when it is made.
         """
-        said, voice = Said(), None
+        figures, voice = Figures(), None
         voice_prompt = voice_tokens(utterances[0], self.codec, self.audio_tokens)
         self.decoder.decode([Prompt(utterances[0], voice_prompt)], _WARM_UP)
         for utterance in utterances:
             speech = voice_prompt
             if voice is not None:
                 utterance, speech = replace(utterance, prompt_text=voice[0]), voice[1]
-            tokens = self._say_one(Prompt(utterance, speech), write, said, compare)
+            tokens = self._say_one(Prompt(utterance, speech), write, figures, compare)
             if voice_prompt is None and voice is None and len(tokens):
                 voice = utterance.text, tokens
-        return said
+        return figures
 
-    def _say_one(self, prompt: Prompt, write: Callable[[Audio], None], said: Said, compare: bool) -> torch.Tensor:
+    def _say_one(
+        self, prompt: Prompt, write: Callable[[Audio], None], figures: Figures, compare: bool
+    ) -> Int[Tensor, "length"]:
+        """Say one utterance and add to the figures; returns its tokens."""
         began, writing = self.now(), 0.0
         stream = Stream(self.codec, prompt.speech, self.chunk)
 
-        def heard(samples: Any) -> None:
+        def play(samples: Any) -> None:
             nonlocal writing
             if not len(samples):
                 return
             at = self.now()
-            if said.first_audio is None:
-                said.first_audio = at - began
-            said.audio_seconds += len(samples) / self.codec.sample_rate
+            if figures.first_audio is None:
+                figures.first_audio = at - began
+            figures.audio_seconds += len(samples) / self.codec.sample_rate
             write(Audio(samples, self.codec.sample_rate))
             writing += self.now() - at
 
-        decoded = self.decoder.decode([prompt], self.max_tokens, listener=lambda _, tokens: heard(stream.feed(tokens)))
-        heard(stream.finish())
-        said.seconds += self.now() - began - writing
+        decoded = self.decoder.decode([prompt], self.max_tokens, listener=lambda _, tokens: play(stream.feed(tokens)))
+        play(stream.finish())
+        figures.seconds += self.now() - began - writing
         [generation] = decoded.generations
-        said.cut += not generation.finished
+        figures.cut += not generation.finished
         if compare:
             before = self.now()
-            own = self.decoder.decode([prompt], self.max_tokens)
+            figures.tokens += self.decoder.decode([prompt], self.max_tokens).emitted
             middle = self.now()
-            alone = self.decoder.decode([prompt], self.max_tokens, alone=True)
-            said.decode_seconds += middle - before
-            said.alone_seconds += self.now() - middle
-            said.tokens, said.alone_tokens = said.tokens + own.emitted, said.alone_tokens + alone.emitted
+            figures.alone_tokens += self.decoder.decode([prompt], self.max_tokens, alone=True).emitted
+            figures.decode_seconds += middle - before
+            figures.alone_seconds += self.now() - middle
         return generation.tokens
 
 
 class Wav:
-    """A 16-bit WAV that grows: a file, or ``-`` for standard output, whose header then leaves its size open."""
+    """A 16-bit WAV file that is written piece by piece; ``-`` is standard output, with no size in the header."""
 
     def __init__(self, out: str, sample_rate: int) -> None:
         self._out, self._rate, self._bytes = out, sample_rate, 0
@@ -194,18 +202,18 @@ class Wav:
 
 
 def _header(rate: int, size: int) -> bytes:
-    """Of 16-bit mono samples that take ``size`` bytes."""
+    """The header of 16-bit mono samples of ``size`` bytes."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", min(size + 36, _PIPED), b"WAVE") + form + struct.pack("<4sI", b"data", size)
 
 
-def _line(said: Said, out: str) -> str:
-    place = "" if out == "-" else f" in {out}"
-    if said.first_audio is None:
-        return f"No audio: the model ended before it said anything{place}"
-    figures = [f"first audio after {said.first_audio:.2f} s", f"RTF {said.seconds / said.audio_seconds:.2f}"]
-    if said.speedup is not None:
-        figures.append(f"{said.speedup:.2f}x the target alone")
-    if said.cut:
-        figures.append(f"{said.cut} sentence(s) cut at decoding.max_tokens")
-    return f"{said.audio_seconds:.2f} s of audio{place}: {', '.join(figures)}"
+def _line(figures: Figures, out: str) -> str:
+    where = "" if out == "-" else f" in {out}"
+    if figures.first_audio is None:
+        return f"No audio: the model ended before it said anything{where}"
+    parts = [f"first audio after {figures.first_audio:.2f} s", f"RTF {figures.seconds / figures.audio_seconds:.2f}"]
+    if figures.speedup is not None:
+        parts.append(f"{figures.speedup:.2f}x the target alone")
+    if figures.cut:
+        parts.append(f"{figures.cut} sentence(s) cut at decoding.max_tokens")
+    return f"{figures.audio_seconds:.2f} s of audio{where}: {', '.join(parts)}"

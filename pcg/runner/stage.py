@@ -1,8 +1,7 @@
-"""A stage of training as a command does it: never into what another training has written.
+"""Runs a stage of training, and never writes into the output of another training.
 
-What a stage is made with (its settings, and the content of what it reads) is noted beside its output, in
-``OUT.made.json``. A stage that is started again with the same goes on; with anything else it is refused, and told what
-differs.
+The settings of a stage and digests of the files that it reads are noted beside its output, in ``OUT.made.json``.
+Started again with the same a stage goes on. With anything else it is refused, and the error lists the differences.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from pcg.results.records import write_atomically
 
 log = logging.getLogger("pcg")
 
-_OUTPUTS = ("out", "folder")  # which of them a stage has
-# What may differ when a stage goes on: how far, on what, what is told meanwhile; and its ``REPORTS``.
+_OUTPUTS = ("out", "folder")  # the key of a stage's output is one of these
+# Keys that may differ when a stage goes on: how far, on which machine, what is logged; and its ``REPORTS``.
 _ASIDE = frozenset(
     {
         *_OUTPUTS, "steps", "utterances", "checkpoint_every", "wandb", "devices", "accelerator", "precision",
@@ -31,13 +30,13 @@ _ASIDE = frozenset(
 
 
 def run_stage(node: Mapping[str, Any]) -> None:
-    """Do a stage, or what is left of it.
+    """Do a stage, or the rest of it.
 
     Args:
         node: its config, plain values.
 
     Raises:
-        ConfigError: its output is there and was made with something else, or nobody knows with what.
+        ConfigError: the output exists and was made with other settings, or with unknown ones.
     """
     place = Path(node[next(key for key in _OUTPUTS if key in node)]).expanduser()
     note, made = place.with_name(f"{place.name}.made.json"), _made_with(node)
@@ -45,9 +44,9 @@ def run_stage(node: Mapping[str, Any]) -> None:
     if checkpoint.exists() or (place.is_dir() and any(place.iterdir())):
         before = _noted(note)
         if before is None and not checkpoint.exists() and not any(place.glob("*.parquet")):
-            raise ConfigError([f"{place} holds a model, and not what it was trained with: choose another folder"])
+            raise ConfigError([f"{place} holds a model without a note of its settings: choose another folder"])
         if before is None:
-            log.warning("%s: made by a version that did not note what with; taken to be these settings", place)
+            log.warning("%s: made by a version that did not note settings; these settings are assumed", place)
         elif before != made:
             raise ConfigError([f"{place} was made with other settings: {_differences(before, made)}. {_advice(place)}"])
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -56,18 +55,18 @@ def run_stage(node: Mapping[str, Any]) -> None:
 
 
 def _made_with(node: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key what decides the output: settings, and in place of paths the digest of what lies there."""
+    """By dotted key the settings that decide the output, with digests in place of paths."""
     aside = _ASIDE | getattr(constructor(node[TARGET]), "REPORTS", frozenset())
-    told = described({key: value for key, value in node.items() if key not in aside})
-    return {key: value for key, value in told.items() if key.rpartition(".")[2] != "device"}
+    settings = described({key: value for key, value in node.items() if key not in aside})
+    return {key: value for key, value in settings.items() if key.rpartition(".")[2] != "device"}
 
 
 def _noted(note: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        made = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return made if isinstance(made, dict) else None
 
 
 def _differences(before: Mapping[str, Any], made: Mapping[str, Any]) -> str:
@@ -77,4 +76,4 @@ def _differences(before: Mapping[str, Any], made: Mapping[str, Any]) -> str:
 
 
 def _advice(place: Path) -> str:
-    return f"Choose another folder, or begin anew by removing {place}, {place.name}.ckpt and {place.name}.made.json"
+    return f"Choose another folder, or start over by removing {place}, {place.name}.ckpt and {place.name}.made.json"

@@ -44,7 +44,7 @@ def test_mistakes_are_found_before_the_search() -> None:
 
     assert problems(None) == []
     assert problems({"maximise": "speed.speedup", "subject_to": ["acceptance.tau >= 2"]}) == []
-    assert "holds `maximise`" in problems({"minimise": "speed.rtf"})[0]
+    assert "expected `maximise`" in problems({"minimise": "speed.rtf"})[0]
     assert "did you mean 'speed.speedup'" in problems({"maximise": "speed.speedp"})[0]
     assert "FIGURE <= NUMBER" in problems({"maximise": "speed.rtf", "subject_to": ["speed.rtf < 2"]})[0]
     assert "FIGURE <= NUMBER" in problems({"maximise": "speed.rtf", "subject_to": ["speed.rtf <= 1.2.3"]})[0]

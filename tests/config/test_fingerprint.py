@@ -53,7 +53,7 @@ def test_inputs_are_the_files_of_each_content_once(tmp_path, caplog):
     assert (third.source, third.files, third.name) == ("bundled:codec", {}, f"checkpoint-{third.digest}")
     model(draft, 3.0)
     assert [one.keys[0] for one in inputs(run)] == ["target.path", "codec.path"]
-    assert f"draft.path={draft} is no longer what the run read" in caplog.text
+    assert f"draft.path={draft} has changed since the run read it" in caplog.text
 
 
 def test_one_number_of_a_large_file_is_seen_whatever_its_time(tmp_path):

@@ -141,7 +141,7 @@ def test_figures_follow_the_metrics_own_ratios():
     assert got["mos"].value == pytest.approx(3.5)
     with pytest.raises(KeyError, match="chars"):
         figures(rows, {"cer": Figure("CER", ratio=("word_errors", "chars"))})
-    with pytest.raises(ValueError, match="'CER' is declared without the columns"):
+    with pytest.raises(ValueError, match="'CER': `ratio` is required"):
         figures(rows, {"cer": Figure("CER")})
 
 

@@ -166,12 +166,10 @@ def test_what_nobody_noted_the_settings_of(work, caplog):
     run_stage(node(work, "head"))
     (work / "head.made.json").unlink()
     run_stage(node(work, "head", steps=3))  # of an earlier version: its checkpoint is gone on with
-    assert "made by a version that did not note what with" in caplog.text
+    assert "made by a version that did not note settings" in caplog.text
     (work / "head.made.json").unlink()
     (work / "head.ckpt").unlink()
-    with pytest.raises(
-        ConfigError, match="head holds a model, and not what it was trained with: choose another folder"
-    ):
+    with pytest.raises(ConfigError, match="head holds a model without a note of its settings: choose another folder"):
         run_stage(node(work, "head"))
 
 
