@@ -26,8 +26,8 @@ from pcg.command import overrides as typed
 from pcg.command.callbacks import gave_up
 from pcg.command.hydra_loader import arguments_of, loader_of
 from pcg.command.launching import texts
-from pcg.config.validate import ConfigError, check, nearest
-from pcg.config.values import expanded, problems_of_values, without_advice
+from pcg.config.validate import ConfigError, check, nearest, refuse
+from pcg.config.values import problems_of_values, resolved
 from pcg.results.environment import memory_advice
 from pcg.runner import objective
 from pcg.runner.run import run_once
@@ -48,13 +48,7 @@ def check_run(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             ["experiment: this study is not made of runs; start it by pcg substitute (experiments/substitute.py)"]
         )
-    problems = objective.problems(config)
-    try:
-        check(config)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+    refuse(objective.problems(config), lambda: check(config))
 
 
 def take_lists(*keys: str) -> None:
@@ -197,8 +191,7 @@ def check_command_line(config_name: str, arguments: Sequence[str], check: Check 
         if not problems and not args.multirun and any(item.key_or_group == "experiment" for item in overrides):
             config = loader.load_configuration(config_name, args.overrides, RunMode.RUN)
             problems = typed.problems_of_lone_study(config, config_name, args.overrides)
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
 
 
 def _composed_sweep(loader: ConfigLoader, config_name: str, overrides: Sequence[str]) -> DictConfig | None:
@@ -216,8 +209,7 @@ def _sweep_of(loader: ConfigLoader, config: DictConfig) -> list[Override]:
     """The overrides in an experiment's ``hydra.sweeper.params``. Those of the command line come after them and win."""
     parameters = config.hydra.sweeper.get("params") or {}
     problems, overrides = typed.parse(loader, [f"{key}={value}" for key, value in parameters.items()])
-    if problems:
-        raise ConfigError(f"hydra.sweeper.params: {problem}" for problem in problems)
+    refuse(f"hydra.sweeper.params: {problem}" for problem in problems)
     return overrides
 
 
@@ -304,7 +296,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     kept = {str(key): value for key, value in values.items() if key not in ("hydra", "experiment")}
-    return expanded(without_advice(kept))
+    return resolved(kept)
 
 
 def _no_such_group(error: Exception, name: str) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcg.config.build import is_built
-from pcg.config.validate import ConfigError, problems_of_node
+from pcg.config.validate import problems_of_node, refuse
 from pcg.config.values import study_folder
 from pcg.report import report, tracked
 from pcg.runner import tracking
@@ -19,17 +19,10 @@ def check(config: Mapping[str, Any]) -> list[str]:
         ConfigError: a study has no finished run, or the logger's config is wrong.
     """
     logger = config.get("logger")
-    problems = (
-        problems_of_node(logger, "logger") if is_built(logger) else ["logger is required: pcg relog logger=wandb"]
-    )
-    studies: list[str] = []
-    try:
-        studies = report.check(config)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return studies
+    missing = ["logger is required: pcg relog logger=wandb"]
+    problems = problems_of_node(logger, "logger") if is_built(logger) else missing
+    refuse(problems, lambda: report.check(config))
+    return report.check(config)
 
 
 def again(config: Mapping[str, Any]) -> None:

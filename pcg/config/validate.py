@@ -48,6 +48,18 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)  # worker processes send it to the main process
 
 
+def refuse(problems: Iterable[str], *checks: Callable[[], object]) -> None:
+    """Raise a ConfigError that lists these problems and those that the checks raise, if there are any."""
+    found = [*problems]
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            found += error.problems
+    if found:
+        raise ConfigError(found)
+
+
 def check(config: Mapping[str, Any]) -> Settings:
     """The settings of a resolved config, or a ConfigError that lists every problem."""
     problems = problems_of_values(config) + _wrong_arguments(Settings, {**config, "metrics": {}}, "")
@@ -61,9 +73,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     problems += _problems_of_engine(config, problems)
     problems += problems_of_metrics(config.get("metrics"))
     problems += problems_of_language(config.get("metrics"), config.get("dataset"))
-    problems += _problems_of_devices(config.get("device"), config.get("devices", 1))
-    if problems:
-        raise ConfigError(problems)
+    refuse([*problems, *_problems_of_devices(config.get("device"), config.get("devices", 1))])
     return Settings.of(config)
 
 
@@ -78,8 +88,7 @@ def _problems_of_engine(config: Mapping[str, Any], others: list[str]) -> list[st
 
 def check_trainer(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with the config of experiments/train.py."""
-    if problems := problems_of_values(config) + problems_of_node(config["trainer"], "trainer"):
-        raise ConfigError(problems)
+    refuse(problems_of_values(config) + problems_of_node(config["trainer"], "trainer"))
 
 
 def _problems_of_devices(device: Any, devices: Any) -> list[str]:

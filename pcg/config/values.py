@@ -21,24 +21,17 @@ def study_folder(outputs: str, study: object) -> Path:
     return Path(outputs).expanduser() / str(study)
 
 
-def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the user's home in place of the ``~`` at the start of a path."""
+def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the user's home in place of ``~`` in paths, and without the ``sampling`` of models' choices,
+    which ``decoding`` has been composed from."""
 
     def of(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return expanded(value)
+            return resolved(value)
         return os.path.expanduser(value) if key in _PATHS and isinstance(value, str) else value
 
-    return {key: of(key, value) for key, value in config.items()}
-
-
-def without_advice(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the ``sampling`` of models' choices, which ``decoding`` has been composed from."""
-    return {
-        key: without_advice(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if not (key == "sampling" and "_target_" in config)
-    }
+    is_built = "_target_" in config
+    return {key: of(key, value) for key, value in config.items() if not (key == "sampling" and is_built)}
 
 
 def problems_of_values(config: Mapping[str, Any]) -> list[str]:

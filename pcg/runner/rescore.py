@@ -16,7 +16,7 @@ from pcg import constraints, digest
 from pcg.config.build import is_built
 from pcg.config.fingerprint import fingerprints, of_utterances
 from pcg.config.settings import Node, metric_nodes
-from pcg.config.validate import ConfigError, nearest, problems_of_language, problems_of_metrics
+from pcg.config.validate import ConfigError, nearest, problems_of_language, problems_of_metrics, refuse
 from pcg.constraints import Device, up_to
 from pcg.interfaces import Metric
 from pcg.results import environment, store
@@ -124,7 +124,13 @@ def scored(
             for line in lines:
                 known.append({**line, "heard": contents[line["utterance"]]})
                 done[line["utterance"]] = line
-    return [{**record, "rows": [_with_scores(row, done) for row in record["rows"]]} for record in records]
+    scores = {
+        name: {key: line[key] for key in ("scores", "baseline_scores")} for name, line in done.items() if name in audio
+    }
+    return [
+        {**record, "rows": [{**row, **scores.get(row["utterance"], {})} for row in record["rows"]]}
+        for record in records
+    ]
 
 
 def _content(folder: Path, row: Mapping[str, Any]) -> str:
@@ -152,11 +158,6 @@ def _utterances(dataset: Iterable[Utterance], names: Sequence[str]) -> dict[str,
     if missing:
         raise ValueError(f"the dataset lacks {len(missing)} utterance(s) of the run, the first is {missing[0]}")
     return there
-
-
-def _with_scores(row: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    line = done.get(row["utterance"])
-    return {**row, **{key: line[key] for key in ("scores", "baseline_scores")}} if line else dict(row)
 
 
 def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -238,8 +239,7 @@ def check(config: Mapping[str, Any]) -> None:
         place = Path(config["run"]).expanduser() / store.NAME
         why = store.broken(place) if place.exists() else f"no finished run there (no {store.NAME})"
         problems.append(f"run={config['run']}: {why}")
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
 
 
 def _id(nodes: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from torch import Tensor
 from pcg import constraints
 from pcg.config import run as runs
 from pcg.config.build import build
-from pcg.config.validate import ConfigError
 from pcg.config.validate import check as check_run
+from pcg.config.validate import refuse
 from pcg.constraints import Constraint
 from pcg.decoding.rows import Prompt
 from pcg.decoding.stream import Stream
@@ -44,12 +44,7 @@ def check(config: Mapping[str, Any]) -> None:
             problems.append(str(error))
     if config.get("codec") is None or config["codec"].get("_target_") is None:
         problems.append("codec is required: pcg speak codec=NAME; without one there is no audio")
-    try:
-        check_run(_run_of(config))
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems, lambda: check_run(_run_of(config)))
 
 
 def say(config: Mapping[str, Any]) -> None:

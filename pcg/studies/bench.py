@@ -20,7 +20,6 @@ from pcg.config import validate
 from pcg.config.build import TARGET, build, is_built
 from pcg.config.run import parse
 from pcg.config.settings import Decoding
-from pcg.config.validate import ConfigError
 from pcg.constraints import FROM_1
 from pcg.decoding.rows import Prompt
 from pcg.decoding.voice import voice_tokens
@@ -54,12 +53,7 @@ def check(config: Mapping[str, Any]) -> None:
         for key in ("penalty_window", "ras")
         if config["decoding"].get(key) is not None
     ]
-    try:
-        validate.check(_run_of(config))
-    except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from None
-    if problems:
-        raise ConfigError(problems)
+    validate.refuse(problems, lambda: validate.check(_run_of(config)))
 
 
 def _run_of(config: Mapping[str, Any]) -> dict[str, Any]:

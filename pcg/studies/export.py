@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcg.config.build import TARGET, build, is_built
-from pcg.config.validate import ConfigError, nearest, problems_of_node
+from pcg.config.validate import nearest, problems_of_node, refuse
 from pcg.config.values import problems_of_values
 from pcg.engines import speculators
 
@@ -34,8 +34,7 @@ def check(config: Mapping[str, Any]) -> None:
         problems.append(f"gamma={config['gamma']!r}: 1 or more")
     if not isinstance(config["out"], str) or not config["out"]:
         problems.append(f"out={config['out']!r}: the folder to write")
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
 
 
 def write(config: Mapping[str, Any]) -> Path:

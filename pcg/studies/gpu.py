@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pcg import constraints
 from pcg.config.build import TARGET, build
-from pcg.config.validate import ConfigError
+from pcg.config.validate import refuse
 from pcg.config.values import study_folder
 from pcg.constraints import Constraint, Device, up_to
 from pcg.decoding.clock import compiling
@@ -82,8 +82,7 @@ def check(config: Mapping[str, Any]) -> None:
     problems = list(constraints.problems(config, _KEYS).values())
     if str(config["device"]).startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device={config['device']}: no GPU that torch can use is here; device=cpu shape=tiny tries it")
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
 
 
 class _Rows:

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from pcg.config.run import Run, parse
 from pcg.config.settings import Settings
-from pcg.config.validate import ConfigError, nearest
+from pcg.config.validate import ConfigError, nearest, refuse
 from pcg.decoding.tree import CandidateRule
 from pcg.interfaces import Dataset, Rule, StateRule
 from pcg.runner.composition import load
@@ -77,8 +77,7 @@ def settings_and_points(
             problems += problems_of(points[-1])
     if not points and not problems:
         problems.append("rules: at least one rule is required; `only` leaves none")
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
     return points[0].run.settings, points
 
 

@@ -10,7 +10,7 @@ from pcg import constraints
 from pcg.config.build import build, is_built
 from pcg.config.fingerprint import fingerprints
 from pcg.config.settings import pick_device
-from pcg.config.validate import ConfigError, problems_of_node
+from pcg.config.validate import problems_of_node, refuse
 from pcg.config.values import problems_of_values
 from pcg.constraints import Device
 from pcg.engines.tables import in_words, unloaded
@@ -29,8 +29,7 @@ def check(config: Mapping[str, Any]) -> None:
         problems.append("grouping: this rule has no groups; set grouping=pcg, pcg_block, coupling or bucket")
     if not isinstance(config["out"], str) or not config["out"].endswith(".safetensors"):
         problems.append(f"out={config['out']!r}: a file name that ends in .safetensors")
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
 
 
 def write(config: Mapping[str, Any]) -> Path:

@@ -13,7 +13,7 @@ import soundfile
 
 from pcg.config.validate import ConfigError
 from pcg.results import store
-from pcg.runner import loading, rescore, run
+from pcg.runner import rescore, run
 from tests.tiny.parts import calls
 
 Config = Callable[..., dict[str, Any]]
@@ -34,43 +34,6 @@ def test_after_gives_the_figures_of_inline(config: Config) -> None:
     rows = [store.read_utterances(Path(result.folder)) for result in (inline, after)]
     assert [row["mos"] for row in rows[0]] == pytest.approx([row["mos"] for row in rows[1]], abs=1e-3)
     assert rows[0][0].keys() == rows[1][0].keys()
-
-
-def test_the_models_are_let_go_before_metrics_run(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-    score = run.ScoreMemo.score
-
-    def watched(*arguments: Any) -> Any:
-        held.append(sum(type(thing).__name__ in ("Bigram", "Tones") for thing in loading.kept._objects.values()))
-        return score(*arguments)
-
-    monkeypatch.setattr(run.ScoreMemo, "score", watched)
-    run.run_once(config(**{"metrics.when": "after"}))
-    assert set(held[-2:]) == {0}
-
-
-def test_a_killed_scoring_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rescore, "TOGETHER", 2)
-    append, appended = rescore.Records.append, []
-
-    def dies(self: Any, record: Any) -> None:
-        if self.path.name.startswith("scores-"):
-            if len(appended) == 3:
-                raise KeyboardInterrupt
-            appended.append(record["utterance"])
-        append(self, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rescore.Records, "append", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run.run_once(config(**{"metrics.when": "after"}))
-    models = calls["models"]
-    monkeypatch.setattr(run, "_memo", run.ScoreMemo())
-    calls["clips"] = 0
-    result = run.run_once(config(**{"metrics.when": "after"}))
-    assert calls["clips"] == 6  # three utterances, both ways
-    assert calls["models"] == models + 2
-    assert result.values["quality"]["mos"] is not None
 
 
 def test_a_finished_run_is_scored_anew_without_decoding(config: Config) -> None:
