@@ -124,13 +124,12 @@ def scored(
             for line in lines:
                 known.append({**line, "heard": contents[line["utterance"]]})
                 done[line["utterance"]] = line
-    scores = {
-        name: {key: line[key] for key in ("scores", "baseline_scores")} for name, line in done.items() if name in audio
-    }
-    return [
-        {**record, "rows": [{**row, **scores.get(row["utterance"], {})} for row in record["rows"]]}
-        for record in records
-    ]
+
+    def with_scores(row: Mapping[str, Any]) -> dict[str, Any]:
+        line = done.get(row["utterance"], {})
+        return {**row, **{key: line[key] for key in ("scores", "baseline_scores") if key in line}}
+
+    return [{**record, "rows": list(map(with_scores, record["rows"]))} for record in records]
 
 
 def _content(folder: Path, row: Mapping[str, Any]) -> str:
