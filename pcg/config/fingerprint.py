@@ -160,7 +160,8 @@ def _content(path: str) -> str | None:
 
 
 def _files_at(root: Path) -> list[Path]:
-    """A file, or the files of a folder that models read; pickled weights only where there are no others, as for SNAC."""
+    """A file, or the files of a folder that models read; pickled weights only where there are no others, as for
+    SNAC."""
     if root.is_file():
         return [root]
     visible = sorted(root.glob("[!.]*"))

@@ -106,8 +106,8 @@ def embeddings_of(
 
 
 def size_report(rule: object) -> dict[str, Any] | None:
-    """``GroupTable.report`` with the table's key and a histogram of groups of 1, 2 to 3, 4 to 7, ... tokens; None without
-    groups."""
+    """``GroupTable.report`` with the table's key and a histogram of groups of 1, 2 to 3, 4 to 7, ... tokens; None
+    without groups."""
     table = _table(rule)
     if table is None:
         return None

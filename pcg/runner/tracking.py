@@ -122,15 +122,15 @@ class Tracker:
 
 
 def _inputs(values: Mapping[str, Any]) -> list[Input]:
-    """The checkpoints that a run read, and its groups as pcg's cache has them, as far as they are still there."""
-    found, key = list(inputs(values["config"])), (values.get("groups") or {}).get("key")
+    """The checkpoints that a run read, and its groups if pcg's cache still has them."""
+    of_run, key = list(inputs(values["config"])), (values.get("groups") or {}).get("key")
     if key is not None:
         file = file_of(key, cache_folder())
         if file.is_file():
-            found.append(Input("groups", key, ("grouping.groups",), {"groups.safetensors": file}))
+            of_run.append(Input("groups", key, ("grouping.groups",), {"groups.safetensors": file}))
         else:
             log.warning("%s is gone: the run's groups are not kept as an artifact", file)
-    return found
+    return of_run
 
 
 def log_finished(logger: Node | None, result: Result, objective: Mapping[str, Any] | None = None) -> bool:
