@@ -1,4 +1,4 @@
-"""What a run rests on, as artifacts of W&B named by content: it takes each content once, and draws the lineage."""
+"""The inputs of a run (checkpoints, groups) as artifacts of W&B, named by their content, which is uploaded once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pcg.types import Input
 
 
 def keep(run: Any, inputs: Sequence[Input], timeout: float) -> None:
-    """Tell a run of W&B of its inputs.
+    """Log the inputs of a run of W&B.
 
-    Offline W&B knows no inputs: the artifacts are the run's own there, and its result names them in its metadata.
+    Offline W&B has no inputs: they are logged as artifacts of the run, and the metadata of its result names them.
 
     Args:
         timeout: seconds that the service has for each.
@@ -33,7 +33,7 @@ def keep(run: Any, inputs: Sequence[Input], timeout: float) -> None:
 
 
 def _artifact(one: Input) -> wandb.Artifact:
-    """Its files where they lie, which no copy is made of; of what has a public name that name alone."""
+    """An artifact of the input's files, which are not copied; of a public model only its name and digest."""
     artifact = wandb.Artifact(one.name, type=one.kind)
     for name, file in one.files.items():
         artifact.add_file(str(file), name=name, policy="immutable")
@@ -44,7 +44,7 @@ def _artifact(one: Input) -> wandb.Artifact:
 
 
 def _within(seconds: float, name: str, act: Callable[[], object]) -> None:
-    """Do something that waits for the service, in a thread, since W&B gives that wait no end."""
+    """Run ``act`` in a thread with a limit of time, since W&B waits for the service without one."""
     failed: list[BaseException] = []
 
     def run() -> None:

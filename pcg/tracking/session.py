@@ -1,8 +1,8 @@
-"""One run of W&B while it is told of: begun with the run, a step an utterance, ended with its result.
+"""A session with W&B: it begins with the run, gets a step an utterance, and ends with the result.
 
-Nothing here waits for the network while a run decodes. Online, ``wandb.init`` waits for the service, so it does that in
-a thread of its own, and what is told meanwhile is held back. A service that has not answered in time gets nothing: the
-run is then written as an offline one, from which ``wandb sync`` sends it.
+Nothing here waits for the network while a run decodes. Online ``wandb.init`` waits for the service, so it runs in a
+thread, and actions are held back until it returns. If the service has not answered in time, W&B's run becomes an
+offline one, which ``wandb sync`` sends later.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 
 import wandb
 
-ANSWER = 30.0  # seconds within which the service must have answered, or it gets nothing
-_GIVING_UP = 10.0  # seconds in which an online run becomes an offline one, at most
+ANSWER = 30.0  # seconds within which the service must have answered
+_GIVING_UP = 10.0  # seconds at most in which an online run becomes an offline one
 log = logging.getLogger(__name__)
 _PLACES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR")
-_silent: set[str] = set()  # services that did not answer in this process, and are not waited for again
+_silent: set[str] = set()  # services that did not answer this process, which does not wait for them again
 
 
 class Session:
-    """
+    """One run of W&B.
+
     Args:
-        init: arguments of ``wandb.init``, less mode and settings.
-        online: else the run is written to files only.
-        folder: of the run; everything that W&B writes lies under it.
-        timeout: seconds that the service has to take what is left at the end, and to answer, from now on, at most
-            ``ANSWER`` of them.
-        live: whether the machine's use is sampled (GPU, memory), which only says something while the run decodes.
+        init: arguments of ``wandb.init`` but mode and settings.
+        online: else the run is only written to files.
+        folder: of the run; everything that W&B writes is under it.
+        timeout: seconds that the service has to take the rest at the end; to answer at first it has ``ANSWER`` at most.
+        live: whether to sample the machine's use (GPU, memory), which is meaningful only while the run decodes.
     """
 
     def __init__(self, init: Mapping[str, Any], online: bool, folder: Path, timeout: float, live: bool) -> None:
@@ -62,7 +62,7 @@ class Session:
             self._waiting.start()
 
     def tell(self, action: Callable[[Any], None]) -> None:
-        """Do something with W&B's run: now, or once it has begun. Where that fails W&B's run is ended."""
+        """Do something with W&B's run, now or once it has begun. Where that fails W&B's run is ended."""
         self._held_back.append(action)
         if self._run is not None:
             self._catch_up()
@@ -71,7 +71,7 @@ class Session:
         """End W&B's run.
 
         Raises:
-            Exception: W&B has not taken everything; what it has not lies under the run's folder.
+            Exception: W&B has not taken everything; the rest is under the run's folder.
         """
         try:
             self._await()
@@ -98,7 +98,7 @@ class Session:
             _set(self._environment)
 
     def _await(self) -> None:
-        """Until the service has answered, or the run has become an offline one."""
+        """Wait until the service has answered, or the run has become an offline one."""
         if self._waiting is not None:
             self._waiting.join(max(0.0, self._deadline - time.monotonic()) + _GIVING_UP)
         if self._run is None:
@@ -112,11 +112,11 @@ class Session:
         except Exception as error:
             self._error = error
             _silent.add(service)
-            wandb.teardown()  # else W&B's process holds the run's id
+            wandb.teardown()  # else W&B's process would still have the run's id
             self._start_offline()
 
     def _start_offline(self) -> None:
-        """What an earlier start of the run has written offline is all told again, so that one folder holds all."""
+        """Begin offline. Files of an earlier offline start are removed, since all of the run is logged again."""
         for earlier in self._folder.glob(f"wandb/offline-run-*-{self._init['id']}"):
             if not any(earlier.glob("*.synced")):
                 shutil.rmtree(earlier, ignore_errors=True)
@@ -130,7 +130,7 @@ class Session:
 
 
 def settings(timeout: float, live: bool = False) -> wandb.Settings:
-    """Quiet, and not patient without end."""
+    """Settings without output, and with a limit to every wait."""
     return wandb.Settings(
         silent=True,
         console="off",

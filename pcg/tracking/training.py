@@ -1,4 +1,4 @@
-"""The figures of a training to Weights & Biases, by Lightning's own logger. Offline unless told otherwise."""
+"""Logs the figures of a training to Weights & Biases, by Lightning's own logger."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Mode = Literal["offline", "online", "disabled"]
 
 
 class TrainingLog(Logger):
-    """What a stage logs, as one W&B run a start; a stage's starts are a group, and their steps go on.
+    """Logs each start of a stage as one W&B run. The starts of a stage are a group, and their steps continue.
 
-    A failure of W&B is told once, after which nothing is logged any more: it costs no training.
+    An error of W&B is reported once, and nothing is logged after it; the training goes on.
 
     Args:
         mode: ``offline`` or ``online``, as of a run.
-        folder: the run lies in ``folder/wandb``.
+        folder: W&B's run is in ``folder/wandb``.
         name: of the stage's model.
-        config: what the stage was told.
+        config: of the stage.
     """
 
     name, version = "wandb", None
@@ -43,7 +43,7 @@ class TrainingLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """At each step Lightning repeats what was logged at earlier ones."""
+        """Log the figures that are new: Lightning repeats those of earlier steps."""
         new = {key: value for key, value in metrics.items() if key != "epoch" and value != self._last.get(key)}
         self._last |= new
         if new:
@@ -51,7 +51,7 @@ class TrainingLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The stage's config says more than the module's."""
+        """Nothing: the stage's config has been logged, which has more than the module's."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

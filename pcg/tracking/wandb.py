@@ -1,4 +1,4 @@
-"""Weights & Biases. Offline unless told otherwise: the run then lies complete in the result's folder."""
+"""The Weights & Biases logger. By default it is offline: W&B's run is then complete in the folder of the result."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _TAGS = Constraint(lambda tags: all(0 < len(tag) <= 64 for tag in tags), "of 1 t
 
 
 class WandB:
-    """Tells W&B of runs: config, history (a step an utterance), summary, the groups' sizes, a table of utterances with
+    """Logs runs to W&B: config, history (a step an utterance), summary, the groups' sizes, a table of utterances with
     audio and token timelines, result.json as an artifact. docs/wandb.md has every key.
 
     Args:
         project: W&B project.
         entity: user or team; None is the account's default.
         mode: ``offline`` writes files only (`wandb sync` sends them later); ``online``; ``disabled`` does nothing.
-        live: whether a run is told of while it decodes; else when it has finished.
+        live: whether a run is logged while it decodes; else when it has finished.
         artifacts: ``results`` keeps result.json as an artifact; ``all`` also the checkpoints that the run read and the
             groups that it built; ``none`` nothing.
         tags: added to the method's name.
         audio: how many utterances, from the first, go into the table, with their audio.
         timelines: how many of these get a picture of their token timeline.
-        timeout: seconds to wait for W&B to take everything at the end. What it has not taken then lies under the run's
-            folder, for `wandb sync`. A run never waits for it while it decodes (``pcg.tracking.session``).
+        timeout: seconds to wait at the end until W&B has taken everything. The rest stays under the run's folder, for
+            `wandb sync`. A run never waits for W&B while it decodes (``pcg.tracking.session``).
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class WandB:
         return bool(os.environ.get(SWEEP))
 
     def begin(self, about: Mapping[str, Any], folder: Path, live: bool = True) -> LiveRun:
-        """W&B's run, from now on. Its id is that of the result, so that a run that is begun again goes on, and one that
-        is logged again is replaced; an agent's run has the agent's id.
+        """Begin a run of W&B. Its id is that of the result: a run that is started again goes on, and one that is logged
+        again is replaced. A run that an agent has started has the agent's id.
 
         Args:
             about: what ``result.json`` says of the run before it has decoded.
@@ -97,10 +97,12 @@ class WandB:
         frontier: tuple[list[str], list[list[Any]]] | None,
         page: str | None,
     ) -> None:
-        """One run of W&B for a study, the same again when the study grows (``pcg.tracking.study.Study``).
+        """Log a study as one run of W&B; logged again when the study has grown it is the same run.
 
         Args:
-            folder: of its report.
+            folder: of its report: ``table.csv``, ``table.md``, figures as PNG.
+            frontier: columns and rows: a method's name, a figure of speed, a figure of quality.
+            page: the listening page with its audio inside; None without audio, or where none may be sent.
 
         Raises:
             Exception: whatever W&B raises; the report is on disk.
@@ -118,12 +120,11 @@ class WandB:
             "tags": [*self.tags, "study"],
             "config": {"study": name, "runs": {result.values["run_id"]: result.values["label"] for result in results}},
         }
-        told = study.Study(name, folder, results, frontier, page)
         inputs = [f"result-{_run_name(result.values)}" for result in results]
         session = Session(init, self.mode == "online", folder, self.timeout, live=False)
-        session.tell(lambda run: study.describe(run, told))
+        session.tell(lambda run: study.describe(run, name, folder, results, frontier, page))
         if self.artifacts != "none":
-            session.tell(lambda run: study.keep(run, told, f"study-{_plain(name)}", inputs))
+            session.tell(lambda run: study.keep(run, f"study-{_plain(name)}", folder, results, inputs))
         session.end()
 
 

@@ -116,7 +116,7 @@ def test_a_head_of_another_target_is_refused(target: LlamaLM, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["format=onnx"], "format='onnx': speculators"),
+        (["format=onnx"], "format='onnx': unknown format; allowed: speculators"),
         (["draft=bundled"], "draft: only a draft that reads the target"),
         (["draft=none"], "draft is required"),
         (["gamma=0"], "gamma=0: 1 or more"),

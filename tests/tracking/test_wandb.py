@@ -15,7 +15,7 @@ import soundfile
 import wandb
 
 from pcg.tracking import wandb as wandb_module
-from pcg.tracking.timeline import KINDS, picture
+from pcg.tracking.media import KINDS, picture
 from pcg.tracking.wandb import WandB, flatten
 from pcg.types import Result
 from tests.tracking.offline import artifacts, items, records
