@@ -106,30 +106,30 @@ def problems(config: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
     hydra = config["hydra"]
     launcher, sweeper = hydra["launcher"]["_target_"], hydra["sweeper"]["_target_"]
     optuna = "optuna" in sweeper
-    found = _problems_of_search(config) if optuna else []
+    wrong = _problems_of_search(config) if optuna else []
     latest = {override.get_key_element(): override for override in overrides}
-    found += [
+    wrong += [
         f"{item.input_line}: an interval needs hydra/sweeper=optuna"
         for item in latest.values()
         if not optuna and item.is_sweep_override() and item.is_interval_sweep()
     ]
     if launcher.endswith(".LocalLauncher"):
-        found += _too_many(config, math.prod(len(texts(item)) for item in latest.values()))
-    return found
+        wrong += _too_many(config, math.prod(len(texts(item)) for item in latest.values()))
+    return wrong
 
 
 def _problems_of_search(config: Mapping[str, Any]) -> list[str]:
-    found = [
+    wrong = [
         f"{key}=true: a search does not know its runs beforehand; use {key}=true with the basic sweeper"
         for key in ("status", "dry")
         if config.get(key)
     ]
     if config.get("objective") is None:
-        found.append("objective: hydra/sweeper=optuna needs one, e.g. 'objective={maximise: speed.speedup}'")
+        wrong.append("objective: hydra/sweeper=optuna needs one, e.g. 'objective={maximise: speed.speedup}'")
     direction = config["hydra"]["sweeper"]["direction"]
     if direction != "maximize":  # a run that breaks a limit has the lowest value
-        found.append(f"hydra.sweeper.direction={direction}: an objective is maximised, leave it at maximize")
-    return found
+        wrong.append(f"hydra.sweeper.direction={direction}: an objective is maximised, leave it at maximize")
+    return wrong
 
 
 def _too_many(config: Mapping[str, Any], runs: int) -> list[str]:

@@ -50,14 +50,14 @@ class ConfigError(ValueError):
 
 def refuse(problems: Iterable[str], *checks: Callable[[], object]) -> None:
     """Raise a ConfigError that lists these problems and those that the checks raise, if there are any."""
-    found = [*problems]
+    all_problems = [*problems]
     for check in checks:
         try:
             check()
         except ConfigError as error:
-            found += error.problems
-    if found:
-        raise ConfigError(found)
+            all_problems += error.problems
+    if all_problems:
+        raise ConfigError(all_problems)
 
 
 def check(config: Mapping[str, Any]) -> Settings:
@@ -98,8 +98,8 @@ def _problems_of_devices(device: Any, devices: Any) -> list[str]:
         return []
     if ":" in str(device):
         return [f"devices={devices}: device={device} is one device; device=cuda takes the first {devices}"]
-    there = torch.cuda.device_count()
-    return [f"devices={devices}: this machine offers {there} CUDA device(s) to torch"] if 0 < there < devices else []
+    gpus = torch.cuda.device_count()
+    return [f"devices={devices}: this machine offers {gpus} CUDA device(s) to torch"] if 0 < gpus < devices else []
 
 
 def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:

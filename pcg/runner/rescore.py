@@ -110,19 +110,19 @@ def scored(
     Raises:
         ValueError: two utterances share a file.
     """
-    known = Records(folder / f"scores-{_id(metrics)}.jsonl")
+    scores = Records(folder / f"scores-{_id(metrics)}.jsonl")
     rows = [row for record in records for row in record["rows"] if row["error"] is None]
     audio = {row["utterance"]: row["audio"] for row in rows}
     _check_apart(folder, audio)
     contents = {row["utterance"]: _content(folder, row) for row in rows}
-    done = {line["utterance"]: line for line in known.lines if line.get("heard") == contents.get(line["utterance"])}
+    done = {line["utterance"]: line for line in scores.lines if line.get("heard") == contents.get(line["utterance"])}
     pending = [name for name in audio if name not in done]
     batches = tuple(tuple(pending[start : start + TOGETHER]) for start in range(0, len(pending), TOGETHER))
     if batches:
         executor.begin(ScoreJob(metrics, dataset, folder, audio, batches))
         for lines in executor.do(range(len(batches)), lambda: False):
             for line in lines:
-                known.append({**line, "heard": contents[line["utterance"]]})
+                scores.append({**line, "heard": contents[line["utterance"]]})
                 done[line["utterance"]] = line
 
     def with_scores(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,11 +152,11 @@ def _check_apart(folder: Path, audio: Mapping[str, str]) -> None:
 
 
 def _utterances(dataset: Iterable[Utterance], names: Sequence[str]) -> dict[str, Utterance]:
-    there = {utterance.id: utterance for utterance in dataset}
-    missing = [name for name in names if name not in there]
+    by_id = {utterance.id: utterance for utterance in dataset}
+    missing = [name for name in names if name not in by_id]
     if missing:
         raise ValueError(f"the dataset lacks {len(missing)} utterance(s) of the run, the first is {missing[0]}")
-    return there
+    return by_id
 
 
 def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -165,14 +165,14 @@ def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[
     Utterances that were added since do not matter.
     """
     run, texts = result.values["config"], {row["utterance"]: row["text"] for row in rows}
-    there = _utterances(dataset, list(texts))
+    by_id = _utterances(dataset, list(texts))
     begin = f"the dataset has changed since {result.folder} was decoded: utterance"
     advice = "decode it anew, or bring the dataset back"
     for name, text in texts.items():
-        if there[name].text != text:
-            raise ValueError(f"{begin} {name!r} was {text!r} and now is {there[name].text!r}; {advice}")
+        if by_id[name].text != text:
+            raise ValueError(f"{begin} {name!r} was {text!r} and now is {by_id[name].text!r}; {advice}")
     made = run.get("fingerprints", {}).get("dataset")
-    if made not in (None, of_utterances(each for name, each in there.items() if name in texts)):
+    if made not in (None, of_utterances(each for name, each in by_id.items() if name in texts)):
         raise ValueError(f"{begin}s have other voices, recordings, speakers or words of their voices; {advice}")
 
 

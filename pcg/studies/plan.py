@@ -133,33 +133,33 @@ def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decodi
 
 def show(config: Mapping[str, Any]) -> None:
     """Print the plan."""
-    found, settings = needs(config), check(config)
+    needed, settings = needs(config), check(config)
     plan, decoding = settings.plan, settings.decoding
     table = Table(title=f"{plan.gpu}, batch {decoding.batch_size}, {plan.prompt_tokens} + {decoding.max_tokens} tokens")
     block = f"of {decoding.gamma * decoding.candidates + 1}"
     for column in ("", "parameters", "weights", "cache", "a pass of 1", block):
         table.add_column(column, justify="right" if column else "left")
-    for role, model in found.models.items():
+    for role, model in needed.models.items():
         sizes = (f"{model.parameters:,}", _gb(model.weights), _gb(model.cache))
         table.add_row(role, *sizes, *(f"{1000 * s:.2f} ms" for s in (model.pass_one, model.pass_block)))
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
-    console.print(f"groups {_gb(found.groups)}, probabilities {_gb(found.working)}; codec and metrics not counted")
-    verdict = "fits" if found.fits else "DOES NOT FIT: lower decoding.batch_size or decoding.max_tokens"
-    console.print(f"in all {_gb(found.total)} of {_gb(found.available)}: {verdict}")
-    alone = decoding.batch_size / found.models["target"].pass_one
+    console.print(f"groups {_gb(needed.groups)}, probabilities {_gb(needed.working)}; codec and metrics not counted")
+    verdict = "fits" if needed.fits else "DOES NOT FIT: lower decoding.batch_size or decoding.max_tokens"
+    console.print(f"in all {_gb(needed.total)} of {_gb(needed.available)}: {verdict}")
+    alone = decoding.batch_size / needed.models["target"].pass_one
     console.print(f"target alone: at most {alone:.0f} tokens/s")
-    if found.speedup is not None:
+    if needed.speedup is not None:
         console.print(
-            f"alpha {plan.alpha:g}, gamma {decoding.gamma}: tau {found.tau:.2f}, ideal speed-up {found.speedup:.2f}, "
-            f"at most {alone * found.speedup:.0f} tokens/s"
+            f"alpha {plan.alpha:g}, gamma {decoding.gamma}: tau {needed.tau:.2f}, ideal speed-up {needed.speedup:.2f}, "
+            f"at most {alone * needed.speedup:.0f} tokens/s"
         )
-    if found.gain is not None:
+    if needed.gain is not None:
         console.print(
-            f"{decoding.candidates} candidates, each further one kept with {plan.rival:g}: {found.gain:+.3f} tau for "
+            f"{decoding.candidates} candidates, each further one kept with {plan.rival:g}: {needed.gain:+.3f} tau for "
             "each position more that the target scores"
         )
-    if any(model.published for model in found.models.values()):
+    if any(model.published for model in needed.models.values()):
         console.print("shapes as published: no config.json on this machine")
 
 

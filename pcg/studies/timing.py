@@ -121,6 +121,6 @@ def against(timed: Sequence[Timed], alone: Sequence[Timed]) -> dict[str, Any]:
     }
 
 
-def as_values(name: str, found: timing.Estimate) -> dict[str, Any]:
+def as_values(name: str, estimate: timing.Estimate) -> dict[str, Any]:
     """A figure and its interval, as JSON files hold them."""
-    return {name: found.value, f"{name}_ci95": None if found.ci95 is None else list(found.ci95)}
+    return {name: estimate.value, f"{name}_ci95": None if estimate.ci95 is None else list(estimate.ci95)}
