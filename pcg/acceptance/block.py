@@ -1,10 +1,10 @@
 """Block verification: exact speculative decoding that tests the block as one and so keeps more of it.
 
 Source: Sun et al. 2025 (ICLR), arXiv 2403.10444, Algorithm 2 with Eq. 4 (residual) and Eq. 5 (acceptance), as restated
-in vLLM's pull request 46781 and vllm-ascend's 7808, which were read; the paper itself only in its abstract.
-No departure. One warning: a verdict says that every longer prefix failed its test, so the drafts after it were looked
-at, and a later round must not reuse their random numbers. Here the number of draft i of a round that starts at s is
-draw i at position s; the decode loop must draw the drafted tokens likewise.
+in vLLM's pull request 46781 and vllm-ascend's 7808, which were read; the paper itself only in its abstract. No
+departure. Note that a verdict depends on drafts that were not kept, because every longer prefix failed its test; so a
+later round must not reuse their random numbers. Here draft i of a round that starts at position s uses draw i of
+position s; the decode loop must draw the drafted tokens in the same way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, of_drafted
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -23,7 +23,7 @@ from pcg.types import Verdict
 
 @dataclass(frozen=True)
 class Block:
-    """Keep the longest prefix whose own test passes; recover from the joint residual.
+    """Keep the longest prefix whose test passes; recover from the joint residual.
 
     With ``c_0 = 1``, ``c_i = min(1, c_{i-1} p_i(x_i)/q_i(x_i))`` and the residual mass
     ``Z_i = sum_x (c_i p_{i+1}(x) - q_{i+1}(x))+``, prefix i passes when ``u_i < h_i``, where
@@ -56,16 +56,12 @@ class Block:
         numbers = randomness.block(positions, gamma + 1)
         return emit(accepted, weights, target_end, numbers)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         return target_probs
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """Of a block of one token, as exact's; longer blocks keep at least what this gives."""
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
+        """For a block of one token, the same as exact's; longer blocks keep at least as large a share."""
         check_pair(draft_probs, target_probs)
         return draft_probs.minimum(target_probs).sum(-1)
 
@@ -94,6 +90,6 @@ def keep_probability(
 
 
 def longest(passed: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
-    """The length of the longest prefix that passed, whether or not shorter ones did."""
+    """The length of the longest prefix that passed, even if a shorter one did not."""
     lengths = torch.arange(1, passed.shape[1] + 1, device=passed.device)
     return (passed * lengths).amax(1)

@@ -1,7 +1,7 @@
 """The unprincipled group test, as a control: does a draw from the target share a group with the draft's token?
 
-Not from a paper: it is what one writes first when told to accept within groups. Its law is neither the target's nor
-exact at the level of groups (docs/rules.md), which is what PCG mends.
+From no paper: it is the obvious first way to accept within groups. Its law is neither the target's nor exact for groups
+(docs/rules.md); PCG's is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import leading
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw
@@ -42,30 +42,26 @@ class Bucket:
         at = positions.unsqueeze(1) + torch.arange(gamma + 1, device=positions.device)
         purpose = torch.full_like(at, Purpose.RECOVERED)
         purpose[:, gamma] = Purpose.BONUS
-        drawn = draw(target_probs, randomness.uniform(at, purpose))  # what each end would emit
+        drawn = draw(target_probs, randomness.uniform(at, purpose))  # for each position at which the block may end
         accepted = leading(self._share(draft_tokens, drawn[:, :gamma]))
         return Verdict(accepted, drawn.gather(1, accepted.unsqueeze(1)).squeeze(1))
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs, self.groups)
-        near_draft, near_target = self.groups.near(torch.stack([draft_probs, target_probs]))
+        near_draft, near_target = self.groups.sharing_mass(torch.stack([draft_probs, target_probs]))
         return draft_probs * near_target + target_probs * (1 - near_draft).clamp(min=0)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """``sum_x q(x) p(N(x))``: below exact's wherever groups are small."""
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
+        """``sum_x q(x) p(N(x))``, which is below exact's if groups are small."""
         check_pair(draft_probs, target_probs, self.groups)
-        return (draft_probs * self.groups.near(target_probs)).sum(-1)
+        return (draft_probs * self.groups.sharing_mass(target_probs)).sum(-1)
 
     def _share(
         self, first: Int[Tensor, "batch gamma"], second: Int[Tensor, "batch gamma"]
     ) -> Bool[Tensor, "batch gamma"]:
-        """Whether some group holds both tokens: a binary search of each holder of one among those of the other."""
-        wanted, real = self.groups.holders_of(first)
-        among, inside = self.groups.holders_of(second)
-        among = among.masked_fill(~inside, len(self.groups))  # padding last, so that the row stays in order
-        found = torch.searchsorted(among, wanted).clamp_(max=among.shape[-1] - 1)
-        return ((among.gather(-1, found) == wanted) & real).any(-1)
+        """Whether some group holds both tokens, by binary search of the groups of one in those of the other."""
+        wanted, no_padding = self.groups.holders_of(first)
+        others, inside = self.groups.holders_of(second)
+        others = others.masked_fill(~inside, len(self.groups))  # padding sorts last
+        index = torch.searchsorted(others, wanted).clamp_(max=others.shape[-1] - 1)
+        return ((others.gather(-1, index) == wanted) & no_padding).any(-1)

@@ -1,10 +1,10 @@
-"""Several candidates for each position, drawn independently from one draft: a rejected one leaves the next a chance.
+"""Several candidates for each position, drawn independently from one draft and tested one after another.
 
 Source: recursive rejection, SpecInfer (arXiv 2305.09781, multi-step speculative sampling), here with candidates of one
-draft. After a rejection what is left to be said has law ``(P - Q)+``, normalised, and the next candidate is tested
-against that. SpecTr's K-SEQ (2310.15141) tests all candidates alike; docs/trees.md compares what the two keep.
-Ours: the same on groups, since PCG is exact speculative decoding of the group. Candidates are drawn with replacement,
-so that each position has a law in closed form.
+draft. After a rejection the rest has law ``(P - Q)+``, normalised, and the next candidate is tested against that.
+SpecTr's K-SEQ (2310.15141) tests all candidates against the same law; docs/trees.md compares what the two keep. Ours:
+the same on groups, since PCG is exact speculative decoding of the group. Candidates are drawn with replacement, so that
+each position has a law in closed form.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end
 from pcg.decoding.tree import OutcomeRule, StarVerdict
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, check_probabilities, draw
 
-_SMALLEST = 1e-30  # a residual that sums to less is rounding
+_SMALLEST = 1e-30  # a residual with a smaller sum is a rounding error
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """``rule`` with ``count`` candidates at each position, of which the first goes on as a chain.
+    """``rule`` with ``count`` candidates at each position, of which the first is continued as a chain.
 
     With ``P_0 = P`` and ``P_j = (P_{j-1} - Q)+``, normalised, candidate j (from 0) is kept when ``u_j < P_j(o)/Q(o)``
     for its outcome ``o``; if none is, an outcome is recovered from ``P_count``, and the target picks the token in it.
 
-    Outcome law: a candidate is kept with ``min(P_j, Q)`` in all, or leaves ``(P_j - Q)+``, and the two add up to
-    ``P_j``; so by induction from the last candidate on the outcome has law ``P_0``. For exact that is the target's
-    law of the token, for pcg that of the group.
+    Outcome law: candidate j is kept with mass ``min(P_j, Q)`` or leaves ``(P_j - Q)+``, and the two add up to ``P_j``;
+    so by
+    induction from the last candidate the outcome has law ``P_0``. For exact that is the target's law of the token, for
+    pcg that of the group.
 
-    Token law: ``open_j``, the probability that candidate j is looked at, is ``prod_{i<j} (1 - sum min(P_i, Q))``. Then
+    Token law: ``open_j``, the probability that candidate j is tested, is ``prod_{i<j} (1 - sum min(P_i, Q))``. Then
     ``q(t) sum_o w[o,t] sum_j open_j min(1, P_j(o)/Q(o)) + open_count p(t) sum_o w[o,t] P_count(o)/P(o)``.
     """
 
@@ -44,13 +45,13 @@ class Candidates:
 
     def __post_init__(self) -> None:
         if self.count < 2:
-            raise ValueError(f"candidates={self.count}: 2 or more; with one it is the rule itself")
+            raise ValueError(f"candidates={self.count}: 2 or more are needed")
         if getattr(self.rule, "residual", "target") != "target":
-            raise ValueError("several candidates are recovered by the target: residual=target")
+            raise ValueError("candidates support only residual=target")
 
     @property
     def groups(self) -> GroupTable | None:
-        """Those of the rule, where it has some."""
+        """The groups of the rule, if it has some."""
         return getattr(self.rule, "groups", None)
 
     def verify(
@@ -89,8 +90,8 @@ class Candidates:
         at: Int[Tensor, "batch"],
         randomness: Randomness,
     ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch vocab"]]:
-        """The first candidate kept after the first one was rejected, 0 for none; and what is recovered then."""
-        accept, group = (randomness.draws(at, each, self.count)[:, 1:] for each in (Purpose.ACCEPT, Purpose.GROUP))
+        """The first rival that is kept (0: none), and the weights of the token recovered if none is."""
+        accept, group = (randomness.draws(at, kind, self.count)[:, 1:] for kind in (Purpose.ACCEPT, Purpose.GROUP))
         outcomes = self.rule.outcome(tokens, target_end, group)
         drafted, whole = self.rule.mass(draft_end, target_end), self.rule.mass(target_end, target_end)
         left, rival = _rest(whole, drafted), torch.zeros_like(at)
@@ -105,32 +106,26 @@ class Candidates:
         self,
         left: Float[Tensor, "*batch outcomes"],
         whole: Float[Tensor, "*batch outcomes"],
-        target_probs: Float[Tensor, "*batch vocab"],
-    ) -> Float[Tensor, "*batch vocab"]:
-        """Law of the token where an outcome is recovered with ``left``; the target's where rounding leaves nothing."""
+        target_probs: Probs,
+    ) -> Probs:
+        """The law of the token if an outcome is recovered from ``left``; the target's if rounding leaves nothing."""
         recovered = target_probs * self.rule.spread(left / torch.where(whole > 0, whole, 1), target_probs)
         return torch.where((recovered > 0).any(-1, keepdim=True), recovered, target_probs)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         drafted, whole = self.rule.mass(draft_probs, target_probs), self.rule.mass(target_probs, target_probs)
         keep, still_open, left = self._through(drafted, whole)
         kept = draft_probs * self.rule.spread(keep, target_probs)
         return kept + still_open * self._recovered(left, whole, target_probs)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """Probability that one of the candidates is kept, ``1 - open_count``."""
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
+        """The probability that one of the candidates is kept, ``1 - open_count``."""
         check_pair(draft_probs, target_probs)
         masses = (self.rule.mass(probs, target_probs) for probs in (draft_probs, target_probs))
         return 1 - self._through(*masses)[1].squeeze(-1)
 
-    def first_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def first_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         return self.rule.expected_acceptance(draft_probs, target_probs)
 
     def _through(
@@ -146,6 +141,6 @@ class Candidates:
 
 
 def _rest(left: Float[Tensor, "*batch outcomes"], drafted: Float[Tensor, "*batch outcomes"]) -> Tensor:
-    """What is left to be said after a rejection."""
+    """``(left - drafted)+``, normalised: what remains after a rejection."""
     excess = (left - drafted).clamp(min=0)
     return excess / excess.sum(-1, keepdim=True).clamp(min=_SMALLEST)

@@ -1,4 +1,4 @@
-"""What a rule asks of its input, each failure one clear error."""
+"""What rules are given: the shapes of distributions, and the checks of a block and of a pair of distributions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 from pcg.groups.table import GroupTable
 from pcg.sampling import check_probabilities
 
+Probs = Float[Tensor, "*batch vocab"]  # at each position a distribution over the vocabulary, or a number for each token
+Rates = Float[Tensor, "*batch"]  # a probability at each position
+
 
 def check_block(
     draft_tokens: Int[Tensor, "..."],
@@ -16,10 +19,10 @@ def check_block(
     positions: Int[Tensor, "..."],
     groups: GroupTable | None = None,
 ) -> None:
-    """The input of ``verify``.
+    """Check the input of ``verify``.
 
     Raises:
-        ValueError: for shapes that do not fit, or rows that are not distributions.
+        ValueError: shapes do not fit, or a row is not a distribution.
     """
     batch, gamma = draft_tokens.shape if draft_tokens.ndim == 2 else (0, 0)
     vocab = draft_probs.shape[-1]
@@ -30,7 +33,7 @@ def check_block(
         or positions.shape != (batch,)
     ):
         raise ValueError(
-            "shapes do not fit: want draft_tokens (batch, gamma), draft_probs (batch, gamma, vocab), target_probs "
+            "shapes do not fit: expected draft_tokens (batch, gamma), draft_probs (batch, gamma, vocab), target_probs "
             "(batch, gamma+1, vocab) and positions (batch,) with gamma at least 1; got "
             + ", ".join(str(tuple(x.shape)) for x in (draft_tokens, draft_probs, target_probs, positions))
         )
@@ -40,13 +43,13 @@ def check_block(
 def check_pair(
     draft_probs: Float[Tensor, "..."], target_probs: Float[Tensor, "..."], groups: GroupTable | None = None
 ) -> None:
-    """That every row is a distribution, and over the vocabulary of the groups.
+    """Check that every row is a distribution over the vocabulary of both models and of the groups.
 
     Raises:
-        ValueError: for a NaN, an infinity, a negative number or a row that does not sum to 1.
+        ValueError: a vocabulary differs, a number is NaN, infinite or negative, or a row does not sum to 1.
     """
     if draft_probs.shape[-1] != target_probs.shape[-1]:
         raise ValueError(f"the draft has {draft_probs.shape[-1]} tokens, the target {target_probs.shape[-1]}")
     if groups is not None and groups.vocab_size != target_probs.shape[-1]:
-        raise ValueError(f"groups over {groups.vocab_size} tokens, but the models have {target_probs.shape[-1]}")
+        raise ValueError(f"the groups are over {groups.vocab_size} tokens, the models over {target_probs.shape[-1]}")
     check_probabilities(draft_probs=draft_probs, target_probs=target_probs)

@@ -1,9 +1,9 @@
-"""COOL-SD: a ratio test that is relaxed most at the start of a block, and less and less along it.
+"""COOL-SD: a ratio test that is most relaxed at the start of a block and less so along it.
 
 Source: Li et al. 2026 (AAAI), arXiv 2601.09212: keep with ``min(1, w_i p/q)``, ``w_i = delta exp(-nu i - mu)``, nu .7;
-formulas second-hand, its code is not public yet. Departures: ``i`` counts from 0 and ``mu`` is part of ``delta``, of
-which it is a factor. The residual is the paper's, exact's, wherever as much is kept as exact keeps; where a weight is
-below 1 it is what makes the law the target's (below), so that such a place loses tokens and nothing else.
+formulas second-hand, its code is not public yet. Departures: ``i`` counts from 0, and ``mu`` is a factor in ``delta``.
+For weights of at least 1 the residual is the paper's, which is exact's; for weights below 1 it is chosen so that the
+law is the target's (see below), and only fewer tokens are kept.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, of_drafted
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
+from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
 from pcg.constraints import ABOVE_0, FROM_0, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -28,16 +28,17 @@ class Cool:
     """Keep token i of a block, from 0, when ``u < w p(x)/q(x)``, ``w = delta exp(-nu i)``; recover from
     ``(p - min(q, w p))+``.
 
-    For ``w >= 1`` that residual is ``(p - q)+``. For ``w < 1`` what is kept is ``min(q, w p) <= p``, and the residual
-    is all that it lacks.
+    For ``w >= 1`` that residual is ``(p - q)+``. For ``w < 1`` the kept mass is ``min(q, w p) <= p``, and the residual
+    is the rest of ``p``.
 
-    Law at place i: ``min(q, w p) + (1 - sum min(q, w p)) r``, ``r`` the residual, normalised: ``p`` for ``w <= 1``. It
-    depends on the place in a block, which distributions at a position do not tell: so there is no ``law``, distortion
-    is null, and there is ``law_at`` a place. ``expected_acceptance`` is of the first.
+    Law at place i: ``min(q, w p) + (1 - sum min(q, w p)) r`` with ``r`` the residual, normalised; ``p`` for ``w <= 1``.
+    It
+    depends on the place in a block, which the distributions at a position do not give. So there is no ``law`` and
+    distortion is null, but there is ``law_at`` a place. ``expected_acceptance`` is that of the first place.
 
     Args:
         delta: weight of the first token.
-        nu: how fast weights fall; 0 has one for all.
+        nu: how fast weights fall; 0 gives all the same weight.
     """
 
     delta: Annotated[float, ABOVE_0] = 4.0
@@ -65,29 +66,18 @@ class Cool:
     def weights(self, places: Int[Tensor, "places"]) -> Float[Tensor, "places"]:
         return self.delta * torch.exp(-self.nu * places.double())
 
-    def law_at(
-        self, place: int, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law_at(self, place: int, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         kept = self._kept(place, draft_probs, target_probs)
-        left = (target_probs - kept).clamp(min=0)
-        total = left.sum(-1, keepdim=True)
-        recovered = torch.where(total > 0, left / total, target_probs)
-        return kept + (1 - kept.sum(-1, keepdim=True)).clamp(min=0) * recovered
+        return mixture(kept, torch.ones_like(kept), residual(kept, target_probs))
 
-    def acceptance_at(
-        self, place: int, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def acceptance_at(self, place: int, draft_probs: Probs, target_probs: Probs) -> Rates:
         check_pair(draft_probs, target_probs)
         return self._kept(place, draft_probs, target_probs).sum(-1)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """Of a block of one token; of longer blocks their later tokens are kept less often."""
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
+        """For a block of one token; later tokens of longer blocks are kept less often."""
         return self.acceptance_at(0, draft_probs, target_probs)
 
-    def _kept(
-        self, place: int, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def _kept(self, place: int, draft_probs: Probs, target_probs: Probs) -> Probs:
         return draft_probs.minimum(self.weights(torch.tensor([place])).item() * target_probs)

@@ -1,8 +1,9 @@
-"""DropMatch: the target is asked several times, each time with dropout before its output head.
+"""DropMatch: the target's output head is evaluated several times, each time with dropout on the hidden state.
 
-Source: DropMatch, arXiv 2603.03333, read through notes on it: the masks, both rules, their defaults. Not in the paper,
-and chosen here: a rejected token is replaced by a draw from the target; opinions are taken after the run's temperature,
-top-k and top-p, like everything else; of several tokens with the most votes each counts as the majority.
+Source: DropMatch, arXiv 2603.03333, known through notes on it (the masks, both rules, their defaults). Choices of ours:
+a
+rejected token is replaced by a draw from the target; opinions use the run's temperature, top-k and top-p; if several
+tokens have the most votes, each counts as the majority.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture
 from pcg.constraints import Constraint, checked, one_of, up_to
 from pcg.sampling import Purpose, Randomness, Sampling
@@ -27,22 +28,22 @@ from pcg.types import Verdict
 class DropMatch:
     """Opinion i is ``p_i = softmax(W (h m_i / (1 - rate)))``, with ``h`` the target's last hidden state.
 
-    - ``naive``: keep ``x`` if it is the best token of some opinion.
+    - ``naive``: keep ``x`` if it is the best token of any opinion.
     - ``js``: with ``c = softmax(mean of the logits)``, keep ``x`` if ``JS(q, c) <= max_i JS(p_i, c)``, or else if it is
-      the best token of most opinions. The first test does not look at ``x``: where it passes, the law is the draft's.
+      the best token of most opinions. The first test does not depend on ``x``: where it passes, the law is the draft's.
 
-    Given the masks, which tokens are kept is a set ``K`` that ``q`` and ``h`` decide, so the law is
-    ``q(t) 1[t in K] + (1 - q(K)) p(t)`` and ``q(K)`` is kept (``law_given``, ``acceptance_given``). Both models'
-    distributions alone do not tell it, so there is no ``law`` and no distortion.
+    Given the masks, ``q`` and ``h`` decide the set ``K`` of tokens that are kept, so the law is ``q(t) 1[t in K] + (1 -
+    q(K)) p(t)`` and ``q(K)`` is kept (``law_given``, ``acceptance_given``). The distributions of both models do not
+    decide ``K``, so there is no ``law`` and no distortion.
 
-    The rule needs states, so it is made over a target and its cache (``over``), where the loop has them kept; rules
-    that do not ask cost nothing. A mask's bits are numbers of the token's position: the same utterance has the same
-    masks in any batch.
+    The rule needs the target's hidden states, so ``over`` binds it to a target and its cache, which then stores them;
+    other rules do not pay for that. The masks come from random numbers of the token's position, so an utterance has the
+    same masks in any batch.
 
     Args:
         by: ``js`` or ``naive``.
-        masks: opinions a position; each costs one more pass through the head.
-        rate: share of the state that is dropped.
+        masks: opinions for each position; each costs one more pass through the head.
+        rate: share of the hidden state that is dropped.
     """
 
     by: Annotated[str, one_of("js", "naive")] = "js"
@@ -50,10 +51,10 @@ class DropMatch:
     rate: Annotated[float, Constraint(lambda rate: 0 <= rate < 1, "0 or more, below 1")] = 0.3
 
     def over(self, target: Any, cache: Any, sampling: Sampling) -> _Over:
-        """The rule of a batch; ``cache`` is the target's, whose last kept state is the normed one that its head reads.
+        """The rule for a batch; ``cache`` is the target's, whose last stored state is the normed input of its head.
 
         Raises:
-            ValueError: for a repetition penalty or repetition-aware sampling, which the opinions do not know.
+            ValueError: there is a repetition penalty or repetition-aware sampling, which opinions do not support.
         """
         if sampling.repetition_penalty != 1:
             raise ValueError("dropmatch does not support decoding.repetition_penalty; set it to 1.0")
@@ -68,7 +69,7 @@ class DropMatch:
         positions: Int[Tensor, "batch gamma"],
         randomness: Randomness,
     ) -> Float[Tensor, "masks batch gamma vocab"]:
-        """Logits under each mask."""
+        """The logits under each mask."""
         width = hidden.shape[-1]
         numbers = randomness.draws(positions, Purpose.TRIAL, self.masks * width)
         masks = (numbers >= self.rate).unflatten(-1, (self.masks, width)).movedim(2, 0)
@@ -76,11 +77,11 @@ class DropMatch:
 
     def kept(
         self,
-        draft_probs: Float[Tensor, "*batch vocab"],
+        draft_probs: Probs,
         opinions: Float[Tensor, "masks *batch vocab"],
         sampling: Sampling,
     ) -> Bool[Tensor, "*batch vocab"]:
-        """The tokens that would be kept, ``K``."""
+        """The tokens that are kept, ``K``."""
         best = opinions.argmax(-1).movedim(0, -1)
         votes = torch.zeros_like(draft_probs).scatter_add_(-1, best, torch.ones_like(best, dtype=draft_probs.dtype))
         if self.by == "naive":
@@ -92,22 +93,20 @@ class DropMatch:
 
     def law_given(
         self,
-        draft_probs: Float[Tensor, "*batch vocab"],
-        target_probs: Float[Tensor, "*batch vocab"],
+        draft_probs: Probs,
+        target_probs: Probs,
         kept: Bool[Tensor, "*batch vocab"],
-    ) -> Float[Tensor, "*batch vocab"]:
+    ) -> Probs:
         check_pair(draft_probs, target_probs)
         return mixture(draft_probs, kept, target_probs)
 
-    def acceptance_given(
-        self, draft_probs: Float[Tensor, "*batch vocab"], kept: Bool[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def acceptance_given(self, draft_probs: Probs, kept: Bool[Tensor, "*batch vocab"]) -> Rates:
         return (draft_probs * kept).sum(-1)
 
 
 @dataclass(frozen=True)
 class _Over:
-    """The rule over the target's cache, which already holds the block that is verified."""
+    """The rule bound to the target's cache, which already holds the block to verify."""
 
     rule: DropMatch
     head: Callable[[Tensor], Tensor]
@@ -136,7 +135,7 @@ class _Over:
         return emit(accepted, target_end, target_end, numbers)
 
 
-def jensen_shannon(first: Float[Tensor, "*batch vocab"], second: Float[Tensor, "*rest vocab"]) -> Float[Tensor, "*out"]:
+def jensen_shannon(first: Probs, second: Float[Tensor, "*rest vocab"]) -> Float[Tensor, "*out"]:
     """Jensen-Shannon divergence in nats, 0 (same) to log 2 (disjoint)."""
     entropy = torch.special.entr
     middle = (first + second) / 2

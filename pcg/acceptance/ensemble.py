@@ -1,7 +1,7 @@
 """Static ensemble verification: exact speculative decoding towards a mixture of target and draft.
 
 Source: DIVERSED, Wang et al. 2026, arXiv 2604.07622 (the static ensemble), as implemented in transformers'
-``_speculative_sampling`` under ``assistant_ensemble_weight``, which was read; the paper's equations were not.
+``_speculative_sampling`` with ``assistant_ensemble_weight``, which was read; the paper's equations were not.
 No departure: (v - q)+ = w (p - q)+, so the residual is that of exact speculative decoding.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, of_drafted
 from pcg.constraints import SHARE, checked
 from pcg.sampling import Purpose, Randomness
@@ -48,15 +48,11 @@ class Ensemble:
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         return self.w * target_probs + (1 - self.w) * draft_probs
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """``1 - w TV(p, q)``."""
         check_pair(draft_probs, target_probs)
         return 1 - self.w + self.w * draft_probs.minimum(target_probs).sum(-1)

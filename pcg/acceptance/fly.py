@@ -1,9 +1,9 @@
-"""FLy: a rejection is put off where the target is unsure, and taken back if the draft then goes on as it should.
+"""FLy: where the target is unsure, a rejected token is kept if exact would keep the drafts that follow it.
 
 Source: FLy, arXiv 2511.22972, whose paper was not read, as in vLLM's ``rejection_sample_method="fly"``, which was
-(``vllm/v1/spec_decode/fly.py``, the random path, and the documentation): same conditions, same defaults.
-Departures: vLLM's greedy path takes the entropy before temperature; here temperature 0 leaves none, so greedy decoding
-stays greedy. vLLM refuses blocks that no window fits in; here they are tested exactly, as vLLM's own short blocks are.
+(``vllm/v1/spec_decode/fly.py``, the random path, and the documentation): same conditions, same defaults. Departures:
+vLLM's greedy path computes the entropy before temperature; here it is 0 at temperature 0, so greedy decoding
+stays greedy. vLLM refuses blocks shorter than a window; here they are tested exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
 from pcg.constraints import FROM_0, FROM_1, checked
 from pcg.sampling import Purpose, Randomness
@@ -30,18 +30,19 @@ class Fly:
     probabilities is at least ``threshold`` nats, and exact would keep each of the next ``window`` drafts.
 
     Law: with ``A(x)`` the probability that exact keeps the next ``window`` drafts after ``x``, a drafted ``t`` is kept
-    with ``a(t) = r + (1 - r) A(t)`` where the gate is open, and ``r = min(1, p(t)/q(t))`` elsewhere. So the token has
-    law ``q(t) a(t) + (1 - sum q a) (p - q)+ / sum (p - q)+``. ``A`` is of positions to come: the distributions at one
-    position do not tell it, so there is no ``law``, no distortion and no sampling from the law, but ``law_given`` it.
-    The last ``window`` drafts of a block are tested exactly. Nor is the next token the target's: after a rejection that
-    was taken back it has law ``min(p, q)``, normalised.
+    with probability ``a(t) = r + (1 - r) A(t)`` if the entropy is high enough, else with ``r = min(1, p(t)/q(t))``. So
+    the token has law ``q(t) a(t) + (1 - sum q a) (p - q)+ / sum (p - q)+``. ``A`` depends on later positions, so there
+    is no ``law``, no distortion and no sampling from the law; ``law_given`` takes ``A``. The last ``window`` drafts of
+    a block are tested exactly. The token after a rejected one that was kept has law ``min(p, q)``, normalised, not the
+    target's.
 
-    As the test looks beyond a rejection, it uses numbers of the round, not of the position (docs/rules.md, block).
+    As the test reads drafts beyond a rejection, it uses random numbers of the round, not of the position
+    (docs/rules.md, block).
 
     Args:
         threshold: in nats; the sum of ``-p log p`` over the ``top`` largest, not normalised.
-        window: drafts that must be kept after it; None is ``min(6, gamma - 1)``, at least 1.
-        top: probabilities in the entropy.
+        window: following drafts that exact must keep; None is ``min(6, gamma - 1)``, at least 1.
+        top: number of probabilities in the entropy.
     """
 
     threshold: Annotated[float, FROM_0] = 0.3
@@ -70,43 +71,41 @@ class Fly:
 
     def law_given(
         self,
-        draft_probs: Float[Tensor, "*batch vocab"],
-        target_probs: Float[Tensor, "*batch vocab"],
+        draft_probs: Probs,
+        target_probs: Probs,
         resumed: Float[Tensor, "*batch #vocab"],
-    ) -> Float[Tensor, "*batch vocab"]:
-        """Law of a token that a whole window follows.
+    ) -> Probs:
+        """The law of a token that is followed by a whole window.
 
         Args:
-            resumed: ``A``, the probability that exact keeps the window, after each token.
+            resumed: ``A``, the probability that exact keeps the window after each token.
         """
         return mixture(draft_probs, self._keep(draft_probs, target_probs, resumed), residual(draft_probs, target_probs))
 
     def acceptance_given(
         self,
-        draft_probs: Float[Tensor, "*batch vocab"],
-        target_probs: Float[Tensor, "*batch vocab"],
+        draft_probs: Probs,
+        target_probs: Probs,
         resumed: Float[Tensor, "*batch #vocab"],
-    ) -> Float[Tensor, "*batch"]:
-        """Likewise the probability that it is a draft that was kept."""
+    ) -> Rates:
+        """The probability that such a token is a kept draft."""
         return (draft_probs * self._keep(draft_probs, target_probs, resumed)).sum(-1)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """Of a block of one token, as exact's; longer blocks keep at least what this gives."""
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
+        """For a block of one token, the same as exact's; longer blocks keep at least as large a share."""
         check_pair(draft_probs, target_probs)
         return draft_probs.minimum(target_probs).sum(-1)
 
     def _keep(
         self,
-        draft_probs: Float[Tensor, "*batch vocab"],
-        target_probs: Float[Tensor, "*batch vocab"],
+        draft_probs: Probs,
+        target_probs: Probs,
         resumed: Float[Tensor, "*batch #vocab"],
-    ) -> Float[Tensor, "*batch vocab"]:
+    ) -> Probs:
         check_pair(draft_probs, target_probs)
         ratio = (target_probs / torch.where(draft_probs > 0, draft_probs, 1)).clamp(max=1)
         return ratio + (1 - ratio) * resumed * (self._unsure(target_probs).unsqueeze(-1) & (target_probs > 0))
 
-    def _unsure(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch"]:
+    def _unsure(self, target_probs: Probs) -> Bool[Tensor, "*batch"]:
         largest = target_probs.topk(min(self.top, target_probs.shape[-1]), -1).values
         return torch.special.entr(largest).sum(-1) >= self.threshold

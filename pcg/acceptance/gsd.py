@@ -1,10 +1,10 @@
-"""GSD, grouped speculative decoding: tests the drafted token as a cluster that is formed around it at each position.
+"""GSD, grouped speculative decoding: tests the cluster that is formed around the drafted token at each position.
 
 Source: arXiv 2508.07747, as in the authors' code (``scheduler/jacobi_iteration_lumina_mgpt.py``), which was read. The
 cluster of x: the tokens within 7 places of it in the target's ranking (7 below, 6 above), whose probability is within
-.15 of its own and whose embedding is near. Departures: there the draft is the target's own earlier Jacobi iterate, here
-any draft; near is what the groups say, there a squared distance below .5; a window at the edge of the ranking is cut,
-where there it is lost.
+.15 of its own and whose embedding is near. Departures: the draft may be any model, not the target's earlier Jacobi
+iterate; near is what the groups define, not a squared distance below .5; a window at the edge of the ranking is cut,
+not dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, residual
 from pcg.constraints import FROM_1, SHARE_ABOVE_0, checked
 from pcg.groups.alike import Alike
@@ -24,7 +24,7 @@ from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
-AT_ONCE = 1 << 20  # members of clusters that the law looks at at a time
+AT_ONCE = 1 << 20  # members of clusters that the law processes at a time
 
 
 @checked
@@ -34,12 +34,12 @@ class GSD:
 
     ``C(x)``: x, and every c alike to it (``pcg.groups.alike``) at most ``ranks`` places below and ``ranks - 1`` above
     it in the target's ranking, with ``|p(c) - p(x)| < band``. Clusters are no partition, so neither groups nor tokens
-    keep the target's law, and x may be kept less often than exact keeps it.
+    have the target's law, and x may be kept less often than by exact.
 
     Law: with ``a(x) = min(1, P(C)/Q(C))``: ``q a + (1 - sum q a) (p - q)+``, normalised.
     """
 
-    BYTES_A_MEMBER: ClassVar[int] = 8  # of a group: whom it is near, beside itself
+    BYTES_A_MEMBER: ClassVar[int] = 8  # of a group: its neighbours, beside the table
 
     groups: GroupTable
     ranks: Annotated[int, FROM_1] = 7
@@ -81,41 +81,35 @@ class GSD:
         own_draft, own_target = draft_probs.gather(2, own), target_probs.gather(2, own)
         above = rank.gather(2, ids) - rank.gather(2, own)
         inside = (above >= -self.ranks) & (above < self.ranks) & ((target - own_target).abs() < self.band)
-        inside &= ids != own  # which stands in for missing members too
+        inside &= ids != own  # missing members are padded with the token itself
         return (
             (own_draft.squeeze(2) + (draft * inside).sum(2, dtype=torch.float64)),
             (own_target.squeeze(2) + (target * inside).sum(2, dtype=torch.float64)),
         )
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         keep = self._keep(draft_probs, target_probs)
         return mixture(draft_probs, keep, residual(draft_probs, target_probs))
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         return (draft_probs * self._keep(draft_probs, target_probs)).sum(-1)
 
-    def _keep(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        """``a(x)`` of every token that the draft may propose."""
+    def _keep(self, draft_probs: Probs, target_probs: Probs) -> Probs:
+        """``a(x)`` for every token that the draft may propose."""
         check_pair(draft_probs, target_probs, self.groups)
         draft, target = (probs.reshape(-1, 1, probs.shape[-1]) for probs in (draft_probs, target_probs))
         rank = ranking(target)
         every, keep = torch.arange(draft.shape[2], device=draft.device), []
         for tokens in every.split(max(1, AT_ONCE // (len(draft) * self.alike.near.widest))):
-            both = (each.expand(-1, len(tokens), -1) for each in (draft, target, rank))
+            both = (values.expand(-1, len(tokens), -1) for values in (draft, target, rank))
             draft_mass, target_mass = self._masses(tokens.expand(len(draft), -1), *both)
             ratio = target_mass / torch.where(draft_mass > 0, draft_mass, 1)
             keep.append(torch.where(draft_mass > 0, ratio.clamp(max=1), 0))
         return torch.cat(keep, 1).to(draft_probs.dtype).view(draft_probs.shape)
 
 
-def ranking(probs: Float[Tensor, "*batch vocab"]) -> Int[Tensor, "*batch vocab"]:
-    """How many tokens stand below each one; of equal ones the earlier is below."""
+def ranking(probs: Probs) -> Int[Tensor, "*batch vocab"]:
+    """The number of tokens ranked below each one; of equal tokens the earlier is below."""
     order = probs.sort(dim=-1, stable=True).indices
-    places = torch.arange(probs.shape[-1], device=probs.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, places)
+    ranks = torch.arange(probs.shape[-1], device=probs.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, ranks)

@@ -1,9 +1,9 @@
 """LANTERN and LANTERN++: a drafted token is tested with the probability of its nearest tokens added to its own.
 
 Source: arXiv 2410.03355; arXiv 2502.06352 (++); as in the authors' code
-(``models/ea_model_llamagen.py``), which was read. Departures: a chain, not a tree; near is the order of the groups
-(``grouping/groups=knn``, by cosine), there the L2 distance of codebook vectors; after a rejection the ``k`` nearest are
-zeroed, there one more; where nothing is left to draw from it is the target, there all tokens alike.
+(``models/ea_model_llamagen.py``), which was read. Departures: a chain, not a tree; nearness is the order of the groups
+(``grouping/groups=knn``, by cosine), not the L2 distance of codebook vectors; after a rejection the ``k`` nearest are
+zeroed, not ``k + 1``; if nothing is left to draw from, the target is drawn from, not a uniform distribution.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading
 from pcg.constraints import ABOVE_0, checked
 from pcg.groups.table import GroupTable, bag
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
-AT_ONCE = 1 << 20  # neighbours that the law looks at at a time
+AT_ONCE = 1 << 20  # neighbours that the law processes at a time
 
 
 @checked
@@ -32,8 +32,8 @@ class Lantern:
     while it is at most ``delta``, or for a delta above 1 (LANTERN++) at most ``(delta - 1) p(x)``.
 
     After a rejection of x the next token comes from ``(p - q)+`` with ``q`` set to 0 on x's neighbours, if any of them
-    added something: so the residual depends on the token that was rejected. The mass joins ``p`` and not ``q``: groups
-    do not keep the target's law.
+    added something; so the residual depends on the rejected token. The mass is added to ``p`` and not to ``q``, so that
+    groups do not have the target's law.
 
     Law: with ``a(x) = min(1, (p + s)/q)``, ``g(x) = q(x) (1 - a(x)) / Z(x)`` and ``Z(x) = sum (p - q)+``, plus, where a
     neighbour was taken, the sum of ``min(p, q)`` over x's neighbours:
@@ -43,16 +43,16 @@ class Lantern:
         groups: one group a token, with their order; the neighbours of x are the others of its group.
     """
 
-    BYTES_A_MEMBER: ClassVar[int] = 16  # of a group: both directions of the table, its order, and the same row by row
+    BYTES_A_MEMBER: ClassVar[int] = 16  # of a group: both directions of the table, its order, and ``nearest``
 
     groups: GroupTable
     delta: Annotated[float, ABOVE_0] = 0.1
-    nearest: Int[Tensor, "vocab width"] = field(init=False, repr=False, compare=False)  # in order, then itself
+    nearest: Int[Tensor, "vocab width"] = field(init=False, repr=False, compare=False)  # padded with the token itself
 
     def __post_init__(self) -> None:
         groups = self.groups
         if groups.ranks is None or not groups.seeded:
-            raise ValueError("lantern takes tokens in order of nearness, which these groups have none of; set "
+            raise ValueError("lantern needs groups with an order of nearness; set "
                              "grouping/groups=knn")  # fmt: skip
         width = max(1, int(groups.sizes.max()) - 1)
         every = torch.arange(groups.vocab_size, dtype=torch.int32, device=groups.members.device)
@@ -81,14 +81,14 @@ class Lantern:
         place = accepted.clamp(max=gamma - 1).unsqueeze(1)
         near = self.nearest[draft_tokens.gather(1, place).squeeze(1)].long()
         left_out = torch.zeros_like(draft_end, dtype=torch.bool).scatter_(1, near, True)
-        left_out.scatter_(1, draft_tokens.gather(1, place), False)  # x keeps its own
+        left_out.scatter_(1, draft_tokens.gather(1, place), False)  # x itself is not zeroed
         draft_end = draft_end.masked_fill(left_out & taken.gather(1, place), 0)
         return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
     def _raised(
         self, tokens: Int[Tensor, "batch n"], target_probs: Float[Tensor, "batch n vocab"]
     ) -> tuple[Float[Tensor, "batch n"], Bool[Tensor, "batch n"]]:
-        """``p(x) + s(x)`` of each token under its own distribution, and whether a neighbour was taken."""
+        """``p(x) + s(x)`` of each token, and whether ``s(x)`` has a neighbour's probability."""
         ids = self.nearest[tokens].long()
         own = target_probs.gather(2, tokens.unsqueeze(2))
         others = ids != tokens.unsqueeze(2)
@@ -97,9 +97,7 @@ class Lantern:
         taken = (sums * within).amax(2)
         return own.squeeze(2) + taken, taken > 0
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         keep, taken = self._keep(draft_probs, target_probs)
         shared, left = draft_probs.minimum(target_probs), (target_probs - draft_probs).clamp(min=0)
         groups = self.groups
@@ -110,23 +108,19 @@ class Lantern:
         by_neighbours = (bag(groups.holder_starts, groups.holders, zeroed) - zeroed).clamp(min=0)
         return draft_probs * keep + left * rate.sum(-1, keepdim=True) + shared * by_neighbours
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         return (draft_probs * self._keep(draft_probs, target_probs)[0]).sum(-1)
 
-    def _keep(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> tuple[Float[Tensor, "*batch vocab"], Bool[Tensor, "*batch vocab"]]:
-        """``a(x)`` of every token, and whether a neighbour of it is taken."""
+    def _keep(self, draft_probs: Probs, target_probs: Probs) -> tuple[Probs, Bool[Tensor, "*batch vocab"]]:
+        """``a(x)`` of every token, and whether ``s(x)`` has a neighbour's probability."""
         check_pair(draft_probs, target_probs, self.groups)
         target = target_probs.reshape(-1, 1, target_probs.shape[-1])
         raised, taken = [], []
         every = torch.arange(target.shape[2], device=target.device)
         for tokens in every.split(max(1, AT_ONCE // (len(target) * self.nearest.shape[1]))):
-            found = self._raised(tokens.expand(len(target), -1), target.expand(-1, len(tokens), -1))
-            raised.append(found[0])
-            taken.append(found[1])
+            sums, added = self._raised(tokens.expand(len(target), -1), target.expand(-1, len(tokens), -1))
+            raised.append(sums)
+            taken.append(added)
         drawable = draft_probs > 0
         ratio = torch.cat(raised, 1).view(draft_probs.shape) / torch.where(drawable, draft_probs, 1)
         return (ratio.clamp(max=1) * drawable).to(draft_probs.dtype), torch.cat(taken, 1).view(draft_probs.shape)

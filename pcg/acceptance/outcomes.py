@@ -1,7 +1,9 @@
-"""What PCG tests a token as: one of its groups, or with a floor the token itself where the target finds it implausible.
+"""Outcomes, which PCG tests in place of tokens: a group, or with a floor also a token that is implausible to the
+target.
 
-An *outcome* is a group, or a token that stands alone. Token to outcome is a Markov kernel: a token is one of its
-groups, each as likely. The kernel may depend on the target's distribution, which draft and target share.
+Token to outcome is a Markov kernel: a plausible token becomes one of its groups, each equally likely; an implausible
+one
+stays itself. The kernel depends on the target's distribution alone, and is the same for draft and target.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.acceptance.checks import Probs
 from pcg.groups.table import GroupTable
 
 
@@ -20,7 +23,7 @@ class Outcomes:
     """Numbered as the groups are; with a floor, then as the tokens.
 
     Args:
-        floor: tokens of ``p(t) < floor max p`` stand alone; None groups all.
+        floor: tokens of ``p(t) < floor max p`` are implausible; None: no token is.
     """
 
     groups: GroupTable
@@ -46,10 +49,10 @@ class Outcomes:
         target_probs: Float[Tensor, "batch n vocab"],
         bar: Float[Tensor, "batch #n 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-        """``Q_c`` and ``P_c`` of each token's outcome, ``groups`` where it is grouped, from its members alone.
+        """``Q_c`` and ``P_c`` of each token's outcome (``groups`` if it is plausible), from its members alone.
 
         Args:
-            bar: what plausible tokens reach, where it is known already.
+            bar: the probability that plausible tokens reach, if it is known.
         """
         members, weights = self.groups.members_of(groups)
         draft, target = draft_probs.gather(2, members), target_probs.gather(2, members)
@@ -66,11 +69,11 @@ class Outcomes:
 
     def mass(
         self,
-        probs: Float[Tensor, "*batch vocab"],
+        probs: Probs,
         target_probs: Float[Tensor, "*#batch vocab"],
         wanted: Bool[Tensor, ""] | None = None,
     ) -> Float[Tensor, "*batch outcomes"]:
-        """Each outcome's probability where tokens have ``probs``. Where ``wanted`` is false it is not read."""
+        """The probability of each outcome for tokens of ``probs``; if ``wanted`` is false, it is not needed."""
         if self.floor is None:
             return self.groups.coarse(probs, wanted)
         grouped = self.plausible(target_probs)
@@ -81,17 +84,17 @@ class Outcomes:
         values: Float[Tensor, "*batch outcomes"],
         target_probs: Float[Tensor, "*#batch vocab"],
         wanted: Bool[Tensor, ""] | None = None,
-    ) -> Float[Tensor, "*batch vocab"]:
-        """For each token, the expectation of ``values`` over its outcome. ``wanted``: as in ``mass``."""
+    ) -> Probs:
+        """For each token, the expectation of ``values`` over its outcome. ``wanted``: as for ``mass``."""
         if self.floor is None:
             return self.groups.spread(values, wanted)
         in_groups, alone = values.split([len(self.groups), self.groups.vocab_size], -1)
         return torch.where(self.plausible(target_probs), self.groups.spread(in_groups, wanted), alone)
 
-    def plausible(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
-        """The tokens that are grouped."""
+    def plausible(self, target_probs: Probs) -> Bool[Tensor, "*batch vocab"]:
+        """Whether each token is plausible, and so grouped."""
         return target_probs >= self.bar(target_probs)
 
-    def bar(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 1"]:
-        """What a token needs to be grouped."""
+    def bar(self, target_probs: Probs) -> Float[Tensor, "*batch 1"]:
+        """The probability that plausible tokens reach."""
         return (self.floor or 0.0) * target_probs.amax(-1, keepdim=True)

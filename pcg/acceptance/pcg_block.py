@@ -1,6 +1,7 @@
-"""Block verification of (group, token) pairs: PCG's group exactness with block verification's longer blocks.
+"""Block verification of (group, token) pairs: exact for groups, as PCG, and keeping longer blocks, as block
+verification.
 
-Sources: arXiv 2511.13732 for the groups, arXiv 2403.10444 for the block test. Putting them together is ours.
+Sources: arXiv 2511.13732 for the groups, arXiv 2403.10444 for the block test. The combination is ours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pcg.acceptance import thinning
 from pcg.acceptance.block import joint_ratio, longest
-from pcg.acceptance.checks import check_block
+from pcg.acceptance.checks import Probs, Rates, check_block
 from pcg.acceptance.pcg import PCG, GroupResidual
 from pcg.acceptance.steps import at_end
 from pcg.constraints import SHARE_ABOVE_0, checked
@@ -29,21 +30,22 @@ class PCGBlock:
     """``Block`` on pairs ``(k, x)``, drafted with ``q(x) w[k,x]``, towards the target below.
 
     Extended target: ``P_c(k) q(x) w[k,x]/Q_c(k)`` where ``Q_c(k) > 0``, else ``p(x) w[k,x]``. Its group law is ``P_c``,
-    and its ratio to the draft is ``P_c(k)/Q_c(k)`` whatever ``x``, so every sum over pairs becomes one over groups:
+    and its ratio to the draft is ``P_c(k)/Q_c(k)`` for any ``x``, so every sum over pairs becomes one over groups:
     ``c_i = min(1, c_{i-1} P_c(k_i)/Q_c(k_i))`` and ``Z_i = sum_k (c_i P_c(k) - Q_c(k))+``. Block verification's
-    theorems then hold on pairs: each group has law ``P_c`` given what was emitted before, and no fewer tokens are kept
-    in expectation than by PCG, which is the token-wise rule on the same pairs. The residual has to come from the same
-    extended target, so the draft picks the token inside a recovered group (as PCG with ``residual: draft``).
-    The bonus token has no draft; it is drawn from ``p``, whose group law is ``P_c`` as well.
+    theorems then hold for pairs: each group has law ``P_c`` given what was emitted before, and in expectation at least
+    as
+    many tokens are kept as by PCG, the token-wise rule on the same pairs. The residual must come from the same extended
+    target, so the draft picks the token inside a recovered group (as in PCG with ``residual: draft``). The bonus token
+    has no draft; it is drawn from ``p``, whose group law is ``P_c`` as well.
 
-    Neither ``Z_i`` nor the residual needs dense ``P_c``. Prefix i passes with ``h_i = Z_i/(Z_i + 1 - c_i)``, and that
-    is who wins a race: repeat {``t ~ p``, ``k ~ w[., t]``; it passes with probability ``(c_i - Q_c(k)/P_c(k))+``, which
-    is ``Z_i`` in all, and fails with ``1 - c_i``; else again}: ``1/(Z_i + 1 - c_i)`` draws in expectation. As in PCG's
-    thinning, which also gives the residual, their number is bounded, and what is open then takes the sparse
-    dense-vector form, which has the same law.
+    Neither ``Z_i`` nor the residual needs dense ``P_c``. Prefix i passes with probability ``h_i = Z_i/(Z_i + 1 -
+    c_i)``, which a race decides: repeat {draw ``t ~ p``, ``k ~ w[., t]``; the prefix passes with probability ``(c_i -
+    Q_c(k)/P_c(k))+``, ``Z_i`` in total, and fails with ``1 - c_i``}, ``1/(Z_i + 1 - c_i)`` draws in expectation. As in
+    PCG's thinning, which also gives the residual, the number of draws is bounded; a race that is open then is decided
+    by the dense form, which has the same law.
 
     Args:
-        floor: as PCG's; a token that stands alone is a group of its own.
+        floor: as PCG's; an implausible token is a group of its own.
     """
 
     groups: GroupTable
@@ -85,7 +87,7 @@ class PCGBlock:
         positions: Int[Tensor, "batch"],
         randomness: Randomness,
     ) -> Bool[Tensor, "batch gamma-1"]:
-        """Which of the prefixes that are shorter than the block pass."""
+        """Whether each prefix that is shorter than the block passes."""
         gamma, had = draft_probs.shape[1], 0
         decided = (joint[:, 1:gamma] == 1).flatten()  # Z/(Z + 0), or its limit
         passes = decided.clone()
@@ -110,21 +112,17 @@ class PCGBlock:
         passes[at] = torch.where(decided[at], passes[at], uniform < left / (left + missing))
         return passes.view(len(joint), gamma - 1)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         """The extended target's law of the token: PCG's with ``residual: draft``."""
         return self.pcg.law(draft_probs, target_probs)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
-        """Of a block of one token, as PCG's; longer blocks keep at least what this gives."""
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
+        """For a block of one token, the same as PCG's; longer blocks keep at least as large a share."""
         return self.pcg.expected_acceptance(draft_probs, target_probs)
 
 
 def _left(decided: Bool[Tensor, "prefixes"]) -> Int[Tensor, "left"]:
-    """The prefixes whose race is not over; all of them where nobody may look."""
+    """The prefixes whose race is open; all of them where values may not be read (``may_look``)."""
     return (~decided).nonzero().squeeze(1) if may_look(decided) else torch.arange(len(decided), device=decided.device)
 
 
@@ -135,7 +133,7 @@ def _of_prefixes(
     target_probs: Float[Tensor, "batch gamma+1 vocab"],
     joint: Float[Tensor, "batch gamma+1"],
 ) -> GroupResidual:
-    """What is left of the target after each prefix."""
+    """The residual after each prefix."""
     shorter = draft_probs.shape[1] - 1
     row, place = at // shorter, at % shorter + 1
     share = joint[row, place].unsqueeze(1)

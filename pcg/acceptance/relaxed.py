@@ -2,9 +2,9 @@
 
 Source: TensorRT-LLM, "DeepSeek R1 MTP Implementation and Optimization" (tech blog 2), section Relaxed Acceptance, read:
 of the top N tokens, those with a probability below (top-1 probability - delta) are removed; a drafted token among
-the rest is accepted. There k 10 and delta .6 are used, in the thinking phase of DeepSeek-R1 only.
-Departures: TensorRT-LLM recovers with the most likely token (``recover: argmax``); drawing from the target is the
-default here, as greedy speech tokens degenerate. Tokens of probability 0 are never kept.
+the rest is accepted. It uses k 10 and delta .6, in the thinking phase of DeepSeek-R1 only.
+Departures: TensorRT-LLM recovers with the most likely token (``recover: argmax``); here a draw from the target is the
+default, because greedy speech degenerates. Tokens of probability 0 are never kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
 from pcg.acceptance.topk import kth_largest
 from pcg.constraints import FROM_0, FROM_1, checked, one_of
@@ -56,30 +56,26 @@ class Relaxed:
         bonus = (accepted == gamma).unsqueeze(1)
         return emit(accepted, torch.where(bonus, target_end, self._recovered(target_end)), target_end, numbers)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         return mixture(draft_probs, self._candidates(target_probs), self._recovered(target_probs))
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """The draft's mass on the candidates."""
         check_pair(draft_probs, target_probs)
         return (draft_probs * self._candidates(target_probs)).sum(-1)
 
-    def truncated(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-        """The target cut to what is kept: what 2607.26627 holds this rule's law against."""
+    def truncated(self, target_probs: Probs) -> Probs:
+        """The target restricted to the kept tokens, with which 2607.26627 compares this rule's law."""
         return truncated(target_probs, self._candidates(target_probs))
 
-    def _candidates(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
+    def _candidates(self, target_probs: Probs) -> Bool[Tensor, "*batch vocab"]:
         return target_probs >= self._threshold(target_probs).unsqueeze(-1)
 
-    def _threshold(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+    def _threshold(self, target_probs: Probs) -> Rates:
         return torch.maximum(kth_largest(target_probs, self.k), target_probs.amax(-1) - self.delta)
 
-    def _recovered(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+    def _recovered(self, target_probs: Probs) -> Probs:
         if self.recover == "draw":
             return target_probs
         return one_hot(target_probs.argmax(-1), target_probs.shape[-1]).to(target_probs.dtype)

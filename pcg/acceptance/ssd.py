@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
 from pcg.constraints import FROM_0, checked
 from pcg.sampling import Purpose, Randomness
@@ -25,10 +25,10 @@ from pcg.types import Verdict
 class SSD:
     """Keep ``x`` when ``u < min(1, p(x)/q(x)) + beta``; recover from ``(p - q)+``.
 
-    Law: with ``a(x) = min(1, min(1, p/q) + beta)``, kept mass ``q(t) a(t)``, and what is rejected, 1 - sum q a, goes
-    to the residual whatever token was rejected: ``q a + (1 - sum q a) (p - q)+ / sum (p - q)+``. As only tokens
-    with ``p < q`` are rejected but the residual was made for ``beta = 0``, the law is not the target's unless beta
-    is 0. ``beta >= 1`` accepts everything.
+    Law: with ``a(x) = min(1, min(1, p/q) + beta)`` the kept mass is ``q(t) a(t)``, and the rejected mass, 1 - sum q a,
+    goes to the residual: ``q a + (1 - sum q a) (p - q)+ / sum (p - q)+``. The residual is that of ``beta = 0``, so the
+    law is
+    the target's only for beta 0. ``beta >= 1`` accepts everything.
     """
 
     beta: Annotated[float, FROM_0] = 0.4
@@ -45,27 +45,21 @@ class SSD:
         gamma = draft_tokens.shape[1]
         numbers = randomness.block(positions, gamma + 1)
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :gamma], draft_tokens)
-        # u < 1, so the inner min(1, .) never decides
+        # as u < 1, the inner min(1, .) has no effect
         accepted = leading((numbers[:, :gamma, Purpose.ACCEPT] - self.beta) * draft < target)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         return mixture(draft_probs, self._keep(draft_probs, target_probs), residual(draft_probs, target_probs))
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         check_pair(draft_probs, target_probs)
         return (draft_probs * self._keep(draft_probs, target_probs)).sum(-1)
 
-    def _keep(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def _keep(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         drawable = draft_probs > 0
         ratio = target_probs / torch.where(drawable, draft_probs, 1)
         return (ratio.clamp(max=1) + self.beta).clamp(max=1) * drawable

@@ -1,11 +1,10 @@
 """Top-k verification: keep what is among the target's k most likely tokens.
 
 Source: LLaSA+, Tian et al. 2025, arXiv 2508.06262, as in the authors' ``inference_llasa_open.py`` (k 50, a rejected
-token is drawn again from the backbone's top k), which was read; the paper's equations were not.
-Departures: LLaSA+ drafts with two heads on the backbone, and after a rejection emits nothing else of the round,
-as here. It ranks raw logits; here the sampled distribution is ranked, which has the same order unless a repetition
-penalty is on. A token of probability 0 is never kept, so that temperature 0 stays greedy; ties at the k-th
-place are all kept.
+token is drawn again from the backbone's top k), which was read; the paper's equations were not. Departures: LLaSA+
+drafts with two heads on the backbone. It ranks raw logits; here the sampled distribution is ranked, which has the same
+order unless there is a repetition penalty. A token of probability 0 is never kept, so that temperature 0 stays greedy;
+ties at the k-th place are all kept.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
 from pcg.constraints import FROM_1, checked
 from pcg.sampling import Randomness
@@ -52,31 +51,27 @@ class TopK:
         recoverable = in_top(target_end, self.k) | (accepted == gamma).unsqueeze(1)
         return emit(accepted, target_end * recoverable, target_end, numbers)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         top = in_top(target_probs, self.k)
         recovered = target_probs * top
         return mixture(draft_probs, top, recovered / recovered.sum(-1, keepdim=True))
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """The draft's mass on the target's top k."""
         check_pair(draft_probs, target_probs)
         return (draft_probs * in_top(target_probs, self.k)).sum(-1)
 
-    def truncated(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-        """The target cut to what is kept: what 2607.26627 holds this rule's law against."""
+    def truncated(self, target_probs: Probs) -> Probs:
+        """The target restricted to the kept tokens, with which 2607.26627 compares this rule's law."""
         return truncated(target_probs, in_top(target_probs, self.k))
 
 
-def kth_largest(probs: Float[Tensor, "*batch vocab"], k: int) -> Float[Tensor, "*batch"]:
-    """The k-th largest probability, or the smallest positive number if fewer are above 0."""
+def kth_largest(probs: Probs, k: int) -> Rates:
+    """The k-th largest probability, or the smallest positive number if fewer than k are above 0."""
     smallest = torch.finfo(probs.dtype).smallest_normal
     return probs.topk(min(k, probs.shape[-1]), -1).values[..., -1].clamp(min=smallest)
 
 
-def in_top(probs: Float[Tensor, "*batch vocab"], k: int) -> Bool[Tensor, "*batch vocab"]:
+def in_top(probs: Probs, k: int) -> Bool[Tensor, "*batch vocab"]:
     return probs >= kth_largest(probs, k).unsqueeze(-1)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, truncated
 from pcg.constraints import FROM_0, checked
 from pcg.sampling import Randomness
@@ -28,7 +28,7 @@ from pcg.types import Verdict
 class Typical:
     """Keep ``x`` when ``p(x) > min(eps, delta exp(-H(p)))``; recover by a draw from ``p``.
 
-    Law: the test knows only ``x`` and ``p``, and the recovered token is drawn afresh, so
+    Law: the test depends only on ``x`` and ``p``, and the recovered token is an independent draw, so
     ``q(t) 1[t typical] + (1 - q(typical)) p(t)``.
     """
 
@@ -52,26 +52,22 @@ class Typical:
         _, target_end = at_end(accepted, draft_probs, target_probs)
         return emit(accepted, target_end, target_end, numbers)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         return mixture(draft_probs, self._typical(target_probs), target_probs)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """The draft's mass on typical tokens."""
         check_pair(draft_probs, target_probs)
         return (draft_probs * self._typical(target_probs)).sum(-1)
 
-    def truncated(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-        """The target cut to what is kept: what 2607.26627 holds this rule's law against."""
+    def truncated(self, target_probs: Probs) -> Probs:
+        """The target restricted to the kept tokens, with which 2607.26627 compares this rule's law."""
         return truncated(target_probs, self._typical(target_probs))
 
-    def _typical(self, target_probs: Float[Tensor, "*batch vocab"]) -> Bool[Tensor, "*batch vocab"]:
+    def _typical(self, target_probs: Probs) -> Bool[Tensor, "*batch vocab"]:
         return target_probs > self._threshold(target_probs).unsqueeze(-1)
 
-    def _threshold(self, target_probs: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+    def _threshold(self, target_probs: Probs) -> Rates:
         entropy = torch.special.entr(target_probs).sum(-1)
         return (self.delta * torch.exp(-entropy)).clamp(max=self.eps)

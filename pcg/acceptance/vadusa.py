@@ -1,4 +1,4 @@
-"""VADUSA's tolerance: the target draws several times, and a drafted token that is among the draws is kept.
+"""VADUSA's tolerance: a drafted token is kept if it is among several draws from the target.
 
 Source: Li et al. 2024, arXiv 2410.21951. The paper's formula could not be read; this is our reading, second-hand, of
 its tolerance mechanism ("inclusion of a tolerance mechanism during sampling"): with tolerance ``draws`` the target
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import leading
 from pcg.constraints import checked, up_to
 from pcg.sampling import Purpose, Randomness, draw, draw_several
@@ -30,7 +30,7 @@ class Vadusa:
     Law: ``x`` is kept with probability ``1 - (1 - p(x))^n``. The recovered token is ``t`` when the first draw is
     ``t != x`` and none of the other n - 1 is ``x``: ``p(t) sum_{x != t} q(x) (1 - p(x))^(n-1)``. Together
     ``q(t) (1 - (1 - p(t))^n) + p(t) (S - q(t) (1 - p(t))^(n-1))`` with ``S = sum_x q(x) (1 - p(x))^(n-1)``.
-    One draw gives the target's law and keeps ``sum p q``; more draws pull it towards the draft.
+    One draw gives the target's law and keeps ``sum p q``; more draws move the law towards the draft.
     """
 
     draws: Annotated[int, up_to(10_000)] = 3
@@ -50,19 +50,15 @@ class Vadusa:
         accepted = leading((drawn == draft_tokens.unsqueeze(2)).any(2))
 
         bonus = draw(target_probs[:, gamma], randomness.uniform(positions + gamma, Purpose.BONUS))
-        tokens = torch.cat([drawn[:, :, 0], bonus.unsqueeze(1)], 1)  # what each end would emit
+        tokens = torch.cat([drawn[:, :, 0], bonus.unsqueeze(1)], 1)  # for each position at which the block may end
         return Verdict(accepted, tokens.gather(1, accepted.unsqueeze(1)).squeeze(1))
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         others_miss = draft_probs * (1 - target_probs) ** (self.draws - 1)
         kept = draft_probs - others_miss * (1 - target_probs)
         return kept + target_probs * (others_miss.sum(-1, keepdim=True) - others_miss)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         check_pair(draft_probs, target_probs)
         return (draft_probs * (1 - (1 - target_probs) ** self.draws)).sum(-1)

@@ -1,6 +1,6 @@
 """The bundled codec: log-mel frames <-> FSQ tokens by ConvNeXt stacks, samples by Griffin-Lim.
 
-16 kHz, 50 tokens a second, one codebook: the shape of X-codec2 (arXiv 2502.04128), much smaller.
+16 kHz, 50 tokens a second, one codebook, as X-codec2 (arXiv 2502.04128), but much smaller.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class CodecNet(nn.Module):
         self.bands = bands
         self.fsq = FSQ(levels)
         self.encoder = _stack(bands * _FRAMES_PER_TOKEN, encoder_width, encoder_blocks, len(levels))
-        # unit variance, so that the quantiser's levels are used alike
+        # unit variance, so that the quantiser uses all levels equally often
         self.whiten = nn.BatchNorm1d(len(levels), affine=False)
         self.decoder = _stack(len(levels), decoder_width, decoder_blocks, bands * _FRAMES_PER_TOKEN)
 
     def quantise(
         self, mel: Float[Tensor, "batch bands frames"]
     ) -> tuple[Float[Tensor, "batch time dims"], Int[Tensor, "batch time"]]:
-        """Quantise mel frames: a grid value and a token for every two frames; an odd last frame is dropped."""
+        """The grid value and the token of every two mel frames; an odd last frame is dropped."""
         time = mel.shape[-1] // _FRAMES_PER_TOKEN
         pairs = mel[..., : time * _FRAMES_PER_TOKEN].transpose(1, 2).reshape(len(mel), time, -1)
         latent = self.encoder(pairs).float()
@@ -89,7 +89,7 @@ class BundledCodec:
     """The codec of the bundled pair (``pcg.interfaces.Codec``).
 
     Args:
-        path: folder with ``config.json`` and ``model.safetensors``; ``bundled:NAME`` for one inside the package.
+        path: folder with ``config.json`` and ``model.safetensors``, or ``bundled:NAME`` for one in the package.
         device: where it runs.
         iterations: of Griffin-Lim.
     """
@@ -115,13 +115,13 @@ class BundledCodec:
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[Audio]) -> list[Int[Tensor, "length"]]:
-        """Raises ValueError for a clip that is too short to have a spectrum."""
+        """The tokens of each clip; raises ValueError if one is too short to have a spectrum."""
         tokens, shortest = [], self._mel.fft // 2 + 1
         for clip in audio:
             samples = soxr.resample(clip.samples.astype("float32"), clip.sample_rate, self.sample_rate)
             if len(samples) < shortest:
                 raise ValueError(
-                    f"{clip.source or 'a clip'} lasts {1000 * clip.seconds:.3g} ms: this codec needs "
+                    f"{clip.source or 'a clip'} lasts {1000 * clip.seconds:.3g} ms; this codec needs "
                     f"{1000 * shortest / self.sample_rate:.3g} ms or more"
                 )
             mel = self._mel(torch.from_numpy(samples).to(self._device)[None])
@@ -141,7 +141,7 @@ class BundledCodec:
 
     @torch.inference_mode()
     def spectra(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
-        """The levels in dB that Griffin-Lim makes samples of: two frames of mel bands for each token."""
+        """The levels in dB that Griffin-Lim turns into samples: two frames of mel bands for each token."""
         mel = self._net.synthesise(self._net.fsq.values(tokens.to(self._device)))
         return decibels(mel).transpose(1, 2).reshape(*tokens.shape, -1)
 

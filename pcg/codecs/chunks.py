@@ -1,4 +1,4 @@
-"""Clips as codecs read them: at their rate, in whole hops, and long ones in pieces that overlap (to bound memory)."""
+"""Clips as codecs read them: at the codec's rate, in whole hops, long ones in overlapping pieces to bound memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ Decode = Callable[[Int[Tensor, "batch time *frame"]], Float[Tensor, "batch sampl
 
 @dataclass(frozen=True)
 class Chunks:
-    """How a codec of fixed hop codes clips of any length.
+    """How a codec with a fixed hop codes clips of any length.
 
-    Only pieces of equal length share a pass, because models see padding: so what comes of a clip depends on nothing
-    but the clip. Tokens change from one piece to the next in the middle of the overlap, samples are cross-faded over
-    it.
+    Only pieces of equal length share a pass, because padding changes what models compute: so the result depends only on
+    the clip. Between two pieces tokens are joined in the middle of the overlap, and samples are cross-faded over it.
 
     Attributes:
         longest: tokens coded at once.
@@ -38,22 +37,22 @@ class Chunks:
 
     @staticmethod
     def of_seconds(rate: float, chunk_seconds: float, overlap_seconds: float, batch_size: int) -> Chunks:
-        """``rate`` in tokens a second; raises ValueError for an overlap of more than half a chunk."""
+        """``rate`` is in tokens a second; raises ValueError if the overlap is more than half a chunk."""
         longest, overlap = round(chunk_seconds * rate), round(overlap_seconds * rate)
         if not 0 <= 2 * overlap <= longest:
             raise ValueError(
-                f"overlap_seconds={overlap_seconds}: must be from 0 to half of chunk_seconds={chunk_seconds}"
+                f"overlap_seconds={overlap_seconds}: allowed from 0 to half of chunk_seconds={chunk_seconds}"
             )
         return Chunks(longest, overlap, batch_size)
 
     def encode(
         self, clips: Sequence[Float[Tensor, "_"]], hop: int, code: Encode, ahead: int = 0
     ) -> list[Int[Tensor, "_ *frame"]]:
-        """Tokens of each clip, or frames of them: ``hop`` samples each.
+        """The tokens of each clip, or frames of tokens, one for each ``hop`` samples.
 
         Args:
             clips: of whole hops.
-            ahead: hops that ``code`` wants to see besides those that it gives tokens of; a clip ends with them.
+            ahead: hops at the end that ``code`` reads but returns no tokens for.
         """
         lengths = [len(clip) // hop - ahead for clip in clips]
         pieces = [(row, piece) for row, length in enumerate(lengths) for piece in self.pieces(length)]
@@ -76,26 +75,26 @@ class Chunks:
         return whole
 
     def pieces(self, length: int) -> list[tuple[int, int]]:
-        """(start, end) of pieces that cover ``length`` tokens."""
+        """(start, end) of the pieces that cover ``length`` tokens."""
         if length <= self.longest:
             return [(0, length)]
         starts = range(0, length - self.overlap, self.longest - self.overlap)
         return [(start, min(start + self.longest, length)) for start in starts]
 
     def _in_batches(self, rows: Sequence[Tensor], code: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """``code`` on stacks of rows of equal length, the results in the rows' order."""
-        done: list[Tensor] = [torch.empty(0)] * len(rows)
+        """The results of ``code`` in the rows' order, computed on stacks of rows of equal length."""
+        results: list[Tensor] = [torch.empty(0)] * len(rows)
         order = sorted((index for index, row in enumerate(rows) if len(row)), key=lambda index: len(rows[index]))
         while order:
-            alike = [i for i in order[: self.batch_size] if len(rows[i]) == len(rows[order[0]])]
-            for index, result in zip(alike, code(torch.stack([rows[i] for i in alike])), strict=True):
-                done[index] = result
-            order = order[len(alike) :]
-        return done
+            equal = [i for i in order[: self.batch_size] if len(rows[i]) == len(rows[order[0]])]
+            for index, result in zip(equal, code(torch.stack([rows[i] for i in equal])), strict=True):
+                results[index] = result
+            order = order[len(equal) :]
+        return results
 
     @staticmethod
     def _cross_fade(whole: Float[Tensor, "samples"], start: int, wave: Float[Tensor, "piece"], over: int) -> None:
-        """Add a decoded piece to the whole: over the overlap the earlier piece fades out and this one fades in."""
+        """Add a decoded piece to the whole; over the overlap the earlier piece fades out and this one fades in."""
         fade = min(over, len(wave)) if start else 0
         rising = (torch.arange(fade, device=wave.device) + 0.5) / max(fade, 1)
         whole[start : start + fade] *= 1 - rising

@@ -1,4 +1,4 @@
-"""Kaldi's log-mel filter bank as w2v-BERT 2.0 reads it, on any device."""
+"""Kaldi's log-mel filter bank, the input of w2v-BERT 2.0, on any device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Fbank(nn.Module):
     """(batch, samples) at 16 kHz in [-1, 1] -> (batch, frames // 2, 160): two frames side by side, normalised.
 
     Kaldi's defaults (Povey window, pre-emphasis, 20 to 8000 Hz, no dither), each band then of mean 0 and variance 1
-    over the clip. Equals transformers' ``SeamlessM4TFeatureExtractor`` (checked by a test).
+    over the clip. A test holds it to transformers' ``SeamlessM4TFeatureExtractor``.
     """
 
     filters: Tensor  # (frequencies, bands)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 class FSQ(nn.Module):
     """Rounds each dimension to one of its levels; a token is the mixed-radix number of the level digits.
 
-    Departs from the paper in the bound: the normal distribution function in place of tanh, so that every level
-    is equally likely for a latent of unit variance, and a grid that is symmetric around 0 for even and odd
-    numbers of levels alike.
+    Two departures from the paper: the bound is the normal distribution function instead of tanh, so that all levels are
+    equally likely for a latent of unit variance; and the grid is symmetric around 0 for any number of levels.
 
     Args:
         levels: levels of each dimension; the first is the least significant digit.
@@ -28,7 +27,7 @@ class FSQ(nn.Module):
         self.size = int(torch.tensor(levels).prod())
 
     def forward(self, latent: Float[Tensor, "... dims"]) -> tuple[Float[Tensor, "... dims"], Int[Tensor, "..."]]:
-        """Quantise: grid values in [-1, 1], through which gradients pass unchanged, and their tokens."""
+        """The grid values in [-1, 1], through which gradients pass unchanged, and their tokens."""
         bounded = torch.erf(latent.float() * 0.5**0.5) * self.levels / 2
         digits = self._digits(bounded)
         # straight through: the value is the grid point, the gradient that of the bounded latent

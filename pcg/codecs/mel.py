@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_FLOOR = 1e-5  # amplitude under which a band is silence
+_FLOOR = 1e-5  # amplitude below which a band is silence
 
 
 def _mel_filters(bands: int, fft: int, sample_rate: int) -> Float[Tensor, "bands bins"]:
@@ -19,7 +19,7 @@ def _mel_filters(bands: int, fft: int, sample_rate: int) -> Float[Tensor, "bands
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     filters = torch.minimum(rising, falling).clamp_min(0)
-    # at the low end a band can be narrower than a bin: it then takes the nearest bin
+    # a band at the low end can be narrower than a bin, and then takes the nearest bin
     nearest = torch.nn.functional.one_hot((edges[1:-1] / (sample_rate / 2) * (fft // 2)).round().long(), fft // 2 + 1)
     filters = torch.where(filters.sum(1, keepdim=True) > 0, filters, nearest.double())
     return (filters / filters.sum(1, keepdim=True)).float()
@@ -57,7 +57,7 @@ class MelSpectrogram(nn.Module):
         return (self.filters @ magnitude).clamp_min(_FLOOR).log() / 4 + 1.5
 
     def magnitude(self, mel: Float[Tensor, "batch bands frames"]) -> Float[Tensor, "batch bins frames"]:
-        """The linear spectrum of least error that has these bands; non-negative by multiplicative updates."""
+        """The non-negative linear spectrum that fits these bands best, by multiplicative updates."""
         bands = ((mel - 1.5) * 4).exp()
         linear = (self.inverse @ bands).clamp_min(1e-4 * bands.amax((1, 2), keepdim=True))
         for _ in range(8):
@@ -66,12 +66,12 @@ class MelSpectrogram(nn.Module):
         return linear
 
     def griffin_lim(self, mel: Float[Tensor, "batch bands frames"], iterations: int) -> Float[Tensor, "batch samples"]:
-        """Fast Griffin-Lim (Perraudin et al. 2013, momentum .99) from zero phase: ``frames * hop`` samples."""
+        """``frames * hop`` samples by fast Griffin-Lim (Perraudin et al. 2013, momentum .99)."""
         magnitude = torch.nn.functional.pad(self.magnitude(mel), (0, 1))
         length = mel.shape[-1] * self.hop
-        # a fixed random phase: all-zero phases start every frame with a click
-        seeded = torch.Generator().manual_seed(0)
-        angles = torch.rand(magnitude.shape[1:], generator=seeded).to(magnitude) * 2 * math.pi
+        # fixed random phases: phases of zero make every frame start with a click
+        generator = torch.Generator().manual_seed(0)
+        angles = torch.rand(magnitude.shape[1:], generator=generator).to(magnitude) * 2 * math.pi
         spectrum = torch.polar(magnitude, angles.expand_as(magnitude))
         previous = torch.zeros_like(spectrum)
         for _ in range(iterations):

@@ -1,8 +1,8 @@
-"""SNAC (arXiv 2410.14411), Orpheus' codec: 24 kHz, three levels of codes, told as seven tokens a frame of 85 ms.
+"""SNAC (arXiv 2410.14411), Orpheus' codec: 24 kHz, three levels of codes, seven tokens a frame of 85 ms.
 
-The package ``snac`` (MIT) holds the model. A frame has one code of the first level, two of the second and four of the
-third; Orpheus and the models of its layout say them in the order 1 2 3 3 2 3 3, and give each slot codes of its own:
-slot s has the tokens ``4096 s`` to ``4096 (s + 1) - 1``.
+The package ``snac`` (MIT) has the model. A frame has one code of the first level, two of the second and four of the
+third. Orpheus and models of its layout say them in the order 1 2 3 3 2 3 3, with separate tokens for each slot: slot s
+has the tokens ``4096 s`` to ``4096 (s + 1) - 1``.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from pcg.models.checkpoint import check_finite, read_json, resolve_folder
 from pcg.types import Audio
 
 log = logging.getLogger(__name__)
-_LEVELS = (0, 1, 2, 2, 1, 2, 2)  # of each slot
-_STRIDES = [4, 2, 1]  # steps of the third level for a code of each
+_LEVELS = (0, 1, 2, 2, 1, 2, 2)  # the level of each slot
+_STRIDES = [4, 2, 1]  # codes of the third level for one code of each level
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Snac:
-    """SNAC as a ``pcg.interfaces.Codec`` of seven tokens a frame; ``hop`` is samples a frame, ``frame`` is 7.
+    """SNAC as a ``pcg.interfaces.Codec`` of seven tokens a frame; ``hop`` is the samples of a frame, ``frame`` is 7.
 
-    A clip becomes whole frames, the last padded with silence; tokens after the last whole frame are not heard. A frame
-    that holds a token of another slot is silent, and a warning tells how many are. What is longer than
-    ``chunk_seconds`` is coded in chunks that overlap (``pcg.codecs.chunks``). The decoder adds noise of its own, drawn
-    from a fixed seed, so that a clip's audio depends on nothing but its tokens.
+    A clip becomes whole frames, the last padded with silence; tokens after the last whole frame are dropped. A frame
+    with a token of another slot is silent, and a warning gives the number of such frames. Clips longer than
+    ``chunk_seconds`` are coded in overlapping chunks (``pcg.codecs.chunks``). The decoder adds noise, drawn from a
+    fixed seed, so that the audio of a clip depends only on its tokens.
 
     Args:
         path: folder with config.json and the weights (safetensors, or a pickle of which only tensors are read), or a
             hub id.
         device: where it runs.
         chunk_seconds: longest piece that is coded at once.
-        overlap_seconds: how far neighbouring pieces overlap.
+        overlap_seconds: overlap of neighbouring pieces.
 
     Raises:
         ImportError: the package is not installed.
-        FileNotFoundError: there is no config.json, or there are no weights.
-        ValueError: another SNAC than that of Orpheus, weights that do not fit or are no numbers, or an overlap of more
-            than half a chunk.
+        FileNotFoundError: config.json or the weights are missing.
+        ValueError: it is another SNAC than that of Orpheus, the weights do not fit or are not finite, or the overlap is
+            more than half a chunk.
     """
 
     frame = len(_LEVELS)
@@ -65,7 +65,7 @@ class Snac:
         self.hop = int(self._model.hop_length) * _STRIDES[0]
         self._codes: int = self._model.codebook_size
         self.codebook_size = self.frame * self._codes
-        # one piece a pass: the noise of a piece must not depend on what is decoded beside it
+        # one piece a pass, so that the noise of a piece does not depend on other pieces
         self._chunks = Chunks.of_seconds(self.sample_rate / self.hop, chunk_seconds, overlap_seconds, batch_size=1)
 
     @torch.inference_mode()
@@ -80,7 +80,7 @@ class Snac:
         misplaced = sum(int((~self._in_slot(row).all(1)).sum()) for row in frames)
         if misplaced:
             whole = sum(map(len, frames))
-            log.warning("snac: %d of %d frames hold a token of another slot and are silent", misplaced, whole)
+            log.warning("snac: %d of %d frames have a token of another slot and are silent", misplaced, whole)
         waves = self._chunks.decode(frames, self.hop, self._decode)
         return [Audio(samples.clamp(-1, 1).cpu().numpy(), self.sample_rate) for samples in waves]
 
@@ -90,7 +90,7 @@ class Snac:
         return torch.cat([levels[level] for level in _LEVELS])
 
     def _padded(self, clip: Audio) -> Float[Tensor, "samples"]:
-        """The clip at the codec's rate, zero-padded to whole frames, of which there is one at least."""
+        """The clip at the codec's rate, zero-padded to whole frames, at least one."""
         wave = at_rate(clip, self.sample_rate, self._device)
         return F.pad(wave, (0, max(self.hop, -(-len(wave) // self.hop) * self.hop) - len(wave)))
 
@@ -119,8 +119,8 @@ class Snac:
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             waves = self._model.decode(levels)[:, 0]
-        heard = in_slot.all(-1).repeat_interleave(self.hop, 1)
-        return (waves * heard).float()
+        valid = in_slot.all(-1).repeat_interleave(self.hop, 1)
+        return (waves * valid).float()
 
 
 def _load(path: str) -> Any:
@@ -133,15 +133,15 @@ def _load(path: str) -> Any:
     if config.get("vq_strides") != _STRIDES:
         raise ValueError(
             f"{path}: config.json has vq_strides={config.get('vq_strides')}; seven tokens a frame need {_STRIDES}, as "
-            "hubertsiuzdak/snac_24khz has them"
+            "in hubertsiuzdak/snac_24khz"
         )
     model = SNAC(**config)
     files = [folder / name for name in _FILES if (folder / name).is_file()]
     if not files:
-        raise FileNotFoundError(f"{folder} holds neither {' nor '.join(_FILES)}")
+        raise FileNotFoundError(f"{folder} has neither {' nor '.join(_FILES)}")
     try:
         model.load_state_dict(_tensors(files[0]))
-    except Exception as error:  # a torn file, a pickle of more than tensors, or tensors of another shape
+    except Exception as error:  # a truncated file, a pickle of more than tensors, or tensors of another shape
         raise ValueError(f"{files[0]} does not hold the weights that config.json describes: {error}") from error
     for name, weight in model.named_parameters():
         check_finite(f"{files[0]}: {name}", weight)
@@ -149,7 +149,7 @@ def _load(path: str) -> Any:
 
 
 def _tensors(file: Any) -> dict[str, Tensor]:
-    """Read the weights from safetensors, or from a pickle: only tensors are read of it, and no code of it runs."""
+    """The weights of a safetensors file, or of a pickle, from which only tensors are read and no code runs."""
     if file.suffix == ".bin":
         return torch.load(file, map_location="cpu", weights_only=True)
     from safetensors.torch import load_file

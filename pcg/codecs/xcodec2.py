@@ -1,7 +1,7 @@
-"""X-codec2 (arXiv 2502.04128), LLaSA's codec, and NeuCodec (arXiv 2509.09550), NeuTTS', which has its architecture.
+"""X-codec2 (arXiv 2502.04128), the codec of LLaSA, and NeuCodec (arXiv 2509.09550), that of NeuTTS, of the same design.
 
-Both read 16 kHz and make 50 tokens a second of it, of one FSQ codebook of 4^8 codes; X-codec2 speaks 16 kHz, NeuCodec
-24 kHz. Transformers' own models run. Their features are computed here, since transformers' extractor needs torchaudio,
+Both read 16 kHz and give 50 tokens a second of one FSQ codebook of 4^8 codes. X-codec2 returns 16 kHz, NeuCodec 24 kHz.
+The models are those of transformers. Features are computed here, because transformers' extractor needs torchaudio,
 which not every build of torch has.
 """
 
@@ -29,13 +29,13 @@ _READS = 16_000  # Hz
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one of the two was trained.
+    """What differs between the two codecs.
 
     Attributes:
-        model: class of transformers, there since version ``since``.
-        advice: what to do about a folder of another kind.
-        side: samples of silence on either side of what features are computed of.
-        ahead: hops without a token at a clip's end.
+        model: class of transformers, available since version ``since``.
+        advice: what to do if the folder has another model.
+        side: samples of silence on either side of the clip for its features.
+        ahead: hops at a clip's end that get no token.
     """
 
     model: str
@@ -56,25 +56,25 @@ _KINDS = {
 
 
 class Xcodec2:
-    """X-codec2 or NeuCodec as a ``pcg.interfaces.Codec``; ``sample_rate`` and ``hop`` are those of what it speaks.
+    """X-codec2 or NeuCodec as a ``pcg.interfaces.Codec``; ``sample_rate`` and ``hop`` are those of its output.
 
-    A clip of n samples at 16 kHz is padded, by at least one sample, to whole tokens: ``n // 320 + 1`` of them. NeuCodec
-    makes one less (its features are of windows that lie within the clip), and one at least. What is longer than
-    ``chunk_seconds`` is coded in chunks that overlap (``pcg.codecs.chunks``).
+    A clip of n samples at 16 kHz is padded, by at least one sample, to ``n // 320 + 1`` whole tokens. NeuCodec gives
+    one token less, but at least one, because its windows lie within the clip. Clips longer than ``chunk_seconds`` are
+    coded in overlapping chunks (``pcg.codecs.chunks``).
 
     Args:
         path: folder of the checkpoint converted for transformers, or a hub id.
-        model: xcodec2 or neucodec, the ``model_type`` of its config.json.
+        model: xcodec2 or neucodec, the ``model_type`` in its config.json.
         dtype: of the computation: float32, bfloat16 or float16.
         device: where it runs.
         chunk_seconds: longest piece that is coded at once.
-        overlap_seconds: how far neighbouring pieces overlap.
+        overlap_seconds: overlap of neighbouring pieces.
         batch_size: pieces that are coded together.
 
     Raises:
-        ImportError: transformers is too old to have the model.
-        ValueError: the folder holds something else, weights that are no numbers, or a model that reads another rate;
-            or the overlap is more than half a chunk.
+        ImportError: transformers is too old for the model.
+        ValueError: the folder has another model, weights that are not finite, or a model that reads another rate; or
+            the overlap is more than half a chunk.
     """
 
     frame = 1
@@ -94,10 +94,10 @@ class Xcodec2:
         self._model = _load(path, model, self._dtype).to(self._device)
         self._fbank = Fbank().to(self._device)
         config = self._model.config
-        rate: Any = getattr(config, "sampling_rate", None)  # of both; else each has its own
+        rate: Any = getattr(config, "sampling_rate", None)  # of input and output, unless each has its own
         reads = getattr(config, "input_sampling_rate", rate)
         if reads != _READS:
-            raise ValueError(f"{path}: config.json says that the codec reads {reads} Hz; {_READS} Hz is supported")
+            raise ValueError(f"{path}: config.json gives an input rate of {reads} Hz; only {_READS} Hz is supported")
         self.sample_rate: int = getattr(config, "output_sampling_rate", rate)
         self.hop: int = config.hop_length
         self.codebook_size = int(np.prod(config.quantization_levels))
@@ -119,12 +119,12 @@ class Xcodec2:
         return self._model.quantizer.quantizer.codebook.float()
 
     def _padded(self, clip: Audio) -> Float[Tensor, "samples"]:
-        """The clip at 16 kHz, zero-padded to whole tokens, and to one token at least."""
+        """The clip at 16 kHz, zero-padded to whole tokens, at least one."""
         wave = whole_hops(at_rate(clip, _READS, self._device), self._read_hop)
         return F.pad(wave, (0, max(0, (1 + self._kind.ahead) * self._read_hop - len(wave))))
 
     def _encode(self, waves: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch time"]:
-        """A token for each hop, but for the last hops of a kind whose features look ahead."""
+        """A token for each hop, without the last ``ahead`` ones."""
         features = self._fbank(F.pad(waves, (self._kind.side, self._kind.side)))
         codes = self._model.encode(waves[:, None].to(self._dtype), features.to(self._dtype)).audio_codes
         return codes[:, 0].long()
@@ -134,12 +134,12 @@ class Xcodec2:
 
 
 def _load(path: str, name: str, dtype: torch.dtype) -> Any:
-    """Transformers' model of the kind ``name`` from a folder or hub id, on the CPU."""
-    import transformers  # seconds; needed only where such a codec is used
+    """Transformers' model ``name`` from a folder or hub id, on the CPU."""
+    import transformers  # takes seconds to import
 
     kind = _KINDS[name]
     if not hasattr(transformers, kind.model):
-        raise ImportError(f"codec={name} needs transformers {kind.since} or later, which has {kind.model}")
+        raise ImportError(f"codec={name} needs transformers {kind.since} or later for {kind.model}")
     folder = resolve_folder(path)
     checkpoint = Checkpoint(folder)
     model_type = checkpoint.config.get("model_type")

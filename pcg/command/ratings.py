@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         listeners = ratings.read_all(files)
         key = ratings.key_of(listeners[0].test, Path(outputs).expanduser())
-        tables = ratings.tables(listeners, key)
+        tables = ratings.preference_tables(listeners, key)
     except ratings.RatingsError as error:
         print(f"pcg ratings: {error}", file=sys.stderr)
         return 2

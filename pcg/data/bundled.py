@@ -1,4 +1,4 @@
-"""The bundled test set: sentences no model was trained on, with a voice prompt and a reference recording each.
+"""The bundled test set: sentences that no model was trained on, each with a voice prompt and a reference recording.
 
 Made by ``pcg.training.pair.heldout``. Two parquet files: ``utterances.parquet`` (id, text, speaker, prompt_id,
 audio) and ``voices.parquet`` (id, text, speaker, audio), audio being the bytes of a FLAC file.
@@ -21,16 +21,16 @@ from pcg.types import Utterance
 
 @checked
 class Bundled:
-    """The first ``limit`` utterances in a fixed order that goes round the speakers.
+    """The first ``limit`` utterances in a fixed order that alternates between the speakers.
 
-    The compressed audio (8 MB) is held; each clip is decoded when asked for.
+    The compressed audio (8 MB) is in memory; a clip is decoded when it is loaded.
 
     Args:
-        limit: None for all.
-        folder: where the two files lie; None for those that ship with the package.
+        limit: first N utterances; None for all.
+        folder: of the two files; None for those in the package.
 
     Raises:
-        ValueError: a limit below 1.
+        ValueError: the limit is below 1.
     """
 
     def __init__(self, limit: Limit = None, folder: str | None = None) -> None:

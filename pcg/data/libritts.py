@@ -1,4 +1,4 @@
-"""LibriTTS (Zen et al. 2019, arXiv 1904.02882) from the Hugging Face hub, or from a folder laid out as it is there."""
+"""LibriTTS (Zen et al. 2019, arXiv 1904.02882) from the Hugging Face hub, or from a folder of the same layout."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pcg.types import Utterance
 
 @checked
 class LibriTTS:
-    """Parquet with columns audio, text_normalized, speaker_id and id, read when first asked for.
+    """Parquet with columns audio, text_normalized, speaker_id and id, read at first use.
 
-    Cached, the set lies memory-mapped on disk and clips are read from there. Streamed, it is read from the
-    beginning until the first ``limit`` utterances and a voice prompt for each have come; what came lies in a
-    temporary folder. A streamed run so chooses its prompts among fewer clips: compare it with streamed runs only.
+    Without streaming the set is memory-mapped, and clips are read from disk. With streaming it is read from the
+    beginning into a temporary folder, until there are ``limit`` utterances and a voice prompt for each. Prompts are
+    then chosen from fewer clips, so compare streamed runs only with streamed runs.
 
     Args:
         path: hub id, or folder.
         config: ``clean``, ``other``, ``all`` or ``dev``.
         split: ``test.clean``, ``dev.clean``, ...
         limit: first N utterances; None for all.
-        streaming: read no more than is needed, without keeping it.
+        streaming: read only what is needed, and do not cache it.
         prompt_seconds: shortest and longest voice prompt.
-        seed: of the choice of voice prompts; the same one gives the same prompts, whatever the limit.
+        seed: of the choice of voice prompts, which does not depend on the limit.
 
     Raises:
-        ValueError: a limit below 1.
-        FileNotFoundError, ValueError: when first read, where the set is neither here nor to be had, or damaged.
+        ValueError: the limit is below 1.
+        FileNotFoundError, ValueError: at first use, the set cannot be found or is damaged.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class LibriTTS:
         return self._stream() if self._streaming else self._mapped()
 
     def _open(self) -> Any:
-        """The set, audio as bytes: ``datasets`` itself would decode it by torchcodec."""
+        """The set with audio as bytes, which ``datasets`` would otherwise decode with torchcodec."""
         try:
-            found = open_rows(self._path, self._config, self._split, self._streaming)
+            rows = open_rows(self._path, self._config, self._split, self._streaming)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}; or use the published folders: dataset=libritts_local dataset.path=LibriTTS/test-clean"
+                f"{error}; or use a published folder: dataset=libritts_local dataset.path=LibriTTS/test-clean"
             ) from error
-        if not hasattr(found, "cast_column"):
-            return found  # parquet, which holds bytes
-        from datasets import Audio  # it is here, since what was found is its own
+        if not hasattr(rows, "cast_column"):
+            return rows  # our own parquet rows, which hold bytes
+        from datasets import Audio
 
-        return found.cast_column("audio", Audio(decode=False))
+        return rows.cast_column("audio", Audio(decode=False))
 
     def _mapped(self) -> list[Clip]:
         rows = self._open()

@@ -1,4 +1,4 @@
-"""LibriTTS (Zen et al. 2019, arXiv 1904.02882) in the folders that it is published in."""
+"""LibriTTS (Zen et al. 2019, arXiv 1904.02882) in the folders as published."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pcg.types import Utterance
 
 @checked
 class LibriTTSLocal:
-    """``<speaker>/<chapter>/<id>.wav`` with ``<id>.normalized.txt`` beside it, in the order of their ids.
+    """``<speaker>/<chapter>/<id>.wav``, each with ``<id>.normalized.txt``, in the order of their ids.
 
     Args:
         path: one set, such as ``LibriTTS/test-clean``.
         limit: first N utterances; None for all.
         prompt_seconds: shortest and longest voice prompt.
-        seed: of the choice of voice prompts; the same one gives the same prompts, whatever the limit.
+        seed: of the choice of voice prompts, which does not depend on the limit.
 
     Raises:
-        ValueError: no such folder, nothing in it, or a recording without its text.
+        ValueError: there is no such folder, it has no recordings, or a recording has no text.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class LibriTTSLocal:
     def _clips(self) -> list[Clip]:
         files = sorted(self._folder.glob("[!.]*/[!.]*/[!.]*.wav"), key=lambda file: file.stem)
         if not files:
-            raise ValueError(f"{self._folder} holds no <speaker>/<chapter>/<id>.wav: give one set, LibriTTS/test-clean")
-        silent = [file for file in files if not _text_file(file).is_file()]
-        if silent:
             raise ValueError(
-                f"{len(silent)} recording(s) have no text beside them, the first is {_text_file(silent[0])}"
+                f"{self._folder} holds no <speaker>/<chapter>/<id>.wav; give one set, such as LibriTTS/test-clean"
             )
+        missing = [_text_file(file) for file in files if not _text_file(file).is_file()]
+        if missing:
+            raise ValueError(f"{len(missing)} recording(s) have no text; the first missing file is {missing[0]}")
         return [
             Clip(file.stem, file.parts[-3], read_text(_text_file(file)).strip(), file.read_bytes, str(file))
             for file in files

@@ -1,4 +1,4 @@
-"""A user's folders and text files: which files count, which encoding a text is in, where its lines end."""
+"""Reading of a user's text files and folders: hidden files, encodings, ends of lines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MARKS = {
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in the encoding that its byte-order mark tells.
+    """The content of a text file in UTF-8, or in the encoding of its byte-order mark.
 
     Raises:
-        FileNotFoundError: it is not there, or a link that leads nowhere.
-        ValueError: naming the file and where it is something else.
+        FileNotFoundError: there is no such file.
+        ValueError: it has another encoding; the message names the file and the line.
     """
-    if wrong := no_file(path):
-        raise FileNotFoundError(wrong)
+    if problem := no_file(path):
+        raise FileNotFoundError(problem)
     data = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
@@ -34,32 +34,32 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path} is not {encoding.upper()} (line {line}, byte 0x{data[error.start]:02x}): save it as UTF-8, or as "
+            f"{path} is not {encoding.upper()} (line {line}, byte 0x{data[error.start]:02x}); save it as UTF-8, or as "
             "UTF-16 with a byte-order mark"
         ) from error
     if "\0" in text:
-        raise ValueError(f"{path} holds zero bytes: save it as UTF-8, or as UTF-16 with a byte-order mark")
+        raise ValueError(f"{path} holds zero bytes; save it as UTF-8, or as UTF-16 with a byte-order mark")
     return text
 
 
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file, as ``read_text`` reads it.
 
-    They end at ``\\n``, ``\\r\\n`` and ``\\r`` and nowhere else: texts that were pasted hold form feeds, U+0085 and
-    U+2028, at which ``str.splitlines`` would cut an utterance in two and number all later ones anew.
+    Lines end only at ``\\n``, ``\\r\\n`` and ``\\r``. Pasted texts hold form feeds, U+0085 and U+2028, at which
+    ``str.splitlines`` would cut an utterance in two and renumber all later ones.
     """
     lines = re.split(r"\r\n|\n|\r", read_text(path))
     return lines if lines[-1] else lines[:-1]
 
 
 def visible(paths: Iterator[Path]) -> list[Path]:
-    """Files but for those that systems hide (``.DS_Store``, macOS's ``._a.txt`` beside ``a.txt``), by name.
+    """The files by name, without hidden ones (``.DS_Store``, macOS's ``._a.txt`` beside ``a.txt``).
 
     Raises:
-        FileNotFoundError: one is a link that leads nowhere.
+        FileNotFoundError: one is a broken link.
     """
-    found = sorted(path for path in paths if not path.name.startswith("."))
-    for path in found:
-        if wrong := absent(path):
-            raise FileNotFoundError(wrong)
-    return [path for path in found if path.is_file()]
+    shown = sorted(path for path in paths if not path.name.startswith("."))
+    for path in shown:
+        if problem := absent(path):
+            raise FileNotFoundError(problem)
+    return [path for path in shown if path.is_file()]

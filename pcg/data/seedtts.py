@@ -16,29 +16,29 @@ from pcg.types import Utterance
 
 @checked
 class SeedTTS:
-    """A line is ``id|prompt text|prompt audio|text`` and, in some lists, ``|recording of the text``.
+    """Each line is ``id|prompt text|prompt audio|text`` and, in some lists, ``|recording of the text``.
 
-    Audio paths are relative to the list. A ``|`` in the text belongs to it: a recording is told by its name's ending.
-    Where the list names no recording, ``wavs/<id>.wav`` beside it is taken if
-    it is there. Each prompt is a speaker of its own.
+    Audio paths are relative to the list. The last field is a recording if it ends as an audio file does; any other
+    ``|`` belongs to the text. If the list names no recording, ``wavs/<id>.wav`` beside it is used if it exists. Each
+    prompt is a speaker of its own.
 
     Args:
-        path: the folder of the set, as it is published; or a list, whatever its language.
-        language: ``en`` or ``zh``: which half of the folder.
-        file: the list of that half: ``meta.lst``, or ``hardcase.lst`` (texts that are hard to say, Chinese only).
+        path: the folder of the set, as published; or a list, of any language.
+        language: ``en`` or ``zh``, the half of the folder.
+        file: the list in that half: ``meta.lst``, or ``hardcase.lst`` (texts that are hard to say, Chinese only).
         limit: first N utterances; None for all.
 
     Raises:
-        ValueError: no such folder or file, no lines in it, or a line that has another form.
+        ValueError: there is no such folder or file, it has no lines, or a line has another form.
     """
 
     def __init__(
         self, path: str, language: Literal["en", "zh"] = "en", file: str = "meta.lst", limit: Limit = None
     ) -> None:
-        place, self._limit = Path(path).expanduser(), limit
-        self._file = place / language / file if place.is_dir() else place
+        root, self._limit = Path(path).expanduser(), limit
+        self._file = root / language / file if root.is_dir() else root
         if not self._file.is_file():
-            raise ValueError(f"path={path}: no such file" + (f" as {language}/{file} in it" if place.is_dir() else ""))
+            raise ValueError(f"path={path}: no such file" + (f" as {language}/{file} in it" if root.is_dir() else ""))
 
     @cached_property
     def _utterances(self) -> tuple[Utterance, ...]:
@@ -50,19 +50,19 @@ class SeedTTS:
     def _utterance(self, number: int, fields: list[str]) -> Utterance:
         where = f"{self._file} line {number}"
         if len(fields) < 4:
-            raise ValueError(f"{where}: {len(fields)} fields; want id|prompt text|prompt audio|text[|recording]")
+            raise ValueError(f"{where}: {len(fields)} fields; expected id|prompt text|prompt audio|text[|recording]")
         recorded = len(fields) > 4 and Path(fields[-1].strip()).suffix.lower() in SUFFIXES
         name, prompt_text, prompt = (field.strip() for field in fields[:3])
         text = "|".join(fields[3:-1] if recorded else fields[3:]).strip()
         prompt_file, recording = self._file.parent / prompt, self._file.parent / f"wavs/{name}.wav"
-        if wrong := absent(prompt_file):
-            raise ValueError(f"{where}: the voice prompt is missing: {wrong}")
+        if problem := absent(prompt_file):
+            raise ValueError(f"{where}: the voice prompt is missing: {problem}")
         if recorded:
             recording = self._file.parent / fields[-1].strip()
-            if wrong := absent(recording):
-                raise ValueError(f"{where}: the recording of the text is missing: {wrong}")
-        elif recording.is_symlink() and (wrong := absent(recording)):
-            raise ValueError(f"{where}: {wrong}")
+            if problem := absent(recording):
+                raise ValueError(f"{where}: the recording of the text is missing: {problem}")
+        elif recording.is_symlink() and (problem := absent(recording)):
+            raise ValueError(f"{where}: {problem}")
         return Utterance(
             id=name,
             text=text,

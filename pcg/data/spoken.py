@@ -1,4 +1,4 @@
-"""One text, said sentence by sentence."""
+"""One text, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -6,40 +6,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pcg.constraints import checked
-from pcg.data.audio import recorded_in
-from pcg.files import absent
+from pcg.data.audio import recorded_in, voice_problems
 from pcg.text import says_something, sentences
 from pcg.types import Utterance
 
 
 @checked
 class Spoken:
-    """An utterance a sentence, all in the voice of one recording or of none.
+    """One utterance for each sentence, all in the voice of one recording or in the model's own.
 
     Args:
         text: what to say.
         voice: audio file of the voice; None for the model's own.
-        voice_text: what the recording says; needed with one, because models read it before the text.
+        voice_text: what the recording says, which models read before the text; required with a voice.
 
     Raises:
-        ValueError: naming everything that is wrong with the arguments.
+        ValueError: an argument is wrong; the message names all that are.
     """
 
     def __init__(self, text: str, voice: str | None = None, voice_text: str = "") -> None:
         file = None if voice is None else Path(voice).expanduser()
-        gone = None if file is None or file.is_file() else absent(file) or f"{file} is no file"
-        wrong = [
-            message
-            for bad, message in [
-                (not says_something(text), f"text={text!r}: has neither a letter nor a digit to say"),
-                (gone is not None, f"voice: {gone}"),
-                (voice is not None and not voice_text.strip(), "voice_text is required with voice: what it says"),
-                (voice is None and voice_text.strip(), "voice is required with voice_text: the recording of it"),
-            ]
-            if bad
-        ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        problems = [] if says_something(text) else [f"text={text!r}: it has neither a letter nor a digit"]
+        problems += voice_problems(file, voice_text, ("voice", "voice_text"))
+        if problems:
+            raise ValueError("; ".join(problems))
         self._sentences, self._voice, self._voice_text = sentences(text), file, voice_text.strip()
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A user's own texts, a file each, each in a voice of its own or in none."""
+"""A user's texts, one file each, each in a voice of its own or in none."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _UNREAD_SUFFIXES = (".aac", ".ac3", ".amr", ".m4a", ".mka", ".mp4", ".webm", ".w
 
 @checked
 class TextFolder:
-    """``<name>.txt`` is an utterance. ``<name>.wav`` is its voice, and ``<name>.prompt`` then says what the voice says.
+    """``<name>.txt`` is an utterance, ``<name>.wav`` its voice, and ``<name>.prompt`` the words of the voice.
 
-    The voice may be any file that soundfile reads (``.flac``, ``.mp3``, ...); endings may be in capitals. Hidden files
-    do not count.
+    The voice may be any file that soundfile reads (``.flac``, ``.mp3``, ...); suffixes may be in capitals. Hidden files
+    are ignored.
 
     Args:
         path: folder.
         limit: first N by name; None for all.
 
     Raises:
-        ValueError: no such folder, no texts in it, a text that is empty or in an unknown encoding, a voice without what
-            it says or the reverse, or two voices for one text.
+        ValueError: there is no such folder, it has no texts, a text is empty or in an unknown encoding, a voice or its
+            words are missing, or a text has two voices.
     """
 
     def __init__(self, path: str, limit: Limit = None) -> None:
@@ -39,7 +39,7 @@ class TextFolder:
 
     @cached_property
     def _utterances(self) -> list[Utterance]:
-        beside: defaultdict[str, list[Path]] = defaultdict(list)  # by name: files that are no texts
+        beside: defaultdict[str, list[Path]] = defaultdict(list)  # by name, files that are no texts
         texts = []
         for file in visible(self._folder.iterdir()):
             if file.suffix.lower() == ".txt":
@@ -48,11 +48,9 @@ class TextFolder:
                 beside[file.stem].append(file)
         if not texts:
             raise ValueError(f"{self._folder} holds no *.txt")
-        lonely = [file for name in beside.keys() - {text.stem for text in texts} for file in _prompts(beside[name])]
-        if lonely:
-            raise ValueError(
-                f"{min(lonely)} says what a voice says, but there is no {min(lonely).stem}.txt to be said in it"
-            )
+        unused = [file for name in beside.keys() - {text.stem for text in texts} for file in _prompts(beside[name])]
+        if unused:
+            raise ValueError(f"{min(unused)} has no text: {min(unused).stem}.txt is missing beside it")
         return [_utterance(file, beside[file.stem]) for file in texts[: self._limit]]
 
     def __len__(self) -> int:
@@ -68,27 +66,27 @@ def _prompts(files: list[Path]) -> list[Path]:
 
 def _utterance(file: Path, beside: list[Path]) -> Utterance:
     text = _words(file)
-    voice, says = _voice(file, beside), _prompts(beside)
-    if voice is None and not says:
+    voice, prompts = _voice(file, beside), _prompts(beside)
+    if voice is None and not prompts:
         return Utterance(file.stem, text)
     if voice is None:
-        others = [other.name for other in beside if other not in says]
+        others = [other.name for other in beside if other not in prompts]
         raise ValueError(
-            f"{says[0]} says what a voice says, but there is no voice {file.stem}.wav, .flac, .mp3, ... beside it"
+            f"{prompts[0]} has no voice: {file.stem}.wav, .flac, .mp3, ... is missing beside it"
             + (f" (there is {', '.join(others)})" if others else "")
         )
-    if not says:
-        raise ValueError(f"{voice} is a voice, but {file.stem}.prompt, which says what it says, is missing")
-    return Utterance(file.stem, text, speaker=file.stem, prompt_text=_words(says[0]), load_prompt=recorded_in(voice))
+    if not prompts:
+        raise ValueError(f"{voice} has no words: {file.stem}.prompt is missing beside it")
+    return Utterance(file.stem, text, speaker=file.stem, prompt_text=_words(prompts[0]), load_prompt=recorded_in(voice))
 
 
 def _voice(text: Path, beside: list[Path]) -> Path | None:
-    unread = [file for file in beside if file.suffix.lower() in _UNREAD_SUFFIXES]
-    if unread:
-        raise ValueError(f"{unread[0]} cannot be read as a voice: make it a WAV, FLAC, OGG or MP3 file")
+    unreadable = [file for file in beside if file.suffix.lower() in _UNREAD_SUFFIXES]
+    if unreadable:
+        raise ValueError(f"{unreadable[0]} cannot be read; convert it to WAV, FLAC, OGG or MP3")
     voices = [file for file in beside if file.suffix.lower() in SUFFIXES]
     if len(voices) > 1:
-        raise ValueError(f"{text} has more than one voice: {', '.join(file.name for file in voices)}")
+        raise ValueError(f"{text} has more than one voice: {', '.join(file.name for file in voices)}; keep one")
     return voices[0] if voices else None
 
 

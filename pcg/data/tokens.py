@@ -1,4 +1,4 @@
-"""Speech that is stored as a codec's tokens, without audio: parquet of one's own, or rows of the hub."""
+"""Speech that is stored as codes of a codec, without audio: local parquet, or a set of the hub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pcg.constraints import Limit, checked
 from pcg.data.stored import open_rows, text_of
 from pcg.types import Utterance
 
-_LARGEST = 2**31 - 1  # code; what is larger would become another one in 32 bits
+_LARGEST = 2**31 - 1  # code; a larger one would overflow 32 bits
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """The codes in a column of a row, read when asked for."""
+    """The codes in a column of a row, read when called."""
 
     rows: Any
     index: int
@@ -28,13 +28,17 @@ class Coded:
     source: str
 
     def __call__(self) -> np.ndarray:
-        """int32. Raises ValueError for anything but one row of whole numbers from 0 to 2,147,483,647."""
+        """The codes as int32.
+
+        Raises:
+            ValueError: the cell is not one row of whole numbers from 0 to 2,147,483,647.
+        """
         codes = np.asarray(self.rows[self.index][self.column])
         if codes.ndim != 1 or not len(codes) or codes.dtype.kind not in "iu":
-            raise ValueError(f"{self.source}: codes are {_described(codes)}, want one row of whole numbers")
+            raise ValueError(f"{self.source}: codes are {_described(codes)}; expected one row of whole numbers")
         wrong = codes[(codes < 0) | (codes > _LARGEST)]
         if len(wrong):
-            raise ValueError(f"{self.source}: holds {int(wrong[0])}, and codes go from 0 to {_LARGEST:,}")
+            raise ValueError(f"{self.source}: there is code {int(wrong[0])}; allowed: 0 to {_LARGEST:,}")
         return codes.astype(np.int32)
 
 
@@ -44,26 +48,26 @@ def _described(codes: np.ndarray) -> str:
 
 @checked
 class Tokens:
-    """Rows with a text and the codes of it spoken, of one codebook. There is no audio, so nothing is encoded.
+    """Rows with a text and the codes of its speech, of one codebook. There is no audio, so nothing is encoded.
 
-    A parquet file, a folder of them, what ``datasets`` saved, or a hub id (``pcg.data.stored``); what is streamed is
-    read from the beginning, and the first ``limit`` rows are kept in memory. Rows without text or codes are refused.
+    The rows come from a parquet file, a folder of them, a folder written by ``save_to_disk``, or a hub id
+    (``pcg.data.stored``). With streaming the first ``limit`` rows are read and held in memory.
 
     Args:
         path: file, folder or hub id.
-        text, codes: the columns of the text, and of the codes; codes null: texts that nobody has spoken yet.
-        voice: column of tokens that tell the voice besides (Spark-TTS); null without.
+        text, codes: columns of the text and of its codes; codes=null: there is no speech yet.
+        voice: column of additional tokens of the voice (Spark-TTS); null: none.
         id, speaker: columns; null: rows are numbered, speakers are unknown.
-        prompt_text, prompt_codes: columns of the voice prompt; null: texts are spoken in no given voice.
+        prompt_text, prompt_codes: columns of the voice prompt; null: no prompt.
         config: of a hub set that has several; null: its only one.
         split: ``train``, ...
         limit: first N rows; None for all.
-        streaming: read no more than the limit needs.
+        streaming: read only the first ``limit`` rows.
 
     Raises:
-        ValueError: a limit below 1, streaming without one, half a voice prompt; when first read, a file that cannot be
-            read, a column that is not there, a cell that is no text.
-        FileNotFoundError: when first read, where the set is neither here nor to be had.
+        ValueError: the limit is below 1, streaming has no limit, or half of a voice prompt is given; at first use, a
+            file cannot be read, a column is missing, or a cell holds no text.
+        FileNotFoundError: at first use, the set cannot be found.
     """
 
     def __init__(
@@ -82,9 +86,9 @@ class Tokens:
         streaming: bool = False,
     ) -> None:
         if streaming and limit is None:
-            raise ValueError("streaming: needs a limit, or all of the set would be kept in memory")
+            raise ValueError("streaming=true needs a limit, because the rows are held in memory")
         if (prompt_text is None) != (prompt_codes is None):
-            raise ValueError("prompt_text and prompt_codes: a voice prompt needs both columns, or neither")
+            raise ValueError("a voice prompt needs both columns, prompt_text and prompt_codes, or neither")
         self._path, self._config, self._split = path, config, split
         self._limit, self._streaming = limit, streaming
         named = {
@@ -103,20 +107,20 @@ class Tokens:
         columns, row = self._columns, self._rows[index]
         name = str(row[columns["id"]]) if "id" in columns else f"{Path(self._path).stem}-{index:07d}"
         where = f"row {index} ({name}) of {self._path}"
-        said = {key: text_of(row, columns[key], where) for key in ("text", "prompt_text") if key in columns}
-        coded = {
+        texts = {key: text_of(row, columns[key], where) for key in ("text", "prompt_text") if key in columns}
+        codes = {
             key: Coded(self._rows, index, columns[key], f"{where}, column {columns[key]}")
             for key in ("codes", "prompt_codes", "voice")
             if key in columns
         }
         return Utterance(
             id=name,
-            text=said["text"],
+            text=texts["text"],
             speaker=str(row[columns["speaker"]]) if "speaker" in columns else "",
-            prompt_text=said.get("prompt_text", ""),
-            load_prompt_codes=coded.get("prompt_codes"),
-            load_codes=coded.get("codes"),
-            load_voice=coded.get("voice"),
+            prompt_text=texts.get("prompt_text", ""),
+            load_prompt_codes=codes.get("prompt_codes"),
+            load_codes=codes.get("codes"),
+            load_voice=codes.get("voice"),
         )
 
     @cached_property
@@ -126,12 +130,12 @@ class Tokens:
         rows = rows.select_columns(list(self._columns.values()))
         return list(rows.take(self._limit)) if self._streaming else rows
 
-    def _refuse_missing(self, there: list[str]) -> None:
+    def _refuse_missing(self, existing: list[str]) -> None:
         problems = []
         for key, name in self._columns.items():
-            if name not in there:
-                close = difflib.get_close_matches(name, there, 1, 0.4)
+            if name not in existing:
+                close = difflib.get_close_matches(name, existing, 1, 0.4)
                 meant = f"; did you mean {close[0]!r}?" if close else ";"
-                problems.append(f"{key}={name}: no such column{meant} there are: {', '.join(there)}")
+                problems.append(f"{key}={name}: no such column{meant} there are: {', '.join(existing)}")
         if problems:
             raise ValueError(f"{self._path}: " + "\n".join(problems))

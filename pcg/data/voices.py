@@ -1,4 +1,4 @@
-"""A voice prompt for every utterance, chosen by rule: another utterance of the same speaker."""
+"""A voice prompt for every utterance: another utterance of the same speaker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger("pcg")
 
 @dataclass(frozen=True)
 class Clip:
-    """A recorded utterance. Its audio is read when asked for and not kept.
+    """A recorded utterance, whose audio is read when it is used and not held in memory.
 
     Attributes:
-        read: the bytes of its WAV or FLAC file.
-        source: what that file is called.
+        read: returns the bytes of its WAV or FLAC file.
+        source: name of that file, for messages.
     """
 
     id: str
@@ -33,11 +33,11 @@ class Clip:
 
     @cached_property
     def seconds(self) -> float:
-        """Of its audio, decoded once to see that it is sound; NaN where it is not, which is told."""
+        """The length of its audio, which is decoded once for that; NaN, with a warning, if it cannot be used."""
         try:
             return self.recording().seconds
         except UnreadableAudio as error:
-            log.warning("%s; it is nobody's voice prompt", error)
+            log.warning("%s; it is not used as a voice prompt", error)
             return math.nan
 
     @property
@@ -47,11 +47,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Voices:
-    """Which clip is the voice prompt of which.
+    """Chooses the voice prompt of each clip.
 
-    The clips of a speaker are put in an order of the utterance's own, by a hash of the seed and both ids; the
-    first that can be read, is long enough and not too long is the prompt. So a choice depends on the seed and on the
-    speaker's clips, and on no other utterance, on no limit and on no order of reading.
+    For each utterance the speaker's other clips are ordered by a hash of the seed and both ids; the first that can be
+    read and has an allowed length is the prompt. So the choice depends only on the seed and the speaker's clips, not on
+    other utterances, the limit or the order of reading.
 
     Attributes:
         shortest, longest: bounds of a prompt, in seconds.
@@ -62,7 +62,7 @@ class Voices:
     seed: int
 
     def choose(self, clip: Clip, of_speaker: Sequence[Clip]) -> Clip | None:
-        """None where the speaker has no other clip within the bounds."""
+        """The prompt of a clip; None if the speaker has no other clip of an allowed length."""
         others = sorted(
             (other for other in of_speaker if other.id != clip.id), key=lambda other: self._rank(clip, other)
         )
@@ -72,7 +72,7 @@ class Voices:
         return hashlib.blake2b(f"{self.seed}/{clip.id}/{other.id}".encode(), digest_size=8).digest()
 
     def utterances(self, clips: Sequence[Clip], limit: int | None) -> Iterator[Utterance]:
-        """The first ``limit`` clips as utterances, each with its voice prompt and itself as the reference.
+        """The first ``limit`` clips as utterances, each with its voice prompt, and with itself as the reference.
 
         Raises:
             ValueError: a speaker has no clip that can be a prompt.
@@ -82,8 +82,8 @@ class Voices:
             voice = self.choose(clip, by_speaker[clip.speaker])
             if voice is None:
                 raise ValueError(
-                    f"speaker {clip.speaker} has no utterance of {self.shortest:g} to {self.longest:g} seconds besides "
-                    f"{clip.id} to take the voice from: widen dataset.prompt_seconds"
+                    f"speaker {clip.speaker} has no utterance of {self.shortest:g} to {self.longest:g} seconds, other "
+                    f"than {clip.id}, for a voice prompt; widen dataset.prompt_seconds"
                 )
             yield Utterance(
                 id=clip.id,
@@ -96,7 +96,7 @@ class Voices:
 
 
 def grouped(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """By speaker."""
+    """The clips of each speaker."""
     by_speaker: defaultdict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         by_speaker[clip.speaker].append(clip)

@@ -76,7 +76,7 @@ def of_model(theta: float, model: str, vocab_size: int, center: bool = False) ->
     """The paper's groups from the model's input table: all audio tokens with a cosine above theta."""
     ids = audio_ids(model)
     vectors = UnloadedModel(model, ids).embeddings("input")
-    return Cosine(theta, center).build(vectors, None).among(ids, vocab_size)
+    return Cosine(theta, center).build(vectors, None).in_vocabulary(ids, vocab_size)
 
 
 def in_words(table: GroupTable) -> str:

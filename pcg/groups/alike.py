@@ -1,9 +1,9 @@
-"""Which tokens are alike: the relation that coupling pairs tokens along, read off a table of groups.
+"""Which tokens are alike: the relation along which coupling pairs tokens, derived from a table of groups.
 
-``N(x)``: the tokens alike to ``x``, ``x`` among them. ``S(y)``: the tokens that ``y`` is alike to, its reverse. Where
-group ``k`` is token ``k``'s own (every builder but k-means), ``N(x) = G_x``, and ``S(y)`` are the tokens whose group
-holds ``y``: nearer than "share a group", by which two tokens may be twice as far apart. Where groups are nobody's own,
-the tokens that share a group are alike.
+``N(x)``: the tokens alike to ``x``, including ``x``. ``S(y)``: the tokens that ``y`` is alike to, the reverse.
+If group ``k`` belongs to token ``k`` (every builder but k-means), ``N(x) = G_x``, and ``S(y)`` are the tokens whose
+group holds ``y``. This is a closer relation than "share a group", by which two tokens may be twice as far apart. If
+groups belong to no token, the tokens that share a group are alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 
 from pcg.groups.table import SMALL, GroupTable, bag, ragged
 
-MOST = 1 << 27  # pairs of tokens that share a group, where groups overlap and the pairs have to be written out
+MOST = 1 << 27  # pairs of tokens that share a group at most, if groups overlap and all pairs must be listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,11 @@ class Neighbours:
 
     Attributes:
         starts, members: the rows, ascending within a row.
-        row: of each token; None where row t is token t's. Disjoint groups have one row for all members.
+        row: the row of each token; None if token t has row t. The members of a disjoint group share one row.
         spans: start and size of each token's row.
-        widest: the longest row.
-        owners: whose neighbour each of ``members`` is, where row t is token t's.
-        padded: every token's neighbours, filled up with the token itself; None of a large table.
+        widest: size of the longest row.
+        owners: the row that each of ``members`` stands in.
+        padded: every token's neighbours, padded with the token itself; None for a large table.
     """
 
     starts: Int[Tensor, "starts"]
@@ -54,7 +54,7 @@ class Neighbours:
         return cls(starts, members, row, spans, widest, owners.repeat_interleave(starts.diff()), padded)
 
     def of(self, tokens: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape width"]:
-        """The neighbours of each token, filled up with the token itself."""
+        """The neighbours of each token, padded with the token itself."""
         if self.padded is not None:
             return embedding(tokens, self.padded)
         return _filled(tokens, self.spans[tokens], self.members, self.widest)
@@ -70,8 +70,7 @@ class Alike:
     """Attributes:
     near: ``N``.
     back: ``S``, its reverse; the same object where the relation is symmetric.
-    disjoint: tokens are alike just when they are in one group of a partition, so that neighbours of a token have
-        the same neighbours.
+    disjoint: the groups are a partition, so that all neighbours of a token have the same neighbours.
     """
 
     near: Neighbours
@@ -86,7 +85,7 @@ class Alike:
     def of(cls, groups: GroupTable) -> Alike:
         """
         Raises:
-            ValueError: groups are nobody's own, overlap, and put too many pairs of tokens together.
+            ValueError: groups belong to no token and overlap, and too many pairs of tokens share one.
         """
         if groups.seeded:
             near = Neighbours.make(groups.member_starts, groups.members)
@@ -101,7 +100,7 @@ class Alike:
 
 
 def _sharing(groups: GroupTable) -> tuple[Int[Tensor, "starts"], Int[Tensor, "pairs"]]:
-    """For each token all that share a group with it."""
+    """For each token, all tokens that share a group with it."""
     sizes, members, pairs = [], [], 0
     for block in groups.sharing():
         sizes.append(block.sum(1))
@@ -109,8 +108,8 @@ def _sharing(groups: GroupTable) -> tuple[Int[Tensor, "starts"], Int[Tensor, "pa
         pairs += len(members[-1])
         if pairs > MOST:
             raise ValueError(
-                f"groups: more than {MOST:,} pairs of tokens share one of these overlapping groups; coupling needs "
-                "smaller ones, disjoint ones, or one group a token (as cosine, knn, sound and lattice make)"
+                f"groups: more than {MOST:,} pairs of tokens share one of these overlapping groups; use smaller or "
+                "disjoint groups, or one group a token (cosine, knn, sound, lattice)"
             )
     return torch.cat([sizes[0].new_zeros(1), torch.cat(sizes).cumsum(0)]).to(torch.int32), torch.cat(members)
 

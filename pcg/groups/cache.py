@@ -1,4 +1,4 @@
-"""Built tables on disk, under a key of what they were built from."""
+"""Built tables and other tensors on disk, under a hash of what they were built from."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pcg.groups.table import GroupBuilder, GroupTable
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_FORMAT = 2  # part of a table's key: raise it when a builder's answer changes
-_TENSORS = 1  # likewise of a tensor's
+_FORMAT = 2  # part of a table's key; raise it when a builder returns another table
+_TENSORS = 1  # part of a tensor's key
 
 
 def build_cached(
@@ -32,10 +32,10 @@ def build_cached(
     groupable: Bool[Tensor, "vocab"] | None,
     folder: str | Path,
 ) -> GroupTable:
-    """The builder's table, from ``folder`` if it was built before; written atomically if not.
+    """The builder's table: read from ``folder`` if it was built before, else built and written there atomically.
 
-    Two processes that build the same table at once both write it, and either's file is good. A file that cannot be
-    read, or written, is warned of, and costs no more than the building.
+    Two processes may build the same table at once; both write it, and either file is good. If a file cannot be read or
+    written, a warning says so and the table is built.
     """
     key = key_of(builder, embeddings, groupable)
     path = file_of(key, folder)
@@ -54,38 +54,38 @@ def file_of(key: str, folder: str | Path) -> Path:
     return Path(folder) / f"groups-{key}.safetensors"
 
 
-def kept_tensor(name: str, make: Callable[[], Tensor], folder: str | Path | None) -> Tensor:
-    """What ``make`` makes, kept in ``folder`` under a hash of ``name`` with the same care as tables; None: not kept."""
+def cached_tensor(name: str, make: Callable[[], Tensor], folder: str | Path | None) -> Tensor:
+    """The tensor that ``make`` returns, cached as tables are under a hash of ``name``; not cached without a folder."""
     if folder is None:
         return make()
     digest = hashlib.blake2b(f"{_TENSORS} {name}".encode(), digest_size=16).hexdigest()
     path = Path(folder) / f"tensor-{digest}.safetensors"
-    made = _read(path, lambda: load_file(path)["kept"])
-    if made is None:
-        made = make()
-        _write(lambda unfinished: save_file({"kept": made}, unfinished), path)
-    return made
+    tensor = _read(path, lambda: load_file(path)["kept"])
+    if tensor is None:
+        tensor = make()
+        _write(lambda unfinished: save_file({"kept": tensor}, unfinished), path)
+    return tensor
 
 
 def _load(path: Path, vocab_size: int) -> GroupTable:
     table = GroupTable.load(path)
     if table.vocab_size != vocab_size:
-        raise ValueError(f"it is over {table.vocab_size} tokens, not {vocab_size}")
+        raise ValueError(f"the groups are over {table.vocab_size} tokens, not {vocab_size}")
     return table
 
 
 def _read(path: Path, load: Callable[[], T]) -> T | None:
-    """None where there is none, or what is there is broken."""
+    """The file's content; None if there is no file or it is broken."""
     try:
         return load() if path.exists() else None
-    except Exception as error:  # however it is broken: torn, empty, of other tensors
+    except Exception as error:  # truncated, empty, of other tensors: any kind of damage
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.warning("%s cannot be read (%s): the groups are built anew", path, reason)
+        log.warning("%s cannot be read (%s); it is built again", path, reason)
         return None
 
 
 def _write(save: Callable[[str], None], path: Path) -> None:
-    """All or nothing; where it is nothing, that is told."""
+    """Write the whole file or none; a warning says if it could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
@@ -96,14 +96,14 @@ def _write(save: Callable[[str], None], path: Path) -> None:
         finally:
             Path(unfinished).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        log.warning("%s: the groups are not kept for the next run (%s)", path.parent, error)
+        log.warning("%s cannot be written (%s); the next run builds the groups again", path.parent, error)
 
 
 def _in_words(table: GroupTable) -> str:
-    found = table.report()
+    sizes = table.report()
     return (
-        f"{found['groups']:,} groups, {found['mean_size']:.1f} tokens each, {found['max_size']:,} at most, "
-        f"{found['singleton_share']:.0%} alone"
+        f"{sizes['groups']:,} groups of {sizes['mean_size']:.1f} tokens on average and {sizes['max_size']:,} at most, "
+        f"{sizes['singleton_share']:.0%} of them singletons"
     )
 
 
@@ -120,17 +120,13 @@ def key_of(
 
 
 def describe(value: object) -> str:
-    """``Cosine(theta=0.4, center=False)``, nested builders too; tables and tensors by their content.
+    """``Cosine(theta=0.4, center=False)``, including nested builders; a tensor by a digest of its content.
 
-    Fields without a ``repr`` are left out: parts of a run, which other fields tell.
+    Fields without ``repr`` are left out: what they hold is named by other fields.
     """
     if isinstance(value, Tensor):
         content = hashlib.blake2b(repr(value.tolist()).encode(), digest_size=16)
         return f"Tensor({content.hexdigest()})"
-    if isinstance(value, GroupTable):
-        content = hashlib.blake2b(value.members.cpu().numpy().tobytes(), digest_size=16)
-        content.update(value.member_starts.cpu().numpy().tobytes())
-        return f"GroupTable({content.hexdigest()})"
     if dataclasses.is_dataclass(value):
         fields = (f"{f.name}={describe(getattr(value, f.name))}" for f in dataclasses.fields(value) if f.repr)
         return f"{type(value).__name__}({', '.join(fields)})"

@@ -1,7 +1,7 @@
 """Groups by cosine similarity of embeddings, one seeded by each token: the paper's Acoustic Similarity Groups.
 
-Source: arXiv 2511.13732. ``center`` is ours: where the rows share a large mean, all cosines are near 1 and theta says
-nothing until the mean is taken off.
+Source: arXiv 2511.13732. ``center`` is ours: if the rows share a large mean, all cosines are near 1, and theta tells
+tokens apart only after the mean is subtracted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST = 200_000_000  # memberships: a table of .8 GB, while at most .7 GB of hits
 @checked
 @dataclass(frozen=True)
 class Cosine:
-    """``G_k = {t : cos(E_t, E_k) > theta} and k itself``, over groupable tokens; the others stay alone.
+    """``G_k = {t : cos(E_t, E_k) > theta} and k itself``, over groupable tokens; the others are singletons.
 
     Attributes:
         theta: in [-1, 1).
@@ -36,7 +36,7 @@ class Cosine:
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """
         Raises:
-            ValueError: for a mask or rows that do not fit, or a theta so low that the table would not fit in memory.
+            ValueError: the mask or the rows do not fit, or theta is so low that the table would not fit in memory.
         """
         rows = Rows.of(embeddings, groupable, self.center)
         table = _assemble(self._hits(rows), rows.ids.cpu(), len(embeddings))
@@ -44,23 +44,23 @@ class Cosine:
         return table
 
     def _hits(self, rows: Rows) -> dict[tuple[int, int], Int[Tensor, "hits"]]:
-        """Where each pair of blocks is similar, as ``row * BLOCK + column``: half of the relation, 4 bytes a hit.
+        """The similar pairs of each pair of blocks, as ``row * BLOCK + column``: half of the relation, 4 bytes a hit.
 
-        All hits lie in one store, whose pages are not taken before they are written: many small tensors between large
-        temporary ones would leave the heap in pieces, gigabytes of them.
+        All hits lie in one tensor, whose pages take memory only when written: many small tensors between large
+        temporary ones would fragment the heap by gigabytes.
         """
         store = torch.empty(min(MOST, len(rows) ** 2), dtype=torch.int32)
-        hits, end, found = {}, 0, 0
+        hits, end, memberships = {}, 0, 0
         for i, j, similarity in rows.pairs(f"cosine groups, theta {self.theta:g}"):
             similar = similarity > self.theta
             if i == j:
-                similar.fill_diagonal_(True)  # rounding, or a row of zeros
+                similar.fill_diagonal_(True)  # also with rounding errors, or for a row of zeros
             row, column = similar.cpu().nonzero().unbind(1)
-            found += len(row) * (1 if i == j else 2)
-            if found > MOST:
+            memberships += len(row) * (1 if i == j else 2)
+            if memberships > MOST:
                 raise ValueError(
-                    f"cosine: theta={self.theta:g} makes a table of over {MOST:,} memberships, "
-                    f"{MOST // len(rows):,} a token and more: raise theta{'' if self.center else ', or set center'}"
+                    f"cosine: theta={self.theta:g} makes a table of over {MOST:,} memberships, more than "
+                    f"{MOST // len(rows):,} a token; raise theta{'' if self.center else ', or set center=true'}"
                 )
             hits[i, j] = store[end : end + len(row)]
             hits[i, j].copy_(row * BLOCK + column)
@@ -71,7 +71,7 @@ class Cosine:
 def _assemble(
     hits: dict[tuple[int, int], Int[Tensor, "hits"]], ids: Int[Tensor, "rows"], vocab_size: int
 ) -> GroupTable:
-    """The table of a symmetric relation over ``ids``; every other token is a group of its own."""
+    """The table of a symmetric relation over ``ids``; all other tokens are singletons."""
     counts = torch.zeros(len(ids) + BLOCK, dtype=torch.long)
     for (i, j), packed in hits.items():
         counts[i : i + BLOCK] += torch.bincount(packed // BLOCK, minlength=BLOCK)
@@ -82,7 +82,7 @@ def _assemble(
 
     starts = sizes.cumsum(0) - sizes
     members = torch.empty(int(sizes.sum()), dtype=torch.int32)
-    members[starts] = torch.arange(vocab_size, dtype=torch.int32)  # right for the tokens that stay alone
+    members[starts] = torch.arange(vocab_size, dtype=torch.int32)  # the singletons; groups are overwritten below
     for i in range(0, len(ids), BLOCK):
         row, column = _relation(hits, i, len(ids))
         rank = torch.arange(len(row)) - (counts[i : i + BLOCK].cumsum(0) - counts[i : i + BLOCK])[row]
@@ -93,7 +93,7 @@ def _assemble(
 def _relation(
     hits: dict[tuple[int, int], Int[Tensor, "hits"]], start: int, rows: int
 ) -> tuple[Int[Tensor, "related"], Int[Tensor, "related"]]:
-    """Row within the block at ``start``, and column among all rows, in order."""
+    """The related pairs of a block in order: row within the block at ``start``, and column among all rows."""
     keys = []
     for other in range(0, rows, BLOCK):
         packed = hits[min(start, other), max(start, other)].long()

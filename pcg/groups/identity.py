@@ -1,4 +1,4 @@
-"""Every token alone: what any grouping rule becomes without groups."""
+"""Every token a group of its own, for a rule with groups to be compared with."""
 
 from __future__ import annotations
 

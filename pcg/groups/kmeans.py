@@ -18,9 +18,9 @@ from pcg.groups.table import GroupTable
 @checked
 @dataclass(frozen=True)
 class KMeans:
-    """Clusters of groupable tokens; the others stay alone. Clusters that end up empty are left out.
+    """Clusters of groupable tokens; the others are singletons. Empty clusters are left out.
 
-    Rows are clustered as they are: Euclidean distance does not mind a mean that all rows share.
+    Rows are not centred: a mean that all rows share does not change Euclidean distances.
     """
 
     clusters: Annotated[int, FROM_1]
@@ -29,15 +29,17 @@ class KMeans:
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """
         Raises:
-            ValueError: for a mask that does not fit, or fewer groupable tokens than clusters.
+            ValueError: the mask does not fit, or there are fewer groupable tokens than clusters.
         """
         ids = groupable_ids(embeddings, groupable)
         if self.clusters > len(ids):
-            raise ValueError(f"kmeans: clusters={self.clusters}, but only {len(ids)} tokens are groupable")
+            raise ValueError(
+                f"kmeans: clusters={self.clusters}, but only {len(ids)} tokens are groupable; lower clusters"
+            )
         rows = embeddings[ids].float().cpu().numpy()
         kmeans = MiniBatchKMeans(self.clusters, random_state=self.seed, n_init=3, batch_size=4096)
-        cluster = torch.arange(self.clusters, self.clusters + len(embeddings))  # a cluster of its own for each ...
-        cluster[ids.cpu()] = torch.from_numpy(kmeans.fit_predict(rows)).long()  # ... but these
+        cluster = torch.arange(self.clusters, self.clusters + len(embeddings))  # a singleton for each token ...
+        cluster[ids.cpu()] = torch.from_numpy(kmeans.fit_predict(rows)).long()  # ... but the clustered ones
         sizes = torch.bincount(cluster)
         members = torch.sort(cluster, stable=True).indices
         table = GroupTable.from_csr(sizes[sizes > 0], members, len(embeddings))

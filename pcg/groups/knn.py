@@ -1,6 +1,6 @@
 """Groups of a fixed size: each token with its k nearest by cosine similarity.
 
-Not symmetric: t may be near k without k being among t's nearest.
+The relation is not symmetric: t may be among the nearest of s without s being among the nearest of t.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pcg.groups.table import GroupTable
 @checked
 @dataclass(frozen=True)
 class KNN:
-    """``G_s``: token s and the ``k`` groupable tokens most similar to it, in order of it; the others stay alone.
+    """``G_s``: token s and the ``k`` groupable tokens most similar to it, with their order; the others are singletons.
 
     Attributes:
         center: subtract the mean row before comparing.
@@ -32,34 +32,34 @@ class KNN:
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """
         Raises:
-            ValueError: for a mask or rows that do not fit, or fewer than k other groupable tokens.
+            ValueError: the mask or the rows do not fit, or there are fewer than k other groupable tokens.
         """
         rows = Rows.of(embeddings, groupable, self.center)
         if self.k >= len(rows):
-            raise ValueError(f"knn: k={self.k}, but a token has only {len(rows) - 1} others to be grouped with")
+            raise ValueError(f"knn: k={self.k}, but a token has only {len(rows) - 1} others; set k to that or less")
         ids = rows.ids.cpu()
-        groups, places = torch.cat([ids.unsqueeze(1), ids[self._nearest(rows).cpu()]], 1).sort(1)
+        groups, order = torch.cat([ids.unsqueeze(1), ids[self._nearest(rows).cpu()]], 1).sort(1)
         sizes = torch.ones(len(embeddings), dtype=torch.long)
         sizes[ids] = self.k + 1
         starts = sizes.cumsum(0) - sizes
         members = torch.empty(int(sizes.sum()), dtype=torch.long)
-        members[starts] = torch.arange(len(embeddings))  # right for the tokens that stay alone
+        members[starts] = torch.arange(len(embeddings))  # the singletons; groups are overwritten below
         ranks = torch.zeros_like(members)
         at = starts[ids].unsqueeze(1) + torch.arange(self.k + 1)
-        members[at], ranks[at] = groups, places
+        members[at], ranks[at] = groups, order
         return GroupTable.from_csr(sizes, members, len(embeddings), ranks=ranks)
 
     def _nearest(self, rows: Rows) -> Int[Tensor, "rows k"]:
-        """The k most similar other rows of each row; each pair of blocks serves both of its sides."""
+        """The k most similar other rows of each row. Each pair of blocks is computed once for both of its blocks."""
         device = rows.ids.device
         best = torch.full((len(rows), self.k), -torch.inf, device=device)
         nearest = torch.zeros(len(rows), self.k, dtype=torch.long, device=device)
 
         def offer(at: int, similarity: Float[Tensor, "rows columns"], first: int) -> None:
-            mine = slice(at, at + BLOCK)
+            block = slice(at, at + BLOCK)
             candidates = torch.arange(first, first + similarity.shape[1], device=device).expand_as(similarity)
-            best[mine], chosen = torch.cat([best[mine], similarity], 1).topk(self.k, 1)
-            nearest[mine] = torch.cat([nearest[mine], candidates], 1).gather(1, chosen)
+            best[block], chosen = torch.cat([best[block], similarity], 1).topk(self.k, 1)
+            nearest[block] = torch.cat([nearest[block], candidates], 1).gather(1, chosen)
 
         for i, j, similarity in rows.pairs(f"{self.k} nearest"):
             if i == j:

@@ -1,4 +1,4 @@
-"""Groups from the codec's own geometry: a token is a point of an FSQ lattice, its group the points around it.
+"""Groups from the codec's geometry: a token is a point of an FSQ lattice, and its group are the points around it.
 
 Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505) numbers its codes in mixed radix, first dimension
 fastest: ``token = sum_i digit_i prod_{j<i} levels_j``.
@@ -25,8 +25,8 @@ from pcg.groups.table import GroupTable
 class Lattice:
     """``G_k``: the groupable tokens whose digits differ from k's by at most ``radius`` steps in all (an L1 ball).
 
-    L1 rather than Chebyshev, for its finer steps: with eight dimensions of four levels radius 1 holds up to 17
-    tokens and radius 2 up to 145, where the Chebyshev ball of radius 1 already holds up to 6,561.
+    L1 balls grow in finer steps than Chebyshev balls: with eight dimensions of four levels radius 1 holds up to 17
+    tokens and radius 2 up to 145, while the Chebyshev ball of radius 1 holds up to 6,561.
 
     Attributes:
         levels: of each dimension; their product is the size of the codebook, whose tokens come first in the vocabulary.
@@ -38,18 +38,18 @@ class Lattice:
     radius: Annotated[int, FROM_0] = 1
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
-        """Of ``embeddings`` only the number of rows matters.
+        """The table; of ``embeddings`` only the number of rows is used.
 
         Raises:
-            ValueError: for a mask that does not fit, or a lattice of another size than the codebook.
+            ValueError: the mask does not fit, or the lattice has another size than the codebook.
         """
-        vocab, points = len(embeddings), math.prod(self.levels)
+        vocab, size = len(embeddings), math.prod(self.levels)
         may = torch.zeros(vocab, dtype=torch.bool)
         may[groupable_ids(embeddings, groupable).cpu()] = True
-        beyond = vocab - points if groupable is None else int(may[points:].sum())
-        if points > vocab or beyond > (groupable is None):  # without a mask, end-of-speech may be the one token beyond
-            raise ValueError(f"lattice: levels {list(self.levels)} make {points} tokens, which is not this codebook")
-        may[points:] = False
+        beyond = vocab - size if groupable is None else int(may[size:].sum())
+        if size > vocab or beyond > (groupable is None):  # without a mask, one token may follow: end-of-speech
+            raise ValueError(f"lattice: levels={list(self.levels)} make {size} tokens, not those of this codebook")
+        may[size:] = False
         tokens = may.nonzero().squeeze(1)
         ball = _ball(len(self.levels), self.radius)
         pairs = torch.cat([self._shifted(tokens, torch.tensor(shift), may) for shift in ball])

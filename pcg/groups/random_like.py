@@ -1,4 +1,4 @@
-"""The control: groups of the same sizes and overlaps as another builder's, with random members."""
+"""A control: groups of the same sizes and overlaps as another builder's, with random members."""
 
 from __future__ import annotations
 
@@ -14,35 +14,30 @@ from pcg.groups.table import GroupBuilder, GroupTable
 
 @dataclass(frozen=True)
 class RandomLike:
-    """Groups of ``like`` after groupable tokens have changed places at random.
+    """Groups of the builder ``like`` after a random permutation of the groupable tokens.
 
-    A permutation keeps every size and every overlap, so only *which* tokens are together is lost: what a rule gains
-    on these groups it gains by their size alone.
-
-    Attributes:
-        like: a builder, or a table that is already built.
+    A permutation keeps every size and every overlap and changes only *which* tokens are together: what a rule gains on
+    these groups it gains by their size alone.
     """
 
-    like: GroupBuilder | GroupTable
+    like: GroupBuilder
     seed: int = 0
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """
         Raises:
-            ValueError: for a mask or a table that does not fit.
+            ValueError: as the builder.
         """
-        table = self.like if isinstance(self.like, GroupTable) else self.like.build(embeddings, groupable)
-        if table.vocab_size != len(embeddings):
-            raise ValueError(f"groups over {table.vocab_size} tokens, but the embeddings have {len(embeddings)} rows")
+        table = self.like.build(embeddings, groupable)
         ids = groupable_ids(embeddings, groupable).cpu()
         renamed = torch.arange(table.vocab_size)
         renamed[ids] = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))]
 
-        seeded = len(table) == table.vocab_size  # group k is token k's: keep it so
-        order = renamed.argsort() if seeded else torch.arange(len(table))
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
+        one_a_token = len(table) == table.vocab_size  # then group k stays token k's
+        order = renamed.argsort() if one_a_token else torch.arange(len(table))
+        new_group = torch.empty_like(order)
+        new_group[order] = torch.arange(len(order))
         sizes = table.sizes.long().cpu()
-        group = place.repeat_interleave(sizes)
+        group = new_group.repeat_interleave(sizes)
         keys = (group * table.vocab_size + renamed[table.members.cpu()]).sort().values
         return GroupTable.from_csr(sizes[order], keys % table.vocab_size, table.vocab_size, table.symmetric)

@@ -1,4 +1,4 @@
-"""Cosine similarity between all pairs of rows, a block at a time, each pair once."""
+"""Cosine similarities of all pairs of rows, block by block, each pair once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 BLOCK = 2048  # rows a block: its similarities take 16 MB
-_LARGE = 16384  # rows from which a build takes long enough to show its progress
+_LARGE = 16384  # rows from which on a build takes long enough for a progress bar
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of an embedding table that may be grouped, normalised when asked for: never a second copy of the table.
+    """The rows of an embedding table that may be grouped; they are normalised block by block, without a second copy.
 
     Attributes:
         ids: their token ids, ascending.
@@ -31,7 +31,7 @@ class Rows:
     def of(cls, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None, center: bool) -> Rows:
         """
         Raises:
-            ValueError: if the mask has another length, leaves nothing, or a groupable row is not finite.
+            ValueError: the mask has another length or allows nothing, or a groupable row is not finite.
         """
         ids = groupable_ids(embeddings, groupable)
         sums = [embeddings[part].float().sum(0) for part in ids.split(BLOCK)]
@@ -44,7 +44,7 @@ class Rows:
         return len(self.ids)
 
     def block(self, start: int) -> Float[Tensor, "block dim"]:
-        """Unit rows ``start .. start + BLOCK``; a row of zeros, which has no direction, stays zero."""
+        """Rows ``start`` to ``start + BLOCK``, scaled to length 1; a row of zeros stays zero."""
         rows = self.embeddings[self.ids[start : start + BLOCK]].float()
         if self.mean is not None:
             rows = rows - self.mean
@@ -67,14 +67,15 @@ class Rows:
 def groupable_ids(
     embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None
 ) -> Int[Tensor, "rows"]:
-    """
+    """The ids of the groupable tokens, ascending.
+
     Raises:
-        ValueError: if the mask has another length than the table, or leaves nothing.
+        ValueError: the mask has another length than the table, or allows nothing.
     """
     if groupable is None:
         return torch.arange(len(embeddings), device=embeddings.device)
     if len(groupable) != len(embeddings):
-        raise ValueError(f"groupable marks {len(groupable)} tokens, but the embedding table has {len(embeddings)} rows")
+        raise ValueError(f"groupable has {len(groupable)} entries, the embedding table {len(embeddings)} rows")
     if not groupable.any():
         raise ValueError("no token is groupable")
     return groupable.to(embeddings.device).nonzero().squeeze(1)

@@ -1,8 +1,8 @@
-"""How large cosine groups are at every theta, raw and centred, without building any: what a table is good for.
+"""The sizes of cosine groups at every theta, raw and centred, without building groups.
 
-A group's size is how many rows have a cosine above theta with its seed, so one histogram of cosines a seed gives the
-sizes at all thetas at once. Rows are read a block at a time, as often as there are blocks of seeds, and never held
-together: a table of 65,536 x 4,096 costs some hundred megabytes whatever it is stored in.
+A group's size is the number of rows whose cosine with its seed is above theta, so one histogram of cosines for
+each seed gives the sizes at all thetas. Rows are read in blocks and never held together: a table of 65,536 x 4,096
+takes a few hundred megabytes, whatever its type.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 
 from pcg.groups.similarity import BLOCK
 
-_BINS = 2000  # of [-1, 1]: thetas a thousandth apart
-_ALL = 8192  # rows up to which every one is a seed
+_BINS = 2000  # in [-1, 1]: thetas in steps of .001
+_ALL = 8192  # rows up to which every row is a seed
 Read = Callable[[int, int], Tensor]  # rows ``start`` to ``stop`` of the table
 
 
@@ -29,8 +29,9 @@ class Sizes:
     """Sizes of the groups that each seed would have.
 
     Attributes:
-        beyond: by seed, the rows with a cosine above each of the thetas -1, -.999, ... .999, itself included.
-        mean_cosine: between two rows: where it is large, a cosine tells of what all rows share.
+        beyond: for each seed, the number of rows with a cosine above each of the thetas -1, -.999, ... .999, itself
+            included.
+        mean_cosine: between two rows; if it is large, the rows should be centred.
         rows, width: of the table.
     """
 
@@ -40,7 +41,7 @@ class Sizes:
     width: int
 
     def at(self, theta: float) -> Int[Tensor, "seeds"]:
-        """The size of each seed's group at theta, rounded to a thousandth."""
+        """The size of each seed's group at theta, which is rounded to .001."""
         return self.beyond[:, round((theta + 1) * _BINS / 2)].clamp(min=1)
 
     @cached_property
@@ -48,9 +49,9 @@ class Sizes:
         return self.beyond.clamp(min=1).double().mean(0)
 
     def theta_of(self, mean: int) -> float | None:
-        """The smallest theta, to a thousandth, at which groups have ``mean`` tokens or fewer.
+        """The smallest theta, in steps of .001, at which groups have at most ``mean`` tokens on average.
 
-        None where there is none, and where there are no more rows than that.
+        None if there is none, or if there are no more rows than that.
         """
         if self.rows <= mean:
             return None
@@ -59,22 +60,22 @@ class Sizes:
 
 
 def chance(mean: int, rows: int, width: int) -> float | None:
-    """``theta_of`` rows of random directions (a normal limit); ``mean`` is above 1."""
+    """``theta_of`` for rows of random directions (normal approximation); ``mean`` is above 1."""
     return NormalDist(0, width**-0.5).inv_cdf(1 - (mean - 1) / (rows - 1)) if mean < rows else None
 
 
 def sizes(read: Read, rows: int, seeds: int = 2048) -> tuple[Sizes, Sizes]:
-    """Raw and centred.
+    """The sizes of raw and of centred rows.
 
     Args:
-        read: rows of the table, in whatever type it is stored.
-        seeds: drawn at random where there are more than 8,192 rows; of fewer, all.
+        read: returns rows of the table, in any floating-point type.
+        seeds: how many are drawn at random from more than 8,192 rows; of fewer, all are seeds.
 
     Raises:
         ValueError: there are fewer than two rows, or one is not finite.
     """
     if rows < 2:
-        raise ValueError(f"a table of {rows} row(s) has no groups")
+        raise ValueError(f"a table of {rows} row(s) has no groups; at least 2 are needed")
     drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[: rows if rows <= _ALL else seeds]
     mean, chosen = _mean_and_rows(read, rows, drawn.sort().values)
     raw, centred = _Counted(chosen), _Counted(chosen - mean)
@@ -88,7 +89,7 @@ def sizes(read: Read, rows: int, seeds: int = 2048) -> tuple[Sizes, Sizes]:
 def _mean_and_rows(
     read: Read, rows: int, chosen: Int[Tensor, "seeds"]
 ) -> tuple[Float[Tensor, "width"], Float[Tensor, "seeds width"]]:
-    """The mean row, and the chosen ones."""
+    """The mean row, and the chosen rows."""
     sums, kept = [], []
     for start in range(0, rows, BLOCK):
         block = read(start, min(start + BLOCK, rows)).float()
@@ -113,7 +114,7 @@ class _Counted:
         for bins, seeds in zip(self._bins.split(BLOCK), self._seeds.split(BLOCK), strict=True):
             cosines = seeds @ units
             self._sum += cosines.sum(dtype=torch.float64).item()
-            # a bin is what lies above its lower edge, its upper edge included: groups are of what is above theta
+            # a bin excludes its lower edge and includes its upper edge, as a cosine must be above theta
             bin_of = cosines.add_(1).mul_(_BINS / 2).ceil_().sub_(1).clamp_(0, _BINS - 1).long()
             bin_of += torch.arange(len(seeds))[:, None] * _BINS
             bins += torch.bincount(bin_of.flatten(), minlength=bins.numel()).view_as(bins)

@@ -1,8 +1,7 @@
-"""Groups by sound: tokens of which the codec makes the same in the same place.
+"""Groups by sound: tokens that the codec decodes to similar sound in the same context.
 
-Ours; PCG's own groups look at the target's embeddings (arXiv 2511.13732), which say what a model does with a token,
-not what is heard of it. The two neighbourhoods can be joined by the sum of ranks, so that no scale has to be found
-between a cosine and decibels.
+Ours. PCG's groups compare the target's embeddings (arXiv 2511.13732), which say how a model uses a token, not how it
+sounds. Both neighbourhoods can be joined by the sum of ranks, which needs no scale between a cosine and decibels.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ from pcg.constraints import ABOVE_0, FROM_1
 from pcg.groups.cosine import MOST
 from pcg.groups.similarity import BLOCK, Rows, groupable_ids
 from pcg.groups.table import GroupTable
-from pcg.groups.token_sounds import contexts_of, kept_sounds
+from pcg.groups.token_sounds import cached_sounds, contexts_of
 from pcg.interfaces import Codec, Dataset
 
-_STRIPE = 512  # rows at a time: at 65,536 tokens their distances take 134 MB, and all that is made of them about 1.3 GB
+_STRIPE = 512  # rows at a time: at 65,536 tokens their distances take 134 MB, all that is derived from them 1.3 GB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """``G_s``: token s, and of the groupable tokens its ``k`` nearest, those within ``radius``, or those that are both.
+    """``G_s``: token s and its ``k`` nearest groupable tokens, those within ``radius``, or those that are both.
 
-    Only the others of a token are limited; the group is not symmetric where there is a ``k``.
+    With ``k`` the relation is not symmetric.
 
     Attributes:
-        k: how many others; None for all within the radius.
-        radius: root mean square difference of what is heard around a token, in dB; None for no limit.
-        embedding: near is by the sum of the ranks in sound and in cosine of the embeddings, rather than in sound alone.
-        contexts: in how many places each token is heard.
-        voices: recordings that the places are in.
-        codec: what decodes.
-        codec_name: tells this codec, its weights and settings, from others, for the cache.
-        cache: folder that keeps what was heard, which takes longest; None to keep nothing.
-        places: tokens of the places.
+        k: number of other tokens; None for all within the radius.
+        radius: root mean square difference of the sound around a token, in dB; None for no limit.
+        embedding: True ranks neighbours by the sum of their ranks in sound and in cosine, False by sound alone.
+        contexts: number of contexts in which each token is decoded.
+        voices: recordings that the contexts are taken from.
+        codec: decodes the tokens.
+        codec_name: identifies the codec, its weights and settings in the cache.
+        cache: folder for the decoded sounds, which take longest; None: not cached.
+        places: tokens of the contexts.
     """
 
     codec: Codec = field(repr=False)
@@ -58,40 +57,42 @@ class Sound:
     def __post_init__(self) -> None:
         if self.k is None and (self.radius is None or self.embedding):
             raise ValueError(
-                "sound: without k there must be a radius, and embedding=false: "
-                f"k=null, radius={self.radius}, embedding={self.embedding}"
+                "sound: k=null needs a radius and embedding=false, but there is "
+                f"radius={self.radius}, embedding={self.embedding}"
             )
         object.__setattr__(self, "places", contexts_of(self.voices, self.codec, self.contexts))
 
     def build(self, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None) -> GroupTable:
         """
         Raises:
-            ValueError: for a mask or rows that do not fit, tokens that the codec does not have, fewer than k others, or
-                a table that would not fit in memory.
+            ValueError: the mask or the rows do not fit, a groupable token is none of the codec's, there are fewer than
+                k others, or the table would not fit in memory.
         """
         ids = groupable_ids(embeddings, groupable)
         if ids[-1] >= self.codec.codebook_size:
-            raise ValueError(f"sound: token {ids[-1]} is groupable, but the codec has {self.codec.codebook_size}")
+            raise ValueError(
+                f"sound: token {ids[-1]} is groupable, but the codec has only {self.codec.codebook_size} tokens"
+            )
         if self.k is not None and self.k >= len(ids):
-            raise ValueError(f"sound: k={self.k}, but a token has only {len(ids) - 1} others to be grouped with")
-        sizes, found = torch.ones(len(embeddings), dtype=torch.long), []
+            raise ValueError(f"sound: k={self.k}, but a token has only {len(ids) - 1} others; set k to that or less")
+        sizes, members_of_stripes = torch.ones(len(embeddings), dtype=torch.long), []
         for stripe, together in self._stripes(Rows.of(embeddings, groupable, center=False)):
             sizes[stripe.cpu()] = together.sum(1).cpu()
-            found.append(ids[together.nonzero()[:, 1]].to(torch.int32).cpu())
+            members_of_stripes.append(ids[together.nonzero()[:, 1]].to(torch.int32).cpu())
             if sizes.sum() > MOST:
                 raise ValueError(
-                    f"sound: a table of over {MOST:,} memberships: lower k={self.k} or radius={self.radius}"
+                    f"sound: a table of over {MOST:,} memberships; lower k={self.k} or radius={self.radius}"
                 )
         members = torch.arange(len(embeddings), dtype=torch.int32).repeat_interleave(sizes)
         grouped = torch.zeros(len(embeddings), dtype=torch.bool).index_fill_(0, ids.cpu(), True)
-        members[grouped.repeat_interleave(sizes)] = torch.cat(found)
+        members[grouped.repeat_interleave(sizes)] = torch.cat(members_of_stripes)
         table = GroupTable.from_csr(sizes, members, len(embeddings))
         table.warn(f"groups by sound, k={self.k}, radius={self.radius}")
         return table
 
     def _stripes(self, rows: Rows) -> Iterator[tuple[Int[Tensor, "stripe"], Bool[Tensor, "stripe rows"]]]:
-        """Ids of some rows, and who is in their groups."""
-        sounds = kept_sounds(self.codec, self.codec_name, self.places, self.cache)
+        """Ids of some rows, and which rows are in their groups."""
+        sounds = cached_sounds(self.codec, self.codec_name, self.places, self.cache)
         sounds = sounds[rows.ids.cpu()].to(rows.ids.device).float()
         with Progress(transient=True, disable=len(rows) < 16_384) as progress:
             task = progress.add_task("groups by sound", total=len(rows))
@@ -104,7 +105,7 @@ class Sound:
                     alike = torch.cat([left @ rows.block(j).t() for j in range(0, len(rows), BLOCK)], 1)
                     alike[range(len(own)), own] = torch.inf
                     by_sound = _ranks(apart)
-                    near = (by_sound + _ranks(-alike)) * len(rows) + by_sound  # of equal sums the better in sound
+                    near = (by_sound + _ranks(-alike)) * len(rows) + by_sound  # of equal sums, the nearer in sound
                 together = torch.ones_like(apart, dtype=torch.bool)
                 if self.k is not None:
                     nearest = near.topk(self.k + 1, 1, largest=False).indices
@@ -116,7 +117,7 @@ class Sound:
 
 
 def _squared_distances(sounds: Float[Tensor, "rows dims"], own: Int[Tensor, "stripe"]) -> Float[Tensor, "stripe rows"]:
-    """Of some rows from all; a row is nearer to itself than any other can be."""
+    """Squared distances of some rows from all; that of a row from itself is -1, below all others."""
     lengths = sounds.square().sum(1)
     apart = torch.addmm(lengths, sounds[own], sounds.t(), alpha=-2).add_(lengths[own, None]).clamp_(min=0)
     apart[range(len(own)), own] = -1.0
@@ -124,6 +125,6 @@ def _squared_distances(sounds: Float[Tensor, "rows dims"], own: Int[Tensor, "str
 
 
 def _ranks(values: Float[Tensor, "stripe rows"]) -> Int[Tensor, "stripe rows"]:
-    """Each value's place in its row, from 0 for the smallest."""
-    places = torch.arange(values.shape[1], device=values.device).expand_as(values)
-    return torch.empty_like(places).scatter_(1, values.sort(dim=1, stable=True).indices, places)
+    """The rank of each value in its row, 0 for the smallest."""
+    ranks = torch.arange(values.shape[1], device=values.device).expand_as(values)
+    return torch.empty_like(ranks).scatter_(1, values.sort(dim=1, stable=True).indices, ranks)

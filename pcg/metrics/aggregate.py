@@ -1,16 +1,16 @@
-"""Per-utterance columns -> figures of a run, with 95 % intervals.
+"""Figures of a run with 95 % intervals, from columns with one value for each utterance.
 
 Every figure is a function of column sums: WER is ``sum(word_errors) / sum(words)``, tau is
-``sum(emitted) / sum(target_passes)``, a mean is ``sum(column) / count``, a speed-up a ratio of two such ratios.
-So one bootstrap serves all: draw utterances with replacement, sum the columns, apply the function
-(Efron and Tibshirani 1993, percentile interval). Drawing whole utterances keeps what belongs together, so
-two systems measured on the same utterances are compared pair by pair, and an utterance keeps all of its seeds.
+``sum(emitted) / sum(target_passes)``, a mean is ``sum(column) / count``, a speed-up a ratio of two such ratios. So one
+bootstrap serves all figures: draw utterances with replacement, sum the columns, apply the function (Efron and
+Tibshirani 1993, percentile interval). Whole utterances are drawn, so two systems on the same utterances are compared
+pair by pair, and an utterance keeps all of its seeds.
 
 Two departures from the percentile interval, both derived in docs/results.md (Intervals):
 
-- its ends are moved away from the figure by a factor: for few utterances as Student's interval is wider than the
-  normal one, and for several seeds by what the seeds add (two-way variance components).
-- where all utterances have the same share, every resample has it too. Then a share of 0 or 1 gets the exact binomial
+- Its ends are moved away from the figure by a factor: for few utterances as Student's interval is wider than the normal
+  one, and for several seeds by the seeds' share of the variance (two-way variance components).
+- If all utterances have the same share, every resample has it too. Then a share of 0 or 1 gets the exact binomial
   interval with utterances as trials, and any other figure none.
 """
 
@@ -29,10 +29,10 @@ from scipy.special import betaincinv, stdtrit
 from pcg.types import Figure
 
 RESAMPLES = 2000
-_BLOCK = 250  # resamples held at once, so that memory stays small for thousands of utterances
-_KEPT = 2_000_000  # draws of at most this size are kept for the next figure
-_NORMAL = 1.959963984540054  # what the percentile interval reaches to in a normal law, in standard errors
-_SAME = 1e-9  # draws no further apart than this, of the figure, are the same
+_BLOCK = 250  # resamples held at once, so that thousands of utterances take little memory
+_KEPT = 2_000_000  # draws up to this size are kept for the next figure
+_NORMAL = 1.959963984540054  # half-width of the percentile interval of a normal distribution, in standard errors
+_SAME = 1e-9  # draws that differ by less than this share of the figure count as equal
 
 Column = ArrayLike  # (utterances), or (utterances, seeds)
 Ratio = tuple[Column, Column | None]
@@ -40,12 +40,12 @@ Ratio = tuple[Column, Column | None]
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a figure varies between utterances and between seeds: mean squares of the two-way analysis of variance.
+    """The variation of a figure over utterances and seeds: mean squares of the two-way analysis of variance.
 
     Attributes:
         of_utterances: between utterances, each with all of its seeds.
-        of_seeds: between seeds, each with all utterances; 0 of one seed.
-        of_rest: of what neither explains; 0 of one seed.
+        of_seeds: between seeds, each with all utterances; 0 with one seed.
+        of_rest: the remainder; 0 with one seed.
     """
 
     utterances: int
@@ -56,23 +56,23 @@ class Spread:
 
     @property
     def standard_error(self) -> float:
-        """Of the figure. What utterances and what seeds say is added, of which each holds the rest once."""
+        """The standard error of the figure. The two mean squares are added; each contains the remainder once."""
         return math.sqrt((self.of_utterances + self.of_seeds) / (self.utterances * self.seeds))
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the standard error (Satterthwaite 1946)."""
+        """The degrees of freedom of the standard error (Satterthwaite 1946)."""
         squares = self.of_utterances**2 / (self.utterances - 1)
         squares += self.of_seeds**2 / (self.seeds - 1) if self.seeds > 1 else 0.0
         return (self.of_utterances + self.of_seeds) ** 2 / squares
 
     @property
     def detectable(self) -> float:
-        """Of a difference: the smallest that a test at 5 % finds with probability .8 if it is there."""
+        """For a difference: the smallest true value that a test at 5 % finds with probability .8."""
         return self._reach * self.standard_error
 
     def utterances_for(self, difference: float, seeds: int) -> int | None:
-        """How many utterances with this many seeds make ``difference`` detectable; None if no number does."""
+        """The number of utterances, with this many seeds, that makes ``difference`` detectable; None if none does."""
         rest = min(self.of_rest, self.of_utterances)
         utterance = (self.of_utterances - rest) / self.seeds
         seed = max(self.of_seeds - self.of_rest, 0.0) / self.utterances
@@ -89,14 +89,18 @@ class Estimate:
     """A figure with its interval.
 
     Attributes:
-        value: over all utterances; None where the denominator is zero.
-        ci95: [low, high]; None where nothing is known of the spread: of one utterance, or where all have the same.
-        spread: what the interval's width is made of; None where it is not known either.
+        value: over all utterances; None if the denominator is zero.
+        ci95: [low, high]; None if the spread is unknown: for one utterance, or if all have the same value.
+        spread: the components of the interval's width; None if unknown.
     """
 
     value: float | None
     ci95: tuple[float, float] | None
     spread: Spread | None = None
+
+    def named(self, name: str) -> dict[str, Any]:
+        """Value and interval as JSON files hold them: ``{name: value, name_ci95: [low, high]}``."""
+        return {name: self.value, f"{name}_ci95": None if self.ci95 is None else list(self.ci95)}
 
 
 def estimate(
@@ -105,18 +109,18 @@ def estimate(
     """``figure(*sums)`` of per-utterance columns with its bootstrap interval.
 
     Args:
-        columns: each of shape (utterances,), or (utterances, seeds) where runs of several seeds are one.
-        figure: elementwise on arrays, one for the sum of each column. It may divide by zero: such resamples
-            are left out.
+        columns: each of shape (utterances,), or (utterances, seeds) for several seeds of a run.
+        figure: elementwise on arrays, one for the sum of each column. Resamples in which it divides by zero are left
+            out.
 
     Raises:
-        ValueError: columns of different shapes, or empty ones.
+        ValueError: columns differ in shape or are empty.
     """
     shapes = {np.asarray(column).shape for column in columns}
     if any(0 in shape for shape in shapes):
-        raise ValueError("no utterances to take a figure of")
+        raise ValueError("there are no utterances")
     if len(shapes) != 1:
-        raise ValueError(f"columns of different lengths: {sorted(shapes)}")
+        raise ValueError(f"the columns have different lengths: {sorted(shapes)}")
     cells = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=-1)
     cells = cells[:, None] if cells.ndim == 2 else cells  # (utterances, seeds, columns)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,7 +143,7 @@ def _resampled_sums(values: np.ndarray, seed: int, resamples: int) -> np.ndarray
 
 
 def _draws(count: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
-    """How often each of ``count`` utterances is drawn: (some resamples, count) at a time."""
+    """How often each of ``count`` utterances is drawn, in arrays of (some resamples, count)."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
         yield rng.multinomial(count, np.full(count, 1 / count), size=min(_BLOCK, resamples - start)).astype(np.float64)
@@ -147,14 +151,14 @@ def _draws(count: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def _kept_draws(count: int, seed: int, resamples: int) -> tuple[np.ndarray, ...]:
-    """A report takes hundreds of figures of the same utterances."""
+    """The draws of a number of utterances, kept because a report has hundreds of figures of the same utterances."""
     return tuple(_draws(count, seed, resamples))
 
 
 def _factor(spread: Spread) -> float:
-    """By how much the interval over utterances is widened: their number, the seeds, Student's t.
+    """The factor that widens the interval over utterances, for their number, for seeds and by Student's t.
 
-    A bootstrap takes a variance over n utterances for (n - 1) / n of what it is.
+    A bootstrap underestimates a variance over n utterances by (n - 1) / n.
     """
     count = spread.utterances
     seeds = (spread.of_utterances + spread.of_seeds) / spread.of_utterances
@@ -162,7 +166,7 @@ def _factor(spread: Spread) -> float:
 
 
 def _spread(cells: np.ndarray, figure: Callable[..., np.ndarray], value: float) -> Spread | None:
-    """Of the figure, linearised; None where no utterance differs from another."""
+    """The spread of the linearised figure; None if all utterances are equal."""
     utterances, seeds, _ = cells.shape
     influence = cells @ _gradient(cells.sum((0, 1)), figure) * (utterances * seeds)
     influence -= influence.mean()
@@ -183,71 +187,69 @@ def _spread(cells: np.ndarray, figure: Callable[..., np.ndarray], value: float) 
 
 
 def _gradient(sums: np.ndarray, figure: Callable[..., np.ndarray]) -> np.ndarray:
-    """Of the figure in the columns' sums, by central differences."""
+    """The gradient of the figure in the columns' sums, by central differences."""
     steps = np.where(sums == 0, 1.0, np.abs(sums)) * 1e-5
     return np.array(
         [float(figure(*(sums + step)) - figure(*(sums - step))) / (2 * step.sum()) for step in np.diag(steps)]
     )
 
 
-def ratio(numerator: Column, denominator: Column | None = None, seed: int = 0, *, share: bool = False) -> Estimate:
-    """Ratio of sums, or the mean over utterances without a denominator.
+def ratio(numerator: Column, denominator: Column | None = None, *, share: bool = False) -> Estimate:
+    """The ratio of sums, or the mean over utterances without a denominator.
 
-    A ratio of what is never below 0 has an interval that is not either.
+    The interval does not go below 0 if no numerator does.
 
     Args:
-        share: it is a part of a whole: where no utterance has more than the whole, nor has the interval, and where all
-            have nothing or all the whole, it is the binomial one.
+        share: the numerator is a part of the denominator. Then the interval does not go above 1, and it is the binomial
+            one if all utterances have a share of 0, or all of 1.
     """
-    found = estimate(_pair((numerator, denominator)), np.divide, seed)
-    if denominator is None or found.value is None:
-        return found
+    result = estimate(_pair((numerator, denominator)), np.divide)
+    if denominator is None or result.value is None:
+        return result
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     floor = 0.0 if (top >= 0).all() else -math.inf
     ceiling = 1.0 if share and floor == 0 and (top <= bottom).all() else math.inf
-    if found.ci95 is None:
-        whole = ceiling == 1 and len(top) > 1 and found.value in (0.0, 1.0)
-        return Estimate(found.value, binomial(int(found.value) * len(top), len(top)) if whole else None)
-    return Estimate(found.value, (max(found.ci95[0], floor), min(found.ci95[1], ceiling)), found.spread)
+    if result.ci95 is None:
+        whole = ceiling == 1 and len(top) > 1 and result.value in (0.0, 1.0)
+        return Estimate(result.value, binomial(int(result.value) * len(top), len(top)) if whole else None)
+    return Estimate(result.value, (max(result.ci95[0], floor), min(result.ci95[1], ceiling)), result.spread)
 
 
 def binomial(successes: int, trials: int) -> tuple[float, float]:
-    """Clopper and Pearson's (1934) exact 95 % interval of a share of independent trials."""
+    """The exact 95 % interval of a share of independent trials (Clopper and Pearson 1934)."""
     low = float(betaincinv(successes, trials - successes + 1, 0.025)) if successes else 0.0
     high = float(betaincinv(successes + 1, trials - successes, 0.975)) if successes < trials else 1.0
     return low, high
 
 
-def paired_difference(a: Ratio, b: Ratio, seed: int = 0) -> Estimate:
-    """a minus b, two ratios of sums over the same utterances in the same order."""
-    return estimate([*_pair(a), *_pair(b)], lambda an, ad, bn, bd: an / ad - bn / bd, seed)
+def paired_difference(a: Ratio, b: Ratio) -> Estimate:
+    """``a - b`` of two ratios of sums over the same utterances in the same order."""
+    return estimate([*_pair(a), *_pair(b)], lambda an, ad, bn, bd: an / ad - bn / bd)
 
 
-def paired_ratio(a: Ratio, b: Ratio, seed: int = 0) -> Estimate:
-    """a over b, two ratios of sums over the same utterances in the same order: a speed-up."""
-    return estimate([*_pair(a), *_pair(b)], lambda an, ad, bn, bd: (an / ad) / (bn / bd), seed)
+def paired_ratio(a: Ratio, b: Ratio) -> Estimate:
+    """``a / b`` of two ratios of sums over the same utterances in the same order: a speed-up."""
+    return estimate([*_pair(a), *_pair(b)], lambda an, ad, bn, bd: (an / ad) / (bn / bd))
 
 
-def figures(
-    rows: Sequence[Mapping[str, float | str | None]], declared: Mapping[str, Figure], seed: int = 0
-) -> dict[str, Estimate]:
-    """Each of a metric's figures over rows of columns, one an utterance; rows whose numerator is None are left out.
+def figures(rows: Sequence[Mapping[str, Any]], declared: Mapping[str, Figure]) -> dict[str, Estimate]:
+    """Each of a metric's figures over its rows, one for each utterance; rows whose numerator is None are left out.
 
     Raises:
         KeyError: a row lacks a column.
     """
     return {
-        name: _figure([row for row in rows if row[figure.columns[0]] is not None], figure, seed)
+        name: _figure([row for row in rows if row[figure.columns[0]] is not None], figure)
         for name, figure in declared.items()
     }
 
 
-def _figure(rows: Sequence[Mapping[str, Any]], figure: Figure, seed: int) -> Estimate:
+def _figure(rows: Sequence[Mapping[str, Any]], figure: Figure) -> Estimate:
     if not rows:
         return Estimate(None, None)
     top, bottom = figure.columns
     below = None if bottom is None else [row[bottom] for row in rows]
-    return ratio([row[top] for row in rows], below, seed, share=figure.is_share)
+    return ratio([row[top] for row in rows], below, share=figure.is_share)
 
 
 def _pair(of: Ratio) -> list[Column]:

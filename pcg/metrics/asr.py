@@ -1,4 +1,4 @@
-"""Word and character error of generated speech, by any speech recogniser."""
+"""Word and character error rates of generated speech, with any speech recogniser."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ _SCALES = {None: "", "C": " Celsius", "F": " Fahrenheit"}
 
 
 def normalise(text: str) -> str:
-    """One form for texts that say the same: lower case, no punctuation, numbers as digits, American spelling.
+    """One form for texts that read the same: lower case, no punctuation, numbers as digits, American spelling.
 
-    Whisper's English normaliser (Radford et al. 2022, appendix C), with steps of ours. Before it, ``pcg.text.plain``;
-    signs that are read aloud become their words; brackets go, or it would take what is in them for a subtitler's note
-    and cut it. After it: it reads "one forty-five" as 145 but leaves a recogniser's "1:45" as "one 45" and "1.45" as it
-    is, so a lone "one" (and "a" half) is a digit, and neighbouring numbers are one number. Tokens without a letter or
-    digit go.
+    Whisper's English normaliser (Radford et al. 2022, appendix C) with steps of ours. Before it: ``pcg.text.plain``;
+    signs that are read aloud become words; brackets are removed, because it deletes what is in them as a subtitler's
+    note. After it: tokens without a letter or digit are removed, "one" alone (and "a" before half or quarter) becomes
+    1, and neighbouring numbers become one number, because it turns "one forty-five" into 145, but "1:45" into "one 45".
     """
     text = plain(text).translate(_SPOKEN)
     text = _DEGREES.sub(lambda match: f" degrees{_SCALES[match[1]]} ", text)
@@ -47,7 +46,7 @@ def normalise(text: str) -> str:
 
 
 def figures_of(suffix: str) -> dict[str, Figure]:
-    """Word and character error rate of the recogniser with this suffix."""
+    """The declarations of word and character error rate, for the recogniser with this suffix."""
     of = suffix.replace("_", " ")
     return {
         f"wer{suffix}": Figure(f"WER{of}", "%", ".1f", "lower", (f"word_errors{suffix}", f"words{suffix}")),
@@ -58,31 +57,30 @@ def figures_of(suffix: str) -> dict[str, Figure]:
 class WordErrors:
     """Word error rate (WER) and character error rate (CER) of a recogniser's transcript against the text.
 
-    Unit: errors (substitutions + deletions + insertions) a reference word or character, over the corpus.
-    Range: 0 to above 1. Direction: lower is better. Reference and transcript are normalised alike
-    (``normalise``, or ``pcg.metrics.languages``); characters count spaces. In Chinese and others that are written
-    without spaces a word is a character, so that WER is CER. Empty audio is an empty transcript: every word is deleted.
+    Unit: errors (substitutions + deletions + insertions) per word or character of the text, over the corpus. Range: 0
+    to above 1. Direction: lower is better. Text and transcript are normalised alike (``normalise``, or
+    ``pcg.metrics.languages``); spaces count as characters. In languages that are written without spaces, such as
+    Chinese, a word is a character, so that WER is CER. Empty audio has an empty transcript: every word is deleted.
 
     Args:
-        recogniser: 16 kHz float32 samples -> what they say. One that has ``many`` is given all clips at once, one
-            that has ``prepare`` is told to fetch its model before a run decodes anything; its ``language`` is the
-            one that it listens for.
-        suffix: appended to every column and figure, to tell two recognisers apart ("_pocketsphinx").
-        language: of the texts, by its code: ``en``, ``zh``, ``de``, ...
+        recogniser: 16 kHz float32 samples -> transcript. If it has ``many``, that gets all clips at once; if it has
+            ``prepare``, that is called before a run decodes anything; ``language`` is the one it transcribes.
+        suffix: appended to every column and figure, to distinguish two recognisers ("_pocketsphinx").
+        language: code of the texts' language: ``en``, ``zh``, ``de``, ...
 
     Raises:
-        MissingPart: jiwer or whisper-normalizer is not installed; or opencc, for Chinese.
-        ValueError: the recogniser listens for another language.
+        MissingPart: jiwer, whisper-normalizer or, for Chinese, opencc is not installed.
+        ValueError: the recogniser transcribes another language.
     """
 
     def __init__(self, recogniser: Callable[[np.ndarray], str], suffix: str = "", language: Language = "en") -> None:
         for package in ("jiwer", "whisper_normalizer"):
             require(package, "WER")
-        heard = getattr(recogniser, "language", language)
-        if heard != language:
+        transcribed = getattr(recogniser, "language", language)
+        if transcribed != language:
             raise ValueError(
-                f"language={language}: the texts are in it, but {type(recogniser).__name__} listens for {heard}; "
-                "metrics=paper has a recogniser for other languages"
+                f"language={language}, but {type(recogniser).__name__} transcribes {transcribed}; set metrics=paper, "
+                "whose recogniser takes other languages"
             )
         self._recogniser = recogniser
         self._normalise = normalise if language == "en" else other_than_english(language)
@@ -95,24 +93,24 @@ class WordErrors:
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         transcripts = self._transcripts([samples_of(clip) for clip in audio])
-        return [self._score(heard, said.text) for heard, said in zip(transcripts, utterances, strict=True)]
+        pairs = zip(transcripts, utterances, strict=True)
+        return [self._score(transcript, utterance.text) for transcript, utterance in pairs]
 
     def _transcripts(self, clips: Sequence[np.ndarray]) -> list[str]:
-        heard = [clip for clip in clips if len(clip)]
         many = getattr(self._recogniser, "many", lambda clips: map(self._recogniser, clips))
-        transcripts = iter(many(heard))
+        transcripts = iter(many([clip for clip in clips if len(clip)]))
         return [next(transcripts) if len(clip) else "" for clip in clips]
 
     def _score(self, transcript: str, text: str) -> dict[str, float | str | None]:
         import jiwer
 
         reference, hypothesis = self._normalise(text), self._normalise(transcript)
-        letters, heard = (said if self._spaced else said.replace(" ", "") for said in (reference, hypothesis))
+        letters, others = (text if self._spaced else text.replace(" ", "") for text in (reference, hypothesis))
         columns: dict[str, float | str | None] = {
             "transcript": transcript,
             "word_errors": _errors(jiwer.process_words(reference, hypothesis)),
             "words": len(reference.split()),
-            "char_errors": _errors(jiwer.process_characters(letters, heard)),
+            "char_errors": _errors(jiwer.process_characters(letters, others)),
             "chars": len(letters),
         }
         return {f"{name}{self._suffix}": value for name, value in columns.items()}

@@ -1,4 +1,4 @@
-"""One way of writing for texts that say the same, in languages other than English (English: ``pcg.metrics.asr``)."""
+"""Normalisation of texts in languages other than English (English: ``pcg.metrics.asr``)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ UNSPACED = ("ja", "lo", "my", "th", "yue", "zh")  # a character counts as a word
 
 
 def other_than_english(language: str) -> Callable[[str], str]:
-    """Whisper's basic normaliser (Radford et al. 2022, appendix C): lower case, no signs; numbers stay as written.
+    """Whisper's basic normaliser (Radford et al. 2022, appendix C): lower case, no punctuation, numbers as written.
 
-    Languages without spaces are cut into characters. Chinese is simplified first, since recognisers answer in either
-    script; Seed-TTS-eval does so too, by another table of the same kind.
+    Languages without spaces are split into characters. Chinese is simplified first, since recognisers write either
+    script; Seed-TTS-eval does so too, with another table of the same kind.
 
     Raises:
-        MissingPart: Chinese, and opencc is not installed.
+        MissingPart: the language is Chinese and opencc is not installed.
     """
     from whisper_normalizer.basic import BasicTextNormalizer
 
@@ -28,7 +28,7 @@ def other_than_english(language: str) -> Callable[[str], str]:
     simplify = _simplifier() if language == "zh" else str
 
     def normalise(text: str) -> str:
-        # brackets go, or what is in them would be taken for a subtitler's note and cut
+        # without brackets, as the normaliser deletes what is in them as a subtitler's note
         return " ".join(basic(re.sub(r"[()<>[\]{}（）【】…]", " ", simplify(plain(text)))).split())
 
     return normalise

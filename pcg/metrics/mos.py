@@ -17,23 +17,23 @@ from pcg.types import Audio, Figure, Utterance
 
 @functools.cache
 def _model() -> torch.nn.Module:
-    """Loaded once a process. It imports torchaudio, which only its command line uses: a stand-in will do."""
-    had = sys.modules.get("torchaudio")
-    sys.modules["torchaudio"] = had or types.ModuleType("torchaudio")
+    """The model, loaded once a process. Its package imports torchaudio only for its command line: a stub will do."""
+    loaded = sys.modules.get("torchaudio")
+    sys.modules["torchaudio"] = loaded or types.ModuleType("torchaudio")
     try:
         from distillmos import ConvTransformerSQAModel
     finally:
-        if had is None:
+        if loaded is None:
             del sys.modules["torchaudio"]
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights lie
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the path of its weights
         return ConvTransformerSQAModel().eval()
 
 
 class Mos:
     """Mean opinion score predicted by DistillMOS (Stahl and Gamper 2025, arXiv 2502.05356).
 
-    Unit: points of a five-point scale. Range: 1 to 5. Direction: higher is better. Loudness does not matter.
-    Empty audio scores 1, the bottom of the scale, so that an utterance that failed still counts.
+    Unit: points of a five-point scale. Range: 1 to 5. Direction: higher is better. Loudness does not matter. Empty
+    audio scores 1, the bottom of the scale, so that silence counts.
 
     Raises:
         MissingPart: distillmos or xls-r-sqa is not installed.
@@ -47,7 +47,7 @@ class Mos:
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         with one_torch_thread():
-            return [{"mos": self._mos(a)} for a, _ in zip(audio, utterances, strict=True)]
+            return [{"mos": self._mos(clip)} for clip, _ in zip(audio, utterances, strict=True)]
 
     @torch.inference_mode()
     def _mos(self, audio: Audio) -> float:

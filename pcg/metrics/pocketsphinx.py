@@ -1,4 +1,4 @@
-"""CMU PocketSphinx: a second, far weaker recogniser, which notices damage that Moonshine forgives."""
+"""CMU PocketSphinx: a second, much weaker recogniser, which fails on damage that Moonshine tolerates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _decoder() -> Any:
 
 
 class PocketSphinx:
-    """Transcribes 16 kHz samples with the US English model that ships inside the wheel (BSD), on one thread.
+    """Transcribes 16 kHz samples with the US English model in its wheel (BSD), on one thread.
 
     Raises:
         MissingPart: the package is not installed.
@@ -33,7 +33,7 @@ class PocketSphinx:
         if not len(samples):
             return ""
         decoder = _decoder()
-        decoder.reinit_feat()  # forgets the noise and channel it learned from earlier clips
+        decoder.reinit_feat()  # forgets the noise and channel of earlier clips
         decoder.start_utt()
         decoder.process_raw((samples.clip(-1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
         decoder.end_utt()

@@ -1,4 +1,4 @@
-"""What the metrics share: finding their pretrained parts, 16 kHz samples, one torch thread."""
+"""Shared by the metrics: finding installed packages, 16 kHz samples, one torch thread, devices."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import torch
 
 from pcg.types import Audio
 
-# They ask for packages that do not install or are not needed; their weights are what counts.
+# Their dependencies do not install or are not needed; only their weights are used.
 WITHOUT_DEPENDENCIES = "Resemblyzer==0.1.4 distillmos==0.9.1 xls-r-sqa==0.1.0"
-SAMPLE_RATE = 16_000  # what every bundled part listens at, Hz
+SAMPLE_RATE = 16_000  # Hz, of all recognisers and encoders
 
 
 class MissingPart(ImportError):
-    """A metric was asked for whose pretrained part is not installed."""
+    """A package that a metric needs is not installed."""
 
 
 def require(package: str, metric: str) -> Path:
     """The folder of an installed package, found without importing it.
 
     Raises:
-        MissingPart: naming the command that installs it.
+        MissingPart: it is not installed; the message has the command that installs it.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingPart(
-            f"{metric} needs the package {package!r}, which is not installed: run `make install`, or "
+            f"{metric} needs the package {package!r}, which is not installed; run `make install`, or "
             f"`pip install pcg[bundled]` and then `pip install --no-deps {WITHOUT_DEPENDENCIES}`; "
-            "or do without metrics (metrics=none)"
+            "or set metrics=none"
         )
     return Path(spec.submodule_search_locations[0])
 
@@ -48,7 +48,7 @@ def samples_of(audio: Audio) -> np.ndarray:
 
 @contextlib.contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Small networks on a shared machine run fastest, and always alike, on one thread."""
+    """Small networks run fastest on one thread of a shared machine, and always give the same result."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -58,5 +58,5 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def device_of(name: str) -> torch.device:
-    """``auto`` is the GPU if there is one."""
+    """The device of a name; ``auto`` is the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)

@@ -1,9 +1,9 @@
-"""Does it sound like the speaker of the voice prompt?"""
+"""Similarity of the generated voice to the speaker of the voice prompt."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from pcg.metrics.pretrained import SAMPLE_RATE, one_torch_thread, require, sampl
 from pcg.types import Audio, Figure, Utterance
 
 _WINDOW, _HOP, _MELS = 400, 160, 40  # 25 ms, 10 ms, bands
-_PARTIAL = 160  # frames of the windows that the encoder was trained on
-_STEP = round(SAMPLE_RATE / 1.3 / _HOP)  # frames between them: 1.3 a second
-_COVERAGE = 0.75  # a last window with less audio than this is dropped
+_PARTIAL = 160  # frames of a window, as the encoder was trained
+_STEP = round(SAMPLE_RATE / 1.3 / _HOP)  # frames between windows: 1.3 windows a second
+_COVERAGE = 0.75  # a last window with a smaller share of audio is dropped
 SIMILARITY = Figure("similarity", better="higher", ratio=("speaker_similarity", None))
 _LOUDNESS = 10 ** (-30 / 20)  # quieter audio is raised to this root mean square
 
@@ -23,7 +23,7 @@ _LOUDNESS = 10 ** (-30 / 20)  # quieter audio is raised to this root mean square
 class Encoder(nn.Module):
     """The GE2E speaker encoder (Wan et al. 2018, arXiv 1710.10467) with Resemblyzer's weights and front end.
 
-    Departs from Resemblyzer in one thing: long silences are not cut out first (that needs webrtcvad).
+    One departure from Resemblyzer: long silences are not cut out first, since that needs webrtcvad.
     """
 
     filters: Tensor  # (frequencies, bands)
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, samples: np.ndarray) -> Tensor:
-        """A unit vector for 16 kHz samples: the mean over windows of 1.6 s. Entries are never negative."""
+        """The unit vector of 16 kHz samples: a mean over windows of 1.6 s, without negative entries."""
         wave = torch.from_numpy(samples)
         loudness = wave.square().mean().sqrt()
         if 0 < loudness < _LOUDNESS:
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 
 def _window_starts(samples: int) -> list[int]:
-    """First frame of each window."""
+    """The first frame of each window."""
     frames = -(-(samples + 1) // _HOP)
     starts = list(range(0, max(1, frames - _PARTIAL + _STEP + 1), _STEP))
     covered = (samples / _HOP - starts[-1]) / _PARTIAL
@@ -70,7 +70,7 @@ def _window_starts(samples: int) -> list[int]:
 
 @functools.cache
 def encoder() -> Encoder:
-    """Loaded once a process, from Resemblyzer's wheel (Apache-2.0), whose own code is not imported."""
+    """The encoder, loaded once a process from Resemblyzer's wheel (Apache-2.0), whose code is not imported."""
     path = require("resemblyzer", "speaker similarity") / "pretrained.pt"
     state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
     model = Encoder()
@@ -81,9 +81,9 @@ def encoder() -> Encoder:
 class SpeakerSimilarity:
     """Cosine between the speaker embeddings of the generated audio and of the voice prompt.
 
-    Unit: cosine. Range: 0 to 1 (embeddings are not negative). Direction: higher is more alike. Without a prompt
-    the reference recording stands in; without either there is no similarity. Empty audio scores 0, the bottom of the
-    scale, so that an utterance that failed still counts.
+    Unit: cosine. Range: 0 to 1 (embeddings are not negative). Direction: higher is better. Without a prompt the
+    reference recording is used; without either there is no similarity. Empty audio scores 0, the bottom of the scale,
+    so that silence counts.
 
     Raises:
         MissingPart: Resemblyzer's weights or transformers are not installed.
@@ -97,20 +97,25 @@ class SpeakerSimilarity:
 
     def score(self, audio: Sequence[Audio], utterances: Sequence[Utterance]) -> list[dict[str, float | str | None]]:
         with one_torch_thread():
-            return [
-                {"speaker_similarity": self._similarity(samples_of(a), voice_of(u))}
-                for a, u in zip(audio, utterances, strict=True)
-            ]
+            return similarities(audio, utterances, encoder().embed, empty=0.0)
 
-    def _similarity(self, samples: np.ndarray, voice: Audio | None) -> float | None:
-        if voice is None:
+
+def similarities(
+    audio: Sequence[Audio], utterances: Sequence[Utterance], embed: Callable[[np.ndarray], Tensor], empty: float
+) -> list[dict[str, float | str | None]]:
+    """The cosine of each clip's embedding and its voice's; None for an utterance without a voice.
+
+    Args:
+        embed: 16 kHz samples -> a vector.
+        empty: the value of empty audio.
+    """
+
+    def similarity(clip: Audio, utterance: Utterance) -> float | None:
+        load, samples = utterance.load_prompt or utterance.load_reference, samples_of(clip)
+        if load is None:
             return None
         if not len(samples):
-            return 0.0
-        return float(encoder().embed(samples) @ encoder().embed(samples_of(voice)))
+            return empty
+        return torch.cosine_similarity(embed(samples), embed(samples_of(load())), dim=0).item()
 
-
-def voice_of(utterance: Utterance) -> Audio | None:
-    """The voice that was asked for; None for a text without one."""
-    load = utterance.load_prompt or utterance.load_reference
-    return load() if load else None
+    return [{"speaker_similarity": similarity(*pair)} for pair in zip(audio, utterances, strict=True)]

@@ -1,8 +1,7 @@
-"""A listening test without names: a page that plays pairs of two methods, and the key that says who was who.
+"""A listening test without names: a page that plays pairs of two methods, and the key that names the methods.
 
-The page is one file that needs no server and no other file, since its audio is inside it: it can be sent to listeners.
-It holds neither names nor paths. What ``ratings.py`` needs to read their answers lies in ``blind/<test>.json``, which
-stays.
+The page is one file with its audio inside, which can be sent to listeners; it holds neither names nor paths of methods.
+``blind/<test>.json`` is the key, which ``ratings.py`` needs to read the answers: it stays here.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Trial:
     """One utterance by two methods.
 
     Attributes:
-        id: tells nothing of what it is.
-        methods: of the first and of the second clip.
+        id: a digest, which does not give away the methods.
+        methods: names of the first and of the second clip's method.
         clips: the WAV files.
     """
 
@@ -48,24 +47,24 @@ def write(
     """Write the page and its key into the study's report folder.
 
     Args:
-        pairs: how many a listener hears, at most.
-        wanted: which methods, by their names in the table, ``target alone`` among them; None for all.
+        pairs: how many a listener hears at most.
+        wanted: names of methods in the table, which may include ``target alone``; None for all.
 
     Raises:
-        ConfigError: a method is not there, or there are not two to compare.
+        ConfigError: there is no method of that name, or there are not two to compare.
     """
-    found = {reading.method["name"]: reading for reading in readings(results, labels)}
-    chosen = list(found) if wanted is None else list(dict.fromkeys(wanted))
+    by_name = {reading.method["name"]: reading for reading in readings(results, labels)}
+    chosen = list(by_name) if wanted is None else list(dict.fromkeys(wanted))
     unknown = [
-        f"methods={name!r}: no such row in the table{nearest(name, list(found))}"
+        f"methods={name!r}: no such row in the table{nearest(name, list(by_name))}"
         for name in chosen
-        if name not in found
+        if name not in by_name
     ]
     if unknown or len(chosen) < 2:
-        raise ConfigError(unknown or ["methods: name two or more rows of the table that have audio"])
-    trials = _trials({name: found[name] for name in chosen}, pairs)
+        raise ConfigError(unknown or ["methods: give the names of two or more rows of the table that have audio"])
+    trials = _trials({name: by_name[name] for name in chosen}, pairs)
     if not trials:
-        raise ConfigError(["blind: no utterance was spoken by two of the methods in two ways"])
+        raise ConfigError(["blind: no two of the methods have different audio of an utterance"])
     test = hashlib.blake2b("".join(trial.id for trial in trials).encode(), digest_size=5).hexdigest()
     key = {
         "test": test,
@@ -74,15 +73,17 @@ def write(
     }
     (folder / KEYS).mkdir(exist_ok=True)
     write_atomically(folder / KEYS / f"{test}.json", json.dumps(key, indent=1, ensure_ascii=False) + "\n")
-    shown = [{"id": trial.id, "text": trial.text, "clips": [_inside(clip) for clip in trial.clips]} for trial in trials]
+    shown = [
+        {"id": trial.id, "text": trial.text, "clips": [_embedded(clip) for clip in trial.clips]} for trial in trials
+    ]
     write_atomically(folder / PAGE, filled("blind", {"test": test, "trials": shown}))
     return folder / PAGE, trials
 
 
 def _trials(methods: Mapping[str, Reading], pairs: int) -> list[Trial]:
-    """Every two methods as often as every other two, each time with another utterance as far as there are some.
+    """Trials in which every two methods are compared equally often, on different utterances while there are some left.
 
-    What is drawn depends on the runs alone, so that a report that is made again is the same test.
+    The draws depend only on the runs, so that a report that is made again has the same test.
     """
     rows = {name: {row["utterance"]: row for row in reading.rows} for name, reading in methods.items()}
     seed = " ".join(str(reading.run.name) for reading in methods.values())
@@ -113,5 +114,5 @@ def _clip(reading: Reading, row: Mapping[str, Any]) -> Path:
     return reading.run / str(row["audio"])
 
 
-def _inside(clip: Path) -> str:
+def _embedded(clip: Path) -> str:
     return f"data:audio/wav;base64,{base64.b64encode(clip.read_bytes()).decode('ascii')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pcg.report import compare
@@ -14,6 +15,7 @@ from pcg.types import Figure, Result
 
 ENOUGH = 0.015  # a difference of WER that would matter: 1.5 points
 Paired = Sequence[tuple[compare.Estimates, compare.Estimates]]  # of each run: against exact, against the target alone
+Table = tuple[list[str], list[list[str]]]  # header and cells
 # Shown of every study; quality comes after, as far as measured.
 _ALWAYS = (
     "acceptance.alpha", "acceptance.tau", "speed.tokens_per_second", "speed.speedup", "speed.ideal_speedup",
@@ -21,10 +23,51 @@ _ALWAYS = (
 )  # fmt: skip
 
 
-def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, intervals in brackets; settings in which the runs differ follow the method's name, then the
-    study where there are several, and the number of seeds where one has several."""
-    columns = figures_of(results)
+@dataclass(frozen=True)
+class Column:
+    """One figure of all runs.
+
+    Attributes:
+        path: in result.json.
+        values, intervals: of each run; None where not measured.
+    """
+
+    path: str
+    figure: Figure
+    values: Sequence[float | None]
+    intervals: Sequence[Sequence[float] | None]
+
+
+def columns_of(results: Sequence[Result]) -> list[Column]:
+    """The figures of a study's table.
+
+    Empty generations and distances are shown where some run has them, tokens/s with prefill where an engine decoded,
+    the waits of a listener where some run set ``decoding.chunk``.
+    """
+    values = [result.values for result in results]
+    paths = list(_ALWAYS)
+    if any(run["engine"]["name"] != "own" for run in values):
+        paths.append("speed.tokens_per_second_whole")
+    if any(item.lstrip("+").startswith("decoding.chunk=") for run in values for item in run.get("overrides") or ()):
+        paths += ["speed.first_audio_seconds", "speed.worst_gap_seconds"]
+    if any(run["distortion"]["sound"] is not None for run in values):
+        paths += ["distortion.tv", "distortion.sound"]
+    if any(run["counts"]["empty"] for run in values):
+        paths.append("counts.empty")
+    figures = {path: FIGURES[path] for path in paths}
+    figures |= {f"quality.{key}": figure for key, figure in measured(values).items()}
+    columns = []
+    for path, figure in figures.items():
+        group, key = path.split(".")
+        column, intervals = ([run[group].get(name) for run in values] for name in (key, f"{key}_ci95"))
+        columns.append(Column(path, figure, column, intervals))
+    return columns
+
+
+def table(results: Sequence[Result]) -> Table:
+    """Figures with their intervals in brackets, one row a run. After the name come the study if there are several, and
+    the number of seeds if a row has several."""
+    columns = columns_of(results)
     several = len({result.values["study"] for result in results}) > 1
     seeds = any(len(_seeds(result)) > 1 for result in results)
     rows = [
@@ -32,138 +75,108 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             name,
             *([result.values["study"]] * several),
             *([str(len(_seeds(result)))] * seeds),
-            *(_cell(result.values, *column) for column in columns.items()),
+            *(cell(column.figure, column.values[row], column.intervals[row]) for column in columns),
         ]
-        for name, result in zip(run_names(results), results, strict=True)
+        for row, (name, result) in enumerate(zip(run_names(results), results, strict=True))
     ]
-    return [
-        "method",
-        *(["study"] * several),
-        *(["seeds"] * seeds),
-        *(figure.heading for figure in columns.values()),
-    ], rows
+    header = ["method", *(["study"] * several), *(["seeds"] * seeds), *(column.figure.heading for column in columns)]
+    return header, rows
 
 
 def _seeds(result: Result) -> Sequence[int]:
-    """Of a method as the report shows it; a plain result has one."""
+    """The seeds of a method; a plain result has one."""
     return result.values.get("seeds", (0,))
-
-
-def _cell(values: Mapping[str, Any], path: str, figure: Figure) -> str:
-    group, key = path.split(".")
-    return cell(figure, values[group].get(key), values[group].get(f"{key}_ci95"))
-
-
-def figures_of(results: Sequence[Result]) -> dict[str, Figure]:
-    """By path in result.json. Empty generations and distances only where some are measured; what engines are compared
-    by where there is another than ours; what a listener waits where some run was asked for with ``decoding.chunk``."""
-    paths = list(_ALWAYS)
-    if any(result.values["engine"]["name"] != "own" for result in results):
-        paths.append("speed.tokens_per_second_whole")
-    if any(item.lstrip("+").startswith("decoding.chunk=") for r in results for item in r.values.get("overrides") or ()):
-        paths += ["speed.first_audio_seconds", "speed.worst_gap_seconds"]
-    if any(result.values["distortion"]["sound"] is not None for result in results):
-        paths += ["distortion.tv", "distortion.sound"]
-    if any(result.values["counts"]["empty"] for result in results):
-        paths.append("counts.empty")
-    quality = measured([result.values for result in results])
-    return {path: FIGURES[path] for path in paths} | {f"quality.{key}": figure for key, figure in quality.items()}
 
 
 def ranks(results: Sequence[Result]) -> list[list[int]]:
     """By column, of each run: 1 best, 2 second best. Only figures with intervals and a direction are ranked."""
     return [
-        compare.ranks([_span(result.values, path) for result in results], figure.better == "higher")
-        if figure.better
+        compare.ranks(_spans(column, results), column.figure.better == "higher")
+        if column.figure.better
         else [0] * len(results)
-        for path, figure in figures_of(results).items()
+        for column in columns_of(results)
     ]
 
 
-def _span(values: Mapping[str, Any], path: str) -> tuple[float, float, float] | None:
-    """(low, value, high); the target alone has a speed-up of exactly 1."""
-    group, key = path.split(".")
-    value, interval = values[group].get(key), values[group].get(f"{key}_ci95")
-    if interval is None and values["method"] == "target alone" and key == "speedup":
-        interval = (1.0, 1.0)
-    return None if value is None or interval is None else (interval[0], value, interval[1])
+def _spans(column: Column, results: Sequence[Result]) -> list[tuple[float, float, float] | None]:
+    """(low, value, high) of each run; the target alone has a speed-up of exactly 1."""
+    spans: list[tuple[float, float, float] | None] = []
+    for result, value, interval in zip(results, column.values, column.intervals, strict=True):
+        if interval is None and result.values["method"] == "target alone" and column.path == "speed.speedup":
+            interval = (1.0, 1.0)
+        spans.append(None if value is None or interval is None else (interval[0], value, interval[1]))
+    return spans
 
 
-def paired_table(results: Sequence[Result], paired: Paired) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the differences to exact and to the target alone; runs without either are left out."""
-    figures = {path.partition(".")[2]: figure for path, figure in figures_of(results).items()}
-    columns = list(dict.fromkeys((which, key) for both in paired for which, found in enumerate(both) for key in found))
-    columns.sort(key=lambda column: column[0])
-    header = ["method", *(_difference_name(which, key, figures[key]) for which, key in columns)]
+def paired_table(results: Sequence[Result], paired: Paired) -> Table:
+    """Differences to exact and to the target alone; runs without either are left out."""
+    figures = {column.path.partition(".")[2]: column.figure for column in columns_of(results)}
+    shown = sorted(
+        dict.fromkeys((which, key) for both in paired for which, estimates in enumerate(both) for key in estimates),
+        key=lambda column: column[0],
+    )
+    header = ["method"]
+    for which, key in shown:
+        header.append(f"{figures[key].heading} {'/' if key == 'speedup' else '−'} {('exact', 'target')[which]}")
     rows = [
-        [name, *(_difference(both[which].get(key), key, figures[key]) for which, key in columns)]
+        [name, *(_difference(both[which].get(key), key, figures[key]) for which, key in shown)]
         for name, both in zip(labels(results), paired, strict=True)
         if any(both)
     ]
     return header, rows
 
 
-def slots_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of alpha by slot, the place of a token in its frame. No rows where every target of the study
-    says one token a frame."""
-    by_slot = [result.values["acceptance"].get("alpha_by_slot") for result in results]
-    slots = max((len(found) for found in by_slot if found), default=0)
-    header = ["method", *(f"slot {place}" for place in range(slots))]
+def _difference(estimate: compare.Estimate | None, key: str, figure: Figure) -> str:
+    sign = "" if key == "speedup" else "+"
+    return "-" if estimate is None else cell(figure, estimate.value, estimate.ci95, sign)
+
+
+def slots_table(results: Sequence[Result]) -> Table:
+    """Alpha by slot, the place of a token in its frame. No rows where every target says one token a frame."""
+    by_slot = [result.values["acceptance"].get("alpha_by_slot") or [] for result in results]
+    slots = max(map(len, by_slot), default=0)
     rows = [
-        [name, *(cell(FIGURES["acceptance.alpha"], alpha) for alpha in found), *(["-"] * (slots - len(found)))]
-        for name, found in zip(labels(results), by_slot, strict=True)
-        if found
+        [name, *(cell(FIGURES["acceptance.alpha"], alpha) for alpha in alphas), *(["-"] * (slots - len(alphas)))]
+        for name, alphas in zip(labels(results), by_slot, strict=True)
+        if alphas
     ]
-    return header, rows
+    return ["method", *(f"slot {slot}" for slot in range(slots))], rows
 
 
-def pairs_table(
-    results: Sequence[Method], pairs: Sequence[tuple[int, int, compare.Estimates]]
-) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of every two methods' differences in quality: with the smallest difference that could have been
-    seen, and of shares how many utterances ``ENOUGH`` would take."""
+def pairs_table(results: Sequence[Method], pairs: Sequence[tuple[int, int, compare.Estimates]]) -> Table:
+    """Every two methods' differences in quality, each with the smallest difference that could have been seen, and for
+    shares with the number of utterances that ``ENOUGH`` would take."""
     figures = measured([result.values for result in results])
-    shown = [key for key in figures if any(key in found for _, _, found in pairs)]
+    shown = {key: figure for key, figure in figures.items() if any(key in estimates for _, _, estimates in pairs)}
     names, header = labels(results), ["methods"]
-    for key in shown:
-        header += [figures[key].heading, "could be seen"]
-        if figures[key].unit == "%":
-            header.append(f"utterances for {figures[key].number(ENOUGH)}")
+    for figure in shown.values():
+        header += [figure.heading, "could be seen"]
+        header += [f"utterances for {figure.number(ENOUGH)}"] * figure.is_share
     rows = []
-    for first, second, found in pairs:
-        row = [f"{names[first]} − {names[second]}"]
-        seeds = min(len(results[place].seeds) for place in (first, second))
-        for key in shown:
-            row += _seen(found.get(key), figures[key], seeds)
-        rows.append(row)
+    for first, second, estimates in pairs:
+        seeds = min(len(results[index].seeds) for index in (first, second))
+        cells = [text for key, figure in shown.items() for text in _seen(estimates.get(key), figure, seeds)]
+        rows.append([f"{names[first]} − {names[second]}", *cells])
     return header, rows
 
 
-def _seen(found: compare.Estimate | None, figure: Figure, seeds: int) -> list[str]:
-    """A pair's difference, the smallest that could have been seen, and of shares what ``ENOUGH`` takes."""
-    empty = ["-"] * (3 if figure.unit == "%" else 2)
-    if found is None or found.value is None:
-        return empty
-    shown = [cell(figure, found.value, found.ci95, "+"), *empty[1:]]
-    if found.spread is not None:
-        shown[1] = figure.number(found.spread.detectable)
-        if figure.unit == "%":
-            needed = found.spread.utterances_for(ENOUGH, seeds)
-            shown[2] = "more seeds" if needed is None else str(needed)
-    return shown
-
-
-def _difference_name(which: int, key: str, figure: Figure) -> str:
-    return f"{figure.heading} {'/' if key == 'speedup' else '−'} {('exact', 'target')[which]}"
-
-
-def _difference(found: compare.Estimate | None, key: str, figure: Figure) -> str:
-    return "-" if found is None else cell(figure, found.value, found.ci95, "" if key == "speedup" else "+")
+def _seen(estimate: compare.Estimate | None, figure: Figure, seeds: int) -> list[str]:
+    """A pair's difference, the smallest that could have been seen, and for shares the utterances for ``ENOUGH``."""
+    cells = ["-"] * (3 if figure.is_share else 2)
+    if estimate is None or estimate.value is None:
+        return cells
+    cells[0] = cell(figure, estimate.value, estimate.ci95, "+")
+    if estimate.spread is not None:
+        cells[1] = figure.number(estimate.spread.detectable)
+        if figure.is_share:
+            needed = estimate.spread.utterances_for(ENOUGH, seeds)
+            cells[2] = "more seeds" if needed is None else str(needed)
+    return cells
 
 
 def flat_rows(results: Sequence[Result], paired: Paired) -> list[dict[str, Any]]:
-    """All figures of all runs at full precision, one row a run; then the paired differences to exact and target."""
-    kept = ("counts", "acceptance", "speed", "distortion", "quality")
+    """All figures of all runs at full precision, one row a run, with the differences to exact and to the target."""
+    groups = ("counts", "acceptance", "speed", "distortion", "quality")
     return [
         {
             "study": result.values["study"],
@@ -171,28 +184,24 @@ def flat_rows(results: Sequence[Result], paired: Paired) -> list[dict[str, Any]]
             "method": name,
             "seeds": " ".join(map(str, _seeds(result))),
             "devices": result.values["devices"],
-            **_flatten({key: result.values[key] for key in kept}),
-            **_flatten({"against_exact": _plain(both[0]), "against_target": _plain(both[1])}),
+            **_flatten({group: result.values[group] for group in groups}),
+            **_flatten({"against_exact": _values(both[0]), "against_target": _values(both[1])}),
         }
         for name, result, both in zip(labels(results), results, paired, strict=True)
     ]
 
 
-def _plain(found: compare.Estimates) -> dict[str, Any]:
-    return {
-        name: value
-        for key, known in found.items()
-        for name, value in ((key, known.value), (f"{key}_ci95", known.ci95 and list(known.ci95)))
-    }
+def _values(estimates: compare.Estimates) -> dict[str, Any]:
+    return {name: value for key, estimate in estimates.items() for name, value in estimate.named(key).items()}
 
 
 def _flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted keys; the items of a list are numbered, the ends of an interval are ``low`` and ``high``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, list):
-            value = {
-                ("low", "high")[index] if key.endswith("ci95") else str(index): item for index, item in enumerate(value)
-            }
+            ends = ("low", "high") if key.endswith("ci95") else map(str, range(len(value)))
+            value = dict(zip(ends, value, strict=True))
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{path}{key}.")
         else:

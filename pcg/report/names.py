@@ -10,13 +10,13 @@ from pcg.config.identity import name_of, theta
 from pcg.types import Result
 
 _METHODS = ("target alone", "exact")  # come first; the rest by name and theta
-_PARTS = ("target.", "draft.", "codec.", "dataset.")
+_PARTS = ("target.", "draft.", "codec.", "dataset.")  # groups of the config that are named by what they build
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:
-    """Target alone, exact, then the other methods by name, theta and what may be swept of the decoding."""
+    """Target alone, exact, then the other methods by name, theta and the swept settings of decoding."""
 
-    def place(result: Result) -> tuple[Any, ...]:
+    def order(result: Result) -> tuple[Any, ...]:
         values = result.values
         first = _METHODS.index(values["method"]) if values["method"] in _METHODS else len(_METHODS)
         at, decoding = theta(values["config"]), values["config"]["decoding"]
@@ -24,11 +24,11 @@ def in_order(results: Sequence[Result]) -> list[Result]:
         swept = [decoding.get(key) or 0 for key in ("temperature", "batch_size", "gamma")]
         return (first, values["method"], -1.0 if at is None else at, values["label"], swept, values["run_id"])
 
-    return sorted(results, key=place)
+    return sorted(results, key=order)
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """What each run is called where there is no study column."""
+    """The name of each run; with its study in brackets where there are several studies."""
     studies = [result.values["study"] for result in results]
     if len(set(studies)) == 1:
         return run_names(results)
@@ -36,13 +36,13 @@ def labels(results: Sequence[Result]) -> list[str]:
 
 
 def run_names(results: Sequence[Result]) -> list[str]:
-    """Each run's label, with every other setting in which the runs differ; where nothing else tells two apart, the
-    digests of what they read."""
-    names = _told_apart(results, fingerprints=False)
-    return names if len(set(names)) == len(names) else _told_apart(results, fingerprints=True)
+    """Each run's label with every other setting in which the runs differ; digests of what they read only if two runs
+    would have the same name without."""
+    names = _distinct_names(results, fingerprints=False)
+    return names if len(set(names)) == len(names) else _distinct_names(results, fingerprints=True)
 
 
-def _told_apart(results: Sequence[Result], fingerprints: bool) -> list[str]:
+def _distinct_names(results: Sequence[Result], fingerprints: bool) -> list[str]:
     settings = [_settings(result.values["config"]) for result in results]
     varying = [
         key
@@ -57,7 +57,7 @@ def _told_apart(results: Sequence[Result], fingerprints: bool) -> list[str]:
 
 
 def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Dotted keys, without those that a label shows already. A part is told by its model, or else its kind."""
+    """Settings by dotted key, without those that the label shows. A part is named by its path, or else its class."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         shown = path == "grouping." or (path.startswith("grouping.") and key in ("theta", TARGET))
@@ -65,7 +65,7 @@ def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         if f"{path}{key}." in _PARTS and value:
             flat[key] = (value.get("path") or name_of(value)).rpartition("/")[2]
         if path in _PARTS and key == "text":
-            continue  # goes with the model
+            continue  # is the same for the same model
         if isinstance(value, Mapping):
             flat |= _settings(value, f"{path}{key}.")
         elif value is not None and not shown:

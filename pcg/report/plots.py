@@ -1,7 +1,7 @@
-"""The plots of a study, each as PNG and SVG. A plot without two points to show is left out.
+"""The plots of a study, each as PNG and SVG. A plot that would show fewer than two points is left out.
 
-One colour a method (Okabe and Ito's palette, safe for the colour-blind), one marker a run of the same method, so that
-nothing rests on colour alone. Sizes are those of a column of a paper.
+Each method has a colour (Okabe and Ito's palette, safe for the colour-blind) and each run of a method a marker, so that
+colour alone never tells runs apart. Plots are as wide as a column of a paper.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pcg.results.figures import measured
 from pcg.types import Figure as Shown  # matplotlib has figures too
 from pcg.types import Result
 
-Run = tuple[str, Result]  # what it is called, and its figures
+Run = tuple[str, Result]  # its name, and the result
 Style = Mapping[str, Any]  # colour and marker
 _COLORS = {"target": "#000000", "exact": "#0072B2", "pcg": "#D55E00", "ssd": "#009E73", "coupling": "#CC79A7"}
 _OTHERS = ("#E69F00", "#56B4E9", "#999999")
@@ -34,13 +34,16 @@ _ALPHA = "alpha (share of tested tokens kept)"
 
 
 def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -> list[Path]:
-    """Alpha and speed-up against theta, quality against speed-up and alpha, acceptance by position, where time goes,
-    and the measured against the ideal speed-up by tau. Returns the PNG files.
+    """Draw alpha and speed-up against theta, quality against speed-up and alpha, acceptance by position, where time
+    goes, and the measured beside the ideal speed-up by tau.
 
     Args:
-        labels: what each run is called.
+        labels: the name of each run.
+
+    Returns:
+        The PNG files.
     """
-    runs = list(zip([label.replace("$", r"\$") for label in labels], results, strict=True))  # no formula
+    runs = list(zip([label.replace("$", r"\$") for label in labels], results, strict=True))  # $ starts no formula
     drawn = [
         ("alpha_theta", _against_theta(runs, "acceptance", "alpha", _ALPHA)),
         ("speedup_theta", _against_theta(runs, "speed", "speedup", "speed-up over the target alone")),
@@ -54,7 +57,7 @@ def draw_plots(results: Sequence[Result], labels: Sequence[str], folder: Path) -
 
 
 def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figure | None:
-    """A line for runs that differ in theta alone, a level for each that has none."""
+    """A line for the runs that differ only in theta, a level for each run without theta."""
     shown = [(name, run) for name, run in runs if run.values[group][key] is not None]
     lines: dict[str, list[Result]] = {}
     for name, run in shown:
@@ -72,8 +75,8 @@ def _against_theta(runs: Sequence[Run], group: str, key: str, axis: str) -> Figu
     figure, axes = axes_of("theta (cosine above which tokens share a group)", axis)
     for name, members in lines.items():
         members.sort(key=lambda run: theta(run.values["config"]) or 0.0)
-        places = [theta(run.values["config"]) for run in members]
-        _error_bars(axes, places, members, group, key, label=name, **styles[name])
+        thetas = [theta(run.values["config"]) for run in members]
+        _error_bars(axes, thetas, members, group, key, label=name, **styles[name])
     for (name, run), dashes in zip(levels, _dashes(len(levels)), strict=True):
         axes.axhline(run.values[group][key], linestyle=dashes, label=name, color=styles[name]["color"])
     if key == "speedup":
@@ -87,68 +90,68 @@ def _dashes(count: int) -> list[Any]:
 
 
 def _quality_against(runs: Sequence[Run], group: str, figure_of: str, axis: str) -> Figure | None:
-    """A panel a figure of quality; what no run beats in both is joined (the Pareto front)."""
-    told = [(name, run) for name, run in runs if run.values[group][figure_of]]
+    """A panel for each figure of quality; the runs that no other beats in both are joined (the Pareto front)."""
+    with_figure = [(name, run) for name, run in runs if run.values[group][figure_of]]
     panels = [
-        (key, shown, points)
-        for key, shown in measured([run.values for _, run in told]).items()
-        if len(points := [(name, run) for name, run in told if run.values["quality"].get(key) is not None]) > 1
+        (key, shown, plotted)
+        for key, shown in measured([run.values for _, run in with_figure]).items()
+        if len(plotted := [(name, run) for name, run in with_figure if run.values["quality"].get(key) is not None]) > 1
     ]
     if not panels:
         return None
     figure, grid = pyplot.subplots(
         len(panels), 1, sharex=True, squeeze=False, layout="constrained", figsize=(_WIDTH, 0.5 + 2.1 * len(panels))
     )
-    styles = _styles([name for name, _ in told])
-    for axes, (key, shown, points) in zip(grid[:, 0], panels, strict=True):
+    styles = _styles([name for name, _ in with_figure])
+    for axes, (key, shown, plotted) in zip(grid[:, 0], panels, strict=True):
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
-        _quality_panel(axes, (key, shown), points, (group, figure_of), styles)
+        _quality_panel(axes, (key, shown), plotted, (group, figure_of), styles)
     grid[-1, 0].set_xlabel(axis, fontsize=9)
     _legend(figure)
     return figure
 
 
 def _quality_panel(
-    axes: Axes, shown: tuple[str, Shown], points: Sequence[Run], against: tuple[str, str], styles: Mapping[str, Style]
+    axes: Axes, shown: tuple[str, Shown], runs: Sequence[Run], against: tuple[str, str], styles: Mapping[str, Style]
 ) -> None:
     key, of = shown
     scale, direction = of.scale, f" ({of.better} is better)" if of.better else ""
     axes.set_ylabel(f"{of.heading}{direction}", fontsize=9)
-    places, (group, figure_of) = [], against
-    for name, run in points:
-        bought, quality = run.values[group], run.values["quality"]
-        x, y = bought[figure_of], quality[key] * scale
+    coordinates, (group, figure_of) = [], against
+    for name, run in runs:
+        abscissa, quality = run.values[group], run.values["quality"]
+        x, y = abscissa[figure_of], quality[key] * scale
         axes.errorbar(
-            x, y, _around(y, quality[f"{key}_ci95"], scale), _around(x, bought[f"{figure_of}_ci95"]),
+            x, y, _around(y, quality[f"{key}_ci95"], scale), _around(x, abscissa[f"{figure_of}_ci95"]),
             elinewidth=0.6, linestyle="none", label=name, **styles[name],
         )  # fmt: skip
-        places.append((x, y))
+        coordinates.append((x, y))
     if of.better is None:
         return
-    front = pareto_front(places, of.better == "higher")
+    front = pareto_front(coordinates, of.better == "higher")
     axes.plot(*zip(*front, strict=True), color="black", linewidth=0.8, linestyle=":", label="Pareto front", zorder=1)
 
 
-def pareto_front(places: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
-    """Of (speed-up or alpha, quality), those that no other beats in both, from the left."""
+def pareto_front(coordinates: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
+    """The pairs (speed-up or alpha, quality) that no other pair beats in both, from the left."""
     front: list[tuple[float, float]] = []
-    for x, y in sorted(places, key=lambda place: (-place[0], -place[1] if higher_is_better else place[1])):
+    for x, y in sorted(coordinates, key=lambda pair: (-pair[0], -pair[1] if higher_is_better else pair[1])):
         if not front or (y > front[-1][1] if higher_is_better else y < front[-1][1]):
             front.append((x, y))
     return front[::-1]
 
 
 def _accepted_by_position(runs: Sequence[Run]) -> Figure | None:
-    """The share of rounds in which the draft was kept up to each position of the block."""
+    """The share of rounds that accept the draft at each position of the block."""
     shown = [(name, run.values["counts"]) for name, run in runs if run.values["counts"]["accepted_by_position"]]
     if not shown:
         return None
-    figure, axes = axes_of("position in the block", "share of rounds that keep it")
+    figure, axes = axes_of("position in the block", "share of rounds that accept it")
     styles = _styles([name for name, _ in shown])
     for name, counts in shown:
-        kept = [accepted / counts["rounds"] for accepted in counts["accepted_by_position"]]
-        axes.plot(range(1, len(kept) + 1), kept, label=name, **styles[name])
+        shares = [accepted / counts["rounds"] for accepted in counts["accepted_by_position"]]
+        axes.plot(range(1, len(shares) + 1), shares, label=name, **styles[name])
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure)
@@ -156,12 +159,15 @@ def _accepted_by_position(runs: Sequence[Run]) -> Figure | None:
 
 
 def _where_time_goes(runs: Sequence[Run]) -> Figure | None:
-    """Milliseconds an emitted token, by part of the loop; prefill is apart, as in the speed-up."""
-    told = [(name, run.values) for name, run in runs if run.values["speed"]["seconds"]["target"] is not None]
-    shown = [(name, values) for name, values in told if values["counts"]["emitted"]]
+    """Milliseconds per emitted token by part of the loop, without prefill, as in the speed-up."""
+    shown = [
+        (name, run.values)
+        for name, run in runs
+        if run.values["speed"]["seconds"]["target"] is not None and run.values["counts"]["emitted"]
+    ]
     if not shown:
         return None
-    figure, axes = axes_of("milliseconds an emitted token", "")
+    figure, axes = axes_of("milliseconds per emitted token", "")
     figure.set_figheight(1.3 + 0.26 * len(shown))
     names, left = [name for name, _ in shown], [0.0] * len(shown)
     for part, color, hatch in (
@@ -177,7 +183,7 @@ def _where_time_goes(runs: Sequence[Run]) -> Figure | None:
 
 
 def _tau_against_ideal(runs: Sequence[Run]) -> Figure | None:
-    """Measured speed-up by tau, joined to what tau and the pass times would allow with a free rule and a free loop."""
+    """Measured speed-ups by tau, each joined to the ideal one, which tau and the pass times allow."""
     shown = [(name, run.values) for name, run in runs if run.values["speed"]["ideal_speedup"] is not None]
     if not shown:
         return None
@@ -194,15 +200,15 @@ def _tau_against_ideal(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _error_bars(axes: Axes, places: Sequence[Any], runs: Sequence[Result], group: str, key: str, **style: Any) -> None:
+def _error_bars(axes: Axes, xs: Sequence[Any], runs: Sequence[Result], group: str, key: str, **style: Any) -> None:
     heights = [run.values[group][key] for run in runs]
     spans = [_around(y, run.values[group][f"{key}_ci95"]) or [[0], [0]] for y, run in zip(heights, runs, strict=True)]
     below, above = zip(*((span[0][0], span[1][0]) for span in spans), strict=True)
-    axes.errorbar(places, heights, [below, above], capsize=3, **style)
+    axes.errorbar(xs, heights, [below, above], capsize=3, **style)
 
 
 def _around(value: float, interval: Sequence[float] | None, scale: float = 1) -> list[list[float]] | None:
-    """An interval as matplotlib wants it: distances below and above the value."""
+    """An interval as matplotlib takes it: distances below and above the value."""
     if interval is None:
         return None
     return [[max(0.0, value - interval[0] * scale)], [max(0.0, interval[1] * scale - value)]]
@@ -218,7 +224,7 @@ def axes_of(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _styles(names: Sequence[str]) -> dict[str, Style]:
-    """By name: the method's colour, and the first marker that no other run of that colour has."""
+    """By name, the method's colour and the first marker that no other run of that colour has."""
     others: dict[str, str] = {}
     used: dict[str, int] = {}
     styles: dict[str, Style] = {}
@@ -231,14 +237,14 @@ def _styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def _legend(figure: Figure) -> None:
-    """Below the axes, where it hides nothing, with height of its own; each name once."""
-    found = {
+    """Below the axes, with height of its own; each name once."""
+    handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    columns = 3 if max(map(len, found)) < 16 else 2 if max(map(len, found)) < 30 else 1
-    names = [textwrap.fill(name, 60) for name in found]
+    columns = 3 if max(map(len, handles)) < 16 else 2 if max(map(len, handles)) < 30 else 1
+    names = [textwrap.fill(name, 60) for name in handles]
     figure.set_figheight(figure.get_figheight() + 0.16 * -(-sum(1 + name.count("\n") for name in names) // columns))
-    figure.legend(found.values(), names, loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(handles.values(), names, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -1,8 +1,8 @@
-"""Predictions of the offline study beside what runs of the same study measured.
+"""Predictions of the offline study beside what the runs of the same study measured.
 
-A run and an offline point belong together when target, draft, codec (with what lay at their paths), rule, groups and
-sampling are the same. Both are compared on the utterances that they share, pair by pair. docs/studies.md says where and
-why they differ.
+A run and an offline point belong together if target, draft, codec (and what lay at their paths), rule, groups and
+sampling are the same. They are compared pair by pair on the utterances that both have. docs/studies.md says where they
+differ, and why.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Row = Mapping[str, Any]
 
 
 def table(study_folder: Path, labels: Sequence[str], results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, one row a run that has a prediction; without an offline study there are none.
+    """Header and cells, one row for each run with a prediction; none without an offline study.
 
     Raises:
         ValueError: the offline study was written by another version of its schema.
     """
     header = ["method", *(f"{name}{column}" for name in _FIGURES for column in (" offline", "", " difference"))]
-    found = predictions.read(study_folder)
-    if found is None:
+    offline = predictions.read(study_folder)
+    if offline is None:
         return header, []
-    study, predicted = found
+    study, predicted = offline
     rows = []
     for label, result in zip(labels, results, strict=True):
         point, gamma = _point_of(study, result), result.values["config"]["decoding"].get("gamma", 0)
@@ -51,12 +51,14 @@ def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | N
         same &= _models(study["config"]) == _models(run)
     same &= all(study["config"]["decoding"].get(key) == run["decoding"].get(key) for key in _SAMPLING)
     same &= study["config"]["decoding"].get("candidates", 1) == run["decoding"].get("candidates", 1)
-    same &= "control" not in run["decoding"]  # of an earlier version, which chose gamma and theta round by round
+    same &= (
+        "control" not in run["decoding"]
+    )  # of an earlier version, in which gamma and theta changed from round to round
     return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)
 
 
 def _models(config: Mapping[str, Any]) -> dict[str, str]:
-    return {key: made for key, made in config["fingerprints"].items() if key.partition(".")[0] in _PARTS}
+    return {key: digest for key, digest in config["fingerprints"].items() if key.partition(".")[0] in _PARTS}
 
 
 def _cells(result: Result, predicted: Mapping[str, Row], gamma: int) -> list[str]:
@@ -85,10 +87,8 @@ def _cells(result: Result, predicted: Mapping[str, Row], gamma: int) -> list[str
 
 
 def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], gamma: int) -> list[str]:
-    """The predicted tau at the measured pass times with a free rule and a free loop, beside the measured speed-up.
-
-    The interval covers the utterances, not the noise of the pass times, which both sides share.
-    """
+    """The speed-up that the predicted tau would give at the measured pass times if rule and loop were free, beside the
+    measured one. The interval covers the utterances, not the noise of the pass times, which both sides share."""
     speed, tau = result.values["speed"], result.values["acceptance"]["tau"]
     seconds = seconds_by_batch(Path(result.folder))
     if not speed["ideal_speedup"] or any(row["batch"] not in seconds for row in measured):
@@ -109,7 +109,7 @@ def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], 
 
 
 def seconds_by_batch(folder: Path) -> dict[int, tuple[Timing, Timing]]:
-    """The rule and the target alone, by batch; only batches in which both were timed."""
+    """Timings of the rule and of the target alone, by batch; only batches in which both were timed."""
     path = folder / "batches.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     records = [record for record in lines if record["seconds"] and record["baseline_seconds"]]
@@ -123,5 +123,5 @@ def _text(value: float | None) -> str:
     return figure("{:.3f}", value)
 
 
-def _signed(found: Estimate) -> str:
-    return figure("{:+.3f}", found.value, found.ci95)
+def _signed(difference: Estimate) -> str:
+    return figure("{:+.3f}", difference.value, difference.ci95)

@@ -1,4 +1,4 @@
-"""What listeners of a blind test preferred: their files, the test's key, and exact intervals."""
+"""What the listeners of a blind test preferred, with exact intervals, from the files that they saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADER = ("methods", "ratings", "first better", "alike", "second better", "first
 
 
 class RatingsError(ValueError):
-    """A file of ratings, or a test's key, cannot be read; the message names it."""
+    """A file of ratings, or the key of a test, cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Listener:
     """One listener's answers.
 
     Attributes:
-        session: tells two listeners of one name apart.
+        session: unique to a listener, also where two have the same name.
         choices: by trial, the clip that was better, 0 or 1, or ``same``.
     """
 
@@ -46,7 +46,7 @@ class Preference:
 
     @property
     def share(self) -> tuple[float, tuple[float, float]] | None:
-        """Of the ratings that prefer either, those that prefer the first, with the exact binomial interval."""
+        """Share of the ratings with a preference that prefer the first, with the exact binomial interval."""
         decided = self.first + self.second
         return (self.first / decided, binomial(self.first, decided)) if decided else None
 
@@ -61,35 +61,37 @@ class Preference:
 
 
 def read(path: Path) -> Listener:
-    """A file that the page saved.
+    """The ratings in a file that the page saved.
 
     Raises:
-        RatingsError: it is not there, or is no such file.
+        RatingsError: the file is missing, or is not such a file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RatingsError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise RatingsError(f"{path}: no JSON; a file of ratings is what the blind page's button saves") from error
+        raise RatingsError(f"{path}: not JSON; give a file that the button of the blind page saved") from error
     try:
-        if found["kind"] != "pcg ratings" or found["version"] != 1:
+        if saved["kind"] != "pcg ratings" or saved["version"] != 1:
             raise KeyError("kind")
-        choices = {trial: rating["choice"] for trial, rating in found["ratings"].items()}
-        listener = Listener(str(found["test"]), str(found["session"]), str(found["listener"]), choices)
+        choices = {trial: rating["choice"] for trial, rating in saved["ratings"].items()}
+        listener = Listener(str(saved["test"]), str(saved["session"]), str(saved["listener"]), choices)
     except (KeyError, TypeError, AttributeError) as error:
-        raise RatingsError(f"{path}: no file of ratings of this version ({error} is missing or wrong)") from error
+        raise RatingsError(
+            f"{path}: not a file of ratings that this version reads ({error} is missing or wrong)"
+        ) from error
     wrong = [trial for trial, choice in choices.items() if choice not in (0, 1, SAME) or isinstance(choice, bool)]
     if wrong:
-        raise RatingsError(f"{path}: the choice of {wrong[0]} is {choices[wrong[0]]!r}; 0, 1 and {SAME!r} are")
+        raise RatingsError(f"{path}: trial {wrong[0]} has choice={choices[wrong[0]]!r}; allowed: 0, 1, {SAME!r}")
     return listener
 
 
 def read_all(paths: Sequence[Path]) -> list[Listener]:
-    """Every listener once: of a session that saved twice, the file with more ratings.
+    """Each listener once; if a session was saved twice, the file with more ratings counts.
 
     Raises:
-        RatingsError: as ``read``; or the files are of several tests.
+        RatingsError: as ``read``; or the files belong to several tests.
     """
     sessions: dict[str, Listener] = {}
     for listener in map(read, paths):
@@ -98,28 +100,28 @@ def read_all(paths: Sequence[Path]) -> list[Listener]:
             sessions[listener.session] = listener
     tests = {listener.test for listener in sessions.values()}
     if len(tests) != 1:
-        raise RatingsError(f"these files are of several tests: {', '.join(sorted(tests))}; read one test at a time")
+        raise RatingsError(f"the files belong to several tests: {', '.join(sorted(tests))}; give the files of one test")
     return list(sessions.values())
 
 
 def key_of(test: str, outputs: Path) -> dict[str, Any]:
-    """Who was who in a test: what ``blind.write`` left in a study's report folder.
+    """The key of a test, as ``blind.write`` left it in a study's report folder.
 
     Raises:
-        RatingsError: no study here has it.
+        RatingsError: no study under ``outputs`` has it.
     """
-    found = sorted(outputs.glob(f"*/{KEYS}/{test}.json")) + sorted(outputs.glob(f"*/report/{KEYS}/{test}.json"))
-    if not found:
+    files = sorted(outputs.glob(f"*/{KEYS}/{test}.json")) + sorted(outputs.glob(f"*/report/{KEYS}/{test}.json"))
+    if not files:
         raise RatingsError(
-            f"no {outputs}/STUDY/report/{KEYS}/{test}.json: the test's key lies where `pcg report blind=true` was run; "
-            "start the command there, or say outputs=FOLDER"
+            f"no {outputs}/STUDY/report/{KEYS}/{test}.json: the key lies where `pcg report blind=true` was run; "
+            "run this command there, or add outputs=FOLDER"
         )
-    key: dict[str, Any] = json.loads(found[0].read_text(encoding="utf-8"))
+    key: dict[str, Any] = json.loads(files[0].read_text(encoding="utf-8"))
     return key
 
 
 def preferences(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[Preference]:
-    """Of every two methods that were compared.
+    """The preferences between every two methods that were compared.
 
     Raises:
         RatingsError: a trial is not in the test.
@@ -128,24 +130,24 @@ def preferences(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[P
     for listener in listeners:
         for trial, choice in listener.choices.items():
             if trial not in key["trials"]:
-                raise RatingsError(f"{listener.name or listener.session}: trial {trial} is not in test {key['test']}")
+                raise RatingsError(f"{listener.name or listener.session}: test {key['test']} has no trial {trial}")
             methods = key["trials"][trial]["methods"]
-            two = (min(methods), max(methods))
-            place = 1 if choice == SAME else 0 if methods[int(choice)] == two[0] else 2
-            counts.setdefault(two, [0, 0, 0])[place] += 1
-    return [Preference(two, *counts[two]) for two in sorted(counts)]
+            pair = (min(methods), max(methods))
+            answer = 1 if choice == SAME else 0 if methods[int(choice)] == pair[0] else 2
+            counts.setdefault(pair, [0, 0, 0])[answer] += 1
+    return [Preference(pair, *counts[pair]) for pair in sorted(counts)]
 
 
-def tables(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """Title and rows: of all listeners together, then of each."""
-    together = [(f"{len(listeners)} listener{'s' * (len(listeners) > 1)}", listeners)]
-    each = [(name, [listener]) for name, listener in zip(_names(listeners), listeners, strict=True)]
-    groups = together + (each if len(listeners) > 1 else [])
-    return [(title, [found.cells for found in preferences(own, key)]) for title, own in groups]
+def preference_tables(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Title and rows: of all listeners together, then of each if there are several."""
+    titled = [(f"{len(listeners)} listener{'s' * (len(listeners) > 1)}", listeners)]
+    if len(listeners) > 1:
+        titled += [(name, [listener]) for name, listener in zip(_distinct_names(listeners), listeners, strict=True)]
+    return [(title, [preference.cells for preference in preferences(group, key)]) for title, group in titled]
 
 
-def _names(listeners: Sequence[Listener]) -> list[str]:
-    """Names, numbered where two listeners share one or have none."""
+def _distinct_names(listeners: Sequence[Listener]) -> list[str]:
+    """The listeners' names, numbered where two share one or have none."""
     plain = [listener.name or "no name" for listener in listeners]
     numbers = {name: itertools.count(1) for name in plain}
     return [f"{name} ({next(numbers[name])})" if plain.count(name) > 1 else name for name in plain]

@@ -1,4 +1,4 @@
-"""A study's report, told to a logger that takes studies: one run of W&B, again the same when the study grows."""
+"""Gives a study's report to a logger that takes studies; in W&B it is one run, the same again when the study grows."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pcg.report.seeds import Method, methods
 from pcg.results import store
 from pcg.results.figures import measured
 
-PAGE = 25_000_000  # bytes of audio that the page is sent with, from the first utterance on
+PAGE = 25_000_000  # bytes of audio that are put into the page, from the first utterance on
 log = logging.getLogger("pcg")
 
 
 def log_study(study_folder: Path, logger: Node | None) -> bool:
-    """Tell a logger of a study whose report is written; whether it took it. One that takes none is not asked."""
-    made: Any = build(logger) if is_built(logger) else None
-    if made is None or getattr(made, "disabled", False) or not hasattr(made, "log_study"):
+    """Log a study whose report is written; returns False if the logger failed. A logger without studies is skipped."""
+    built: Any = build(logger) if is_built(logger) else None
+    if built is None or getattr(built, "disabled", False) or not hasattr(built, "log_study"):
         return True
     results, folder = in_order(store.read_study(study_folder)), study_folder / "report"
     if not results:
         return True
     page = folder / "index.html"
     try:
-        made.log_study(
+        built.log_study(
             study_folder.name, folder, results, frontier(methods(results)),
-            with_audio(page) if page.exists() and made.audio else None,
+            with_audio(page) if page.exists() and built.audio else None,
         )  # fmt: skip
     except Exception as error:
         log.warning(
@@ -45,7 +45,7 @@ def log_study(study_folder: Path, logger: Node | None) -> bool:
 
 
 def frontier(results: Sequence[Method]) -> tuple[list[str], list[list[Any]]] | None:
-    """Method, speed-up and the first figure of quality that has a direction; None where either was not measured."""
+    """Method, speed-up and the first figure of quality that has a direction; None if either was not measured."""
     figures = {key: figure for key, figure in measured([result.values for result in results]).items() if figure.better}
     if not figures:
         return None
@@ -59,13 +59,13 @@ def frontier(results: Sequence[Method]) -> tuple[list[str], list[list[Any]]] | N
 
 
 def with_audio(page: Path, most: int = PAGE) -> str:
-    """The listening page with its clips inside, as far as they are ``most`` bytes together."""
+    """The listening page with its clips inside, up to ``most`` bytes of them."""
     left = most
 
-    def inside(match: re.Match[str]) -> str:
+    def embedded(match: re.Match[str]) -> str:
         nonlocal left
         content = (page.parent / match[1]).read_bytes()
         left -= len(content)
         return match[0] if left < 0 else f'"src":"data:audio/wav;base64,{base64.b64encode(content).decode()}"'
 
-    return re.sub(r'"src":"([^"]+)"', inside, page.read_text(encoding="utf-8"))
+    return re.sub(r'"src":"([^"]+)"', embedded, page.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a result was produced with: versions, commit, device, memory."""
+"""The environment of a result: versions, commit, device, memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PACKAGES = ("pcg", "torch", "numpy", "transformers", "hydra-core", "wandb", "mo
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that figures depend on; null where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Versions of Python and of the packages that figures depend on; None for one that is not installed."""
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def git() -> dict[str, Any]:
-    """Commit of the code and whether it has changes on top; nulls outside a git checkout (an installed wheel)."""
+    """The commit of the code and whether it has uncommitted changes; None outside a git checkout (a wheel)."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -47,7 +47,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
+    """The name of the GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -65,17 +65,17 @@ def start_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held at once: allocated on the GPU since ``start_memory``, or by this process since it began."""
+    """The most memory at once: allocated on the GPU since ``start_memory``, or by this process since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def memory_advice(error: Exception) -> str:
-    """What to lower where the device's memory ran out; nothing for other errors."""
+    """Advice for an error of a full device; empty for other errors."""
     if not isinstance(error, torch.OutOfMemoryError):
         return ""
     return (
         "; the device is full: lower decoding.batch_size or decoding.max_tokens, set metrics.when=after so that "
-        "metrics do not share it, or take a smaller target or dtype; dry=true tells what fits"
+        "metrics do not share the device, or choose a smaller target or dtype; dry=true says what fits"
     )

@@ -1,6 +1,6 @@
 """Name, unit, format and direction of the figures of ``result.json``, for everything that shows them.
 
-Figures of ``quality`` are declared by the metrics that make them, and kept in the result; all others stand here.
+Metrics declare the figures of ``quality``, and the result stores these declarations; all others are declared here.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ FIGURES: Mapping[str, Figure] = {
 
 
 def declared(values: Mapping[str, Any]) -> dict[str, Figure]:
-    """What the figures of a result's ``quality`` are, by key."""
+    """The declarations of a result's ``quality``, by key."""
     return {
-        key: Figure(**{**told, "ratio": None if told["ratio"] is None else tuple(told["ratio"])})
-        for key, told in values["figures"].items()
+        key: Figure(**{**fields, "ratio": fields["ratio"] and tuple(fields["ratio"])})
+        for key, fields in values["figures"].items()
     }
 
 
 def measured(results: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Those of ``quality`` that some of the results have a value of, in the order in which they come."""
+    """The figures of ``quality`` that some result has a value of, in their order."""
     return {
         key: figure
         for values in results
@@ -47,19 +47,19 @@ def measured(results: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 
 def texts(figures: Mapping[str, Figure], values: Mapping[str, float | None]) -> list[str]:
     """``WER 10.9 %`` and the like, of each figure that has a value."""
-    known = [(figure, values.get(key)) for key, figure in figures.items()]
-    return [figure.text(value) for figure, value in known if value is not None]
+    pairs = [(figure, values.get(key)) for key, figure in figures.items()]
+    return [figure.text(value) for figure, value in pairs if value is not None]
 
 
 def as_values(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """The declarations as ``result.json`` holds them."""
+    """The declarations as ``result.json`` stores them."""
     return {key: asdict(figure) for key, figure in figures.items()}
 
 
 def of_earlier(keys: Iterable[str]) -> dict[str, Any]:
-    """The declarations of a result before schema 7, which kept none: of the metrics that there were then.
+    """Declarations for a result before schema 7, which stored none, for the metrics that existed then.
 
-    A figure of another metric has no direction: nothing is marked as the best by it, and it is in no difference.
+    Figures of other metrics get no direction and no columns: none is marked as the best, and they are in no difference.
     """
     from pcg.metrics.asr import figures_of
     from pcg.metrics.mos import Mos

@@ -1,4 +1,4 @@
-"""One process at a time on a run's folder, whatever started them: a parallel launcher, two terminals, two machines."""
+"""Locks that let one process at a time work on a run's folder: of a launcher, of two terminals, of two machines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger("pcg")
 
 @contextmanager
 def held(folder: Path, name: str) -> Iterator[None]:
-    """Hold the run's lock; wait for it, and say for whom, while another process has it.
+    """Hold the run's lock; while another process holds it, wait and log which.
 
-    The kernel lets go of it when its process ends, however it ends. The file stays: taking it away would let a third
-    process in. On a shared file system that has ``flock`` (NFS, Lustre mounted with it) it holds between machines.
+    The kernel releases the lock when its process ends in any way. The file stays, because removing it would let a third
+    process in. On a shared file system with ``flock`` (NFS, Lustre if mounted with it) it works between machines.
 
     Args:
-        name: what the run is called in the message.
+        name: of the run, for the message.
     """
     with (folder / NAME).open("a+") as file:
         try:
@@ -34,7 +34,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            log.warning("%s: no locks on this file system; do not start the same run twice at once", folder)
+            log.warning("%s: this file system has no locks; do not start the same run twice at once", folder)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -44,9 +44,9 @@ def held(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def turn(path: Path | None) -> Iterator[None]:
-    """Wait until no other process holds this file, then hold it; nothing to wait for without a file.
+    """Wait until no other process holds this file, then hold it; None: do not wait.
 
-    Without locks on the file system nobody waits: what is timed is then less exact.
+    On a file system without locks nobody waits, and timings are less exact.
     """
     if path is None:
         yield
@@ -61,7 +61,7 @@ def turn(path: Path | None) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who does this run just now, on whichever machine; None if nobody does, or the file system has no locks."""
+    """The process that works on this run, on any machine; None if there is none, or the file system has no locks."""
     try:
         with (folder / NAME).open() as file:
             return None if _taken(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB) else _holder(folder)

@@ -1,6 +1,6 @@
-"""What the offline study leaves under ``outputs/<study>/offline/``: figures a point, and sums an utterance and point.
+"""The files of the offline study under ``outputs/<study>/offline/``: figures of each point, and sums of each utterance.
 
-``offline.json`` holds ``config`` (the pair, codec, dataset and sampling, and digests of what lay at their paths) and
+``offline.json`` has ``config`` (the pair, codec, dataset and sampling, and digests of what lay at their paths) and
 ``points``, each with::
 
     curve, name, grouping     the rule's name in conf/offline.yaml, with the values of its grid; its config
@@ -10,8 +10,8 @@
                               that key is null or there is no codec
     tau, alpha_tested         for gamma = 1, 2, ...: positions / rounds, accepted / tested (``pcg.studies.renewal``)
 
-``offline.parquet`` holds what these are ratios of: ``positions``, ``sum_alpha``, ``sum_tv``, ``sum_kl``, ``rounds_1``,
-``tested_1``, ``accepted_1``, ``rounds_2``, ... a row for each utterance and point.
+``offline.parquet`` has the columns that these are ratios of: ``positions``, ``sum_alpha``, ``sum_tv``, ``sum_kl``,
+``rounds_1``, ``tested_1``, ``accepted_1``, ``rounds_2``, ... a row for each utterance and point.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FOLDER, NAME, ROWS = "offline", "offline.json", "offline.parquet"
 
 
 def write(study_folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Returns the two files."""
+    """Write the two files and return their paths."""
     folder = study_folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / ROWS)
@@ -40,15 +40,17 @@ def write(study_folder: Path, values: Mapping[str, Any], rows: Sequence[Mapping[
 
 
 def read(study_folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """What ``write`` was given; None where the study has not been scored offline.
+    """What ``write`` was given; None if the study was not scored offline.
 
     Raises:
-        ValueError: it was written by another version of the schema.
+        ValueError: the file has another schema.
     """
     path = study_folder / FOLDER / NAME
     if not path.exists():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}: make it anew")
+        raise ValueError(
+            f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}; run pcg offline again"
+        )
     return values, pyarrow.parquet.read_table(path.with_name(ROWS)).to_pylist()

@@ -1,4 +1,4 @@
-"""What is finished, kept on disk so that a run killed at any moment goes on where it was."""
+"""Finished batches on disk, so that a run that is killed at any moment can be continued."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pcg.types import Utterance
 
 
 class Records:
-    """An append-only file of JSON lines, one a finished batch. ``append`` returns when the line is on the disk.
+    """An append-only file of JSON lines, one for each finished batch. ``append`` returns when the line is on disk.
 
-    A line that a kill cut short is cut off when the file is opened again: that batch is done anew.
+    If the process was killed while it wrote a line, that line is removed when the file is opened again, and its batch
+    is decoded again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,28 +43,25 @@ class Records:
         self.lines.append(dict(record))
 
 
-def latest(records: Records) -> list[dict[str, Any]]:
-    """One record a batch, in the dataset's order: a batch with failures may have been done again."""
-    return newest(records.lines)
-
-
 def of_batches(lines: Iterable[Mapping[str, Any]], batches: Sequence[Sequence[Utterance]]) -> list[dict[str, Any]]:
-    """The newest record of each batch that is of these very utterances; what is of other texts counts for none."""
-
-    def is_of_its_batch(line: Mapping[str, Any]) -> bool:
-        said = [(row["utterance"], row["text"]) for row in line["rows"]]
-        return line["batch"] < len(batches) and said == [(each.id, each.text) for each in batches[line["batch"]]]
-
-    return newest(filter(is_of_its_batch, lines))
+    """The newest record of each batch, without records of other utterances or texts than the batch has now."""
+    texts = [[(utterance.id, utterance.text) for utterance in batch] for batch in batches]
+    return newest(
+        line
+        for line in lines
+        if line["batch"] < len(batches)
+        and [(row["utterance"], row["text"]) for row in line["rows"]] == texts[line["batch"]]
+    )
 
 
 def newest(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The newest record of each batch, in the dataset's order: a batch with failures may have been decoded again."""
     last = {line["batch"]: dict(line) for line in lines}
     return [last[index] for index in sorted(last)]
 
 
 def peek(path: Path) -> list[dict[str, Any]]:
-    """The finished lines of a file that another process may be writing to; none where there is no file."""
+    """The finished lines of a file that another process may be writing; empty if there is no file."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -81,7 +79,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the whole new one."""
+    """Write a file so that readers, also after a crash, find the old or the whole new content."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -98,7 +96,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, which syncing a file does not."""
+    """Sync a folder's entries to disk, which syncing a file does not do."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

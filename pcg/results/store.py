@@ -1,4 +1,4 @@
-"""Where a finished run lies: ``result.json``, written last and whole, and ``utterances.parquet``."""
+"""The files of a finished run: ``utterances.parquet``, and ``result.json``, which is written last."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from pcg.types import Result
 
 log = logging.getLogger("pcg")
 NAME = "result.json"
-FAILED = "failed.txt"  # why a run was given up; gone when it is started again
+FAILED = "failed.txt"  # why a run was given up; removed when it is started again
 
 
 def read(folder: Path) -> Result | None:
-    """The result in a run's folder; None where the run is not finished, or its result is empty or cut short, which is
-    told: the same run makes it anew from its records.
+    """The result in a run's folder; None if the run is not finished, or, with a warning, if its result is damaged.
 
     Raises:
-        ValueError: the result was written by another version of the schema.
+        ValueError: the result has a schema that this version does not know.
     """
     path = folder / NAME
     if not path.exists():
@@ -41,12 +40,13 @@ def read(folder: Path) -> Result | None:
         log.warning("%s", broken(path))
         return None
     if values.get("schema") not in range(1, SCHEMA + 1):
-        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads 1 to {SCHEMA}: move it away")
+        raise ValueError(f"{path} has schema {values.get('schema')}, this version reads 1 to {SCHEMA}; move it away")
     return Result(str(folder), _with_later_keys(values))
 
 
 def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What earlier schemas had not, as not measured. Their ``control`` (lengths and budgets, gone) is left as it is."""
+    """The values with the keys that older schemas lack, as not measured. Their ``control``, now gone, is left as it
+    is."""
     speeds = ("tokens_per_second_whole", "clock", *WAITS, *(f"{key}_ci95" for key in WAITS))
     distances = ("overshoot_unlikely", "overshoot_likely", *MOVED, "outside")
     return {
@@ -61,18 +61,18 @@ def _with_later_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def broken(path: Path) -> str:
-    """What is wrong with a result that ``read`` cannot read, and what to do."""
-    return f"{path} is empty or cut short; the command that made it makes it anew, of the records beside it"
+    """The message for a result that ``read`` cannot read."""
+    return f"{path} is empty or truncated; run the command of the run again, which writes it from the records beside it"
 
 
 def read_study(folder: Path) -> list[Result]:
-    """All finished runs of a study, by the folder's name."""
-    found = (read(path.parent) for path in sorted(folder.glob(f"*/{NAME}")))
-    return [result for result in found if result is not None]
+    """All finished runs of a study, in the order of their folders' names."""
+    results = (read(path.parent) for path in sorted(folder.glob(f"*/{NAME}")))
+    return [result for result in results if result is not None]
 
 
 def write(folder: Path, values: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Result:
-    """Write the table of utterances, then the result. A crash between the two leaves the run unfinished."""
+    """Write the table of utterances, then the result; a crash between the two leaves the run unfinished."""
     partial = folder / "utterances.parquet.partial"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(utterance_rows(records)), partial)
     with partial.open("rb") as file:
@@ -87,23 +87,23 @@ def read_utterances(folder: Path) -> list[dict[str, Any]]:
     """The rows of ``utterances.parquet``.
 
     Raises:
-        ValueError: it is not there, or cut short; naming it.
+        ValueError: the file is missing or truncated.
     """
     path = folder / "utterances.parquet"
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(
-            f"{path} is missing or cut short ({' '.join(str(error).split())}): remove {NAME} beside it, and the "
-            "command that made both makes them anew of the records"
+            f"{path} is missing or truncated ({' '.join(str(error).split())}): remove {NAME} beside it and run the "
+            "command of the run again, which writes both from the records"
         ) from error
 
 
 def utterance_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One flat row an utterance: what was said, counts, sums, scores (``baseline_*``: the target alone).
+    """One flat row for each utterance: tokens, counts, sums, scores (``baseline_*``: of the target alone).
 
-    ``batch_seconds`` is the decode time of the whole batch, which its utterances share. All rows have the same
-    keys; what an utterance has not (it failed, or the target was not decoded alone) is None.
+    ``batch_seconds`` is the decode time of the whole batch. All rows have the same keys; a value that an utterance
+    lacks (because it failed, or the target was not decoded alone) is None.
     """
     rows = [_flat(row, record) for record in records for row in record["rows"]]
     keys = dict.fromkeys(key for row in rows for key in row)
@@ -125,7 +125,7 @@ def _flat(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_line(result: Result) -> str:
-    """A run's figures as a person reads them while a sweep goes on."""
+    """A run's main figures in one line, for the log of a sweep."""
     values = result.values
     acceptance, speed, quality = values["acceptance"], values["speed"], values["quality"]
     shown = [

@@ -1,4 +1,4 @@
-"""What measured seconds come to: the formulas that runs, the bench, the GPU bench and plans share.
+"""Formulas on measured seconds that runs, the bench, the GPU bench and plans share.
 
 Seconds are by part of the loop (``pcg.decoding.clock.PARTS``); passes are counted by the same names.
 """
@@ -14,13 +14,13 @@ Timing = tuple[float, float]  # decode seconds, tokens
 
 
 def clock_of(records: Sequence[Mapping[str, Any]]) -> str:
-    """By which seconds batches are compared with the target alone: ``cpu`` where all have them of both, or ``wall``.
+    """The seconds by which batches are compared with the target alone: ``cpu`` if all batches have both, else ``wall``.
 
-    Of one thread on a CPU both are the same on a quiet machine. On a busy one wall seconds count what other processes
-    do in between, which is not the same for the method and for the target alone.
+    For one thread of a CPU both are the same on a quiet machine. On a busy one wall seconds include the time of other
+    processes, which differs between the method and the target alone.
     """
-    told = all(record.get("cpu_seconds") and record.get("baseline_cpu_seconds") for record in records)
-    return "cpu" if records and told else "wall"
+    have_both = all(record.get("cpu_seconds") and record.get("baseline_cpu_seconds") for record in records)
+    return "cpu" if records and have_both else "wall"
 
 
 def timing_of(record: Mapping[str, Any], side: str, clock: str) -> Timing:
@@ -33,7 +33,7 @@ def timing_of(record: Mapping[str, Any], side: str, clock: str) -> Timing:
 
 
 def seconds_of(record: Mapping[str, Any], side: str, clock: str) -> Mapping[str, float]:
-    """By part."""
+    """The seconds of a batch by part."""
     seconds: Mapping[str, float] = record[f"{side}cpu_seconds" if clock == "cpu" else f"{side}seconds"]
     return seconds
 
@@ -44,13 +44,13 @@ def decode_seconds(seconds: Mapping[str, float]) -> float:
 
 
 def speedup(alone: Sequence[Timing], own: Sequence[Timing]) -> Estimate:
-    """Seconds a token of the target alone over those of a method, on the same prompts in the same order."""
+    """Seconds per token of the target alone over those of a method, on the same prompts in the same order."""
     (slow, slow_tokens), (fast, fast_tokens) = zip(*alone, strict=True), zip(*own, strict=True)
     return paired_ratio((slow, slow_tokens), (fast, fast_tokens))
 
 
 def pass_seconds(seconds: Mapping[str, float], passes: Mapping[str, int], part: str) -> float | None:
-    """Seconds of one pass of ``draft`` or ``target``; None where there was none."""
+    """Seconds of one pass of ``draft`` or ``target``; None if there was none."""
     return seconds[part] / passes[part] if passes.get(part) else None
 
 
@@ -70,7 +70,7 @@ def measured_ideal(
     alone: tuple[Mapping[str, float], Mapping[str, int]],
     own: tuple[Mapping[str, float], Mapping[str, int]],
 ) -> float | None:
-    """``ideal_speedup`` of measured seconds and passes; None where one of them is missing.
+    """``ideal_speedup`` of measured seconds and passes; None if one of them is missing.
 
     Args:
         alone: seconds and passes of the target alone.

@@ -11,8 +11,8 @@ from pcg.config.run import Run
 from pcg.config.validate import ConfigError
 from pcg.decoding.transport import EarthMover, Movers, farthest, installed
 from pcg.files import cache_folder
-from pcg.groups.cache import describe, kept_tensor
-from pcg.groups.token_sounds import contexts_of, kept_sounds
+from pcg.groups.cache import cached_tensor, describe
+from pcg.groups.token_sounds import cached_sounds, contexts_of
 from pcg.interfaces import Codec
 from pcg.runner.groups import codec_name
 from pcg.runner.loading import as_it_lies, kept
@@ -52,6 +52,6 @@ def _made(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec: Cod
         return Movers({"embedding": by_embedding}, every)
     name, cache = codec_name(run.values["codec"], run.values["fingerprints"]), cache_folder()
     places = contexts_of(build(_VOICES), codec, CONTEXTS)
-    sounds = kept_sounds(codec, name, places, cache)
-    most = kept_tensor(f"farthest {name} {describe(places)}", lambda: torch.tensor(farthest(sounds)), cache).item()
+    sounds = cached_sounds(codec, name, places, cache)
+    most = cached_tensor(f"farthest {name} {describe(places)}", lambda: torch.tensor(farthest(sounds)), cache).item()
     return Movers({"sound": EarthMover(sounds, end, most), "embedding": by_embedding}, every)

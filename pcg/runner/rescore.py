@@ -20,7 +20,7 @@ from pcg.config.validate import ConfigError, nearest, problems_of_language, prob
 from pcg.constraints import Device, up_to
 from pcg.interfaces import Metric
 from pcg.results import environment, store
-from pcg.results.records import Records, latest, write_json
+from pcg.results.records import Records, newest, write_json
 from pcg.results.schema import quality
 from pcg.runner.batch import baseline_of, read_wav
 from pcg.runner.jobs import Executor, InProcess
@@ -197,7 +197,7 @@ def rescore(config: Mapping[str, Any]) -> Path:
     if result is None:
         raise ValueError(f"run={folder}: no finished run there (no {store.NAME})")
     nodes = metric_nodes(config["metrics"])
-    decoded, dataset = latest(Records(folder / "batches.jsonl")), result.values["config"]["dataset"]
+    decoded, dataset = newest(Records(folder / "batches.jsonl").lines), result.values["config"]["dataset"]
     all_rows = [row for record in decoded for row in record["rows"]]
     if not all_rows:
         raise ValueError(

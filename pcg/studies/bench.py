@@ -30,7 +30,7 @@ from pcg.results.records import write_json
 from pcg.results.timing import speedup
 from pcg.runner.composition import Composition, load
 from pcg.runner.loading import with_dataset
-from pcg.studies.timing import Method, Timed, against, as_values, in_turns, own_method, total
+from pcg.studies.timing import Method, Timed, against, in_turns, own_method, total
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def summary(name: str, times: Mapping[str, Sequence[Timed]]) -> dict[str, Any]:
     peer = _THEIRS + ("target alone" if name == "target alone" else "assisted")
     if peer in times:
         theirs, ours = ([(one.whole, one.tokens) for one in times[which]] for which in (peer, name))
-        figures |= as_values("over_transformers", speedup(theirs, ours))
+        figures |= speedup(theirs, ours).named("over_transformers")
     if name == "target alone":
         return figures
     compared = against(times[name], times["target alone"])

@@ -46,7 +46,7 @@ def write(config: Mapping[str, Any]) -> Path:
     codec = build(config["codec"], device=device) if is_built(config["codec"]) else None
     described = config["codec"], fingerprints({"codec": config["codec"]})
     table = group_table(config["grouping"]["groups"], target, draft, codec, *described)
-    table = table.among(target.ids, target.rows)
+    table = table.in_vocabulary(target.ids, target.rows)
     place = Path(config["out"])
     place.parent.mkdir(parents=True, exist_ok=True)
     unfinished = place.with_name(f"{place.name}.partial")

@@ -113,14 +113,9 @@ def against(timed: Sequence[Timed], alone: Sequence[Timed]) -> dict[str, Any]:
     ideal = timing.measured_ideal(tau, (alone_summed.seconds, alone_summed.passes), (summed.seconds, summed.passes))
     return {
         "tau": tau,
-        **as_values("speedup", speedup),
+        **speedup.named("speedup"),
         "ideal_speedup": ideal,
         "of_ideal": speedup.value / ideal if speedup.value and ideal else None,
         "seconds_of_round": of_round,
         "shares": {part: spent / summed.decoding * rounds for part, spent in of_round.items()},
     }
-
-
-def as_values(name: str, estimate: timing.Estimate) -> dict[str, Any]:
-    """A figure and its interval, as JSON files hold them."""
-    return {name: estimate.value, f"{name}_ci95": None if estimate.ci95 is None else list(estimate.ci95)}

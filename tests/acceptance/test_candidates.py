@@ -194,7 +194,7 @@ def test_what_is_no_distribution_is_named() -> None:
 @pytest.mark.parametrize(
     ("rule", "count", "message"),
     [
-        (Exact(), 1, "candidates=1: 2 or more"),
+        (Exact(), 1, "candidates=1: 2 or more are needed"),
         (PCG(table(VOCAB, "windows"), "draft"), 2, "residual=target"),
     ],
 )

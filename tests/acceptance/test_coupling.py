@@ -20,7 +20,7 @@ from pcg.groups import alike as alike_module
 from pcg.groups.alike import Alike
 from pcg.groups.table import GroupTable
 from pcg.sampling import Randomness, Sampling
-from tests.acceptance.harness import TABLES, chi_square, emitted, pairs, simulate, survival, table
+from tests.acceptance.harness import TABLES, pairs, simulate, table
 from tests.acceptance.test_verify import verify
 
 VOCAB = 24
@@ -212,18 +212,6 @@ def test_too_many_pairs_of_overlapping_groups_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(alike_module, "MOST", 20)
     with pytest.raises(ValueError, match="more than 20 pairs of tokens share one of these overlapping groups"):
         Coupling(table(VOCAB, "ragged"))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_dense_fallback_has_the_same_law(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one trial many rows take the dense way, one row of pairs at a time."""
-    monkeypatch.setattr(thinning, "TRIALS", (1,))
-    monkeypatch.setattr(coupling_module, "AT_ONCE", 1)
-    rule = Coupling(table(VOCAB, shape))
-    for name in ("smooth", "zeros", "disjoint"):
-        draft, target = pairs(VOCAB)[name]
-        block = simulate(rule, draft[None], torch.stack([target, target]), 30_000)
-        assert survival(*chi_square(emitted(*block, 0), rule.law(draft, target))) > 1e-5
 
 
 def test_no_sum_over_all_pairs_is_made_where_thinning_ends(monkeypatch: pytest.MonkeyPatch) -> None:

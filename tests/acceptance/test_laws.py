@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pcg.acceptance import coupling, thinning
 from tests.acceptance.harness import (
     LOSSLESS,
     RULES,
@@ -62,6 +63,18 @@ def test_later_tokens_follow_the_law_once_those_before_were_kept(name: str) -> N
         law = rule.law(drafts[index], targets[index])
         assert survival(*chi_square(emitted(*block, index), law)) > 1e-5
     assert survival(*chi_square(emitted(*block, 3), targets[3])) > 1e-5  # the bonus token
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENWISE if name.startswith(("pcg", "coupling"))])
+def test_the_dense_fallback_has_the_same_law(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one trial most rows take the dense form; coupling sums one row of pairs at a time."""
+    monkeypatch.setattr(thinning, "TRIALS", (1,))
+    monkeypatch.setattr(coupling, "AT_ONCE", 1)
+    rule = RULES[name](24)
+    for pair in ("smooth", "close", "zeros", "disjoint"):
+        draft, target = pairs(24)[pair]
+        block = simulate(rule, draft[None], torch.stack([target, target]), 40_000)
+        assert survival(*chi_square(emitted(*block, 0), rule.law(draft, target))) > 1e-5
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, "pcg_identity", "ensemble_all_target", "ssd_zero", "vadusa_one"])

@@ -13,7 +13,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.groups import table as table_module
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw
-from tests.acceptance.harness import TABLES, TOGETHER, chi_square, emitted, pairs, simulate, survival, table
+from tests.acceptance.harness import TABLES, TOGETHER, chi_square, pairs, simulate, survival, table
 
 VOCAB = 24
 
@@ -98,17 +98,6 @@ def test_alone_tokens_are_kept_just_when_exact_keeps_them(pair: str) -> None:
     assert torch.equal(ours[1], exact[1])
 
 
-@pytest.mark.parametrize("residual", ["target", "draft"])
-def test_the_dense_fallback_has_the_same_law(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one trial most rows take the dense way."""
-    monkeypatch.setattr(thinning, "TRIALS", (1,))
-    rule = PCG(table(VOCAB, "ragged"), residual)
-    for name in ("smooth", "close", "zeros", "disjoint"):
-        draft, target = pairs(VOCAB)[name]
-        block = simulate(rule, draft[None], torch.stack([target, target]), 60_000)
-        assert survival(*chi_square(emitted(*block, 0), rule.law(draft, target))) > 1e-5
-
-
 def test_recovering_needs_no_dense_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """The accept path and thinning never ask for all groups."""
     groups = table(VOCAB, "windows")
@@ -161,13 +150,3 @@ def test_a_floor_that_nothing_is_below_changes_nothing() -> None:
             simulate(PCG(table(VOCAB, "ragged"), residual, floor), drafts, targets, 3_000) for floor in (1e-6, None)
         )
         assert all(torch.equal(a, b) for a, b in zip(with_floor, without, strict=True))
-
-
-@pytest.mark.parametrize("residual", ["target", "draft"])
-def test_with_a_floor_the_dense_fallback_has_the_same_law(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thinning, "TRIALS", (1,))
-    rule = PCG(table(VOCAB, "ragged"), residual, 0.3)
-    for name in ("smooth", "close", "zeros", "disjoint"):
-        draft, target = pairs(VOCAB)[name]
-        block = simulate(rule, draft[None], torch.stack([target, target]), 60_000)
-        assert survival(*chi_square(emitted(*block, 0), rule.law(draft, target))) > 1e-5

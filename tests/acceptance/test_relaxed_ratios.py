@@ -56,7 +56,7 @@ def test_lantern_takes_neighbours_in_the_order_of_knn(tmp_path: Path) -> None:
         nearest = Lantern(groups).nearest.long()
         assert torch.equal(nearest[:7], similar[:7].topk(6, 1).indices)
         assert (nearest[7] == 7).all()
-    assert torch.equal(Lantern(built.among(ids, 80)).nearest[ids].long(), ids[Lantern(built).nearest.long()])
+    assert torch.equal(Lantern(built.in_vocabulary(ids, 80)).nearest[ids].long(), ids[Lantern(built).nearest.long()])
 
 
 @pytest.mark.parametrize("groups", [table(VOCAB, "windows"), table(VOCAB, "ragged")])

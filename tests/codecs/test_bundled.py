@@ -67,7 +67,7 @@ def test_the_codebook_is_one_vector_a_token(codec):
 def test_a_clip_that_is_too_short_is_named(codec, samples, rate):
     short = Audio(np.zeros(samples, np.float32), rate, "voices/me.wav")
     with pytest.raises(
-        ValueError, match=rf"^voices/me\.wav lasts {1000 * samples / rate:g} ms: this codec needs 20\.1 ms"
+        ValueError, match=rf"^voices/me\.wav lasts {1000 * samples / rate:g} ms; this codec needs 20\.1 ms"
     ):
         codec.encode([short])
     assert len(codec.encode([Audio(np.zeros(321, np.float32), 16_000)])[0]) == 1

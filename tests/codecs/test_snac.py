@@ -93,7 +93,7 @@ def test_a_frame_with_a_token_of_another_slot_is_silent_and_told(codec: Snac, ca
     tokens[8] = 5  # a token of slot 0 in slot 1 of the second frame
     with caplog.at_level(logging.WARNING):
         samples = codec.decode([tokens])[0].samples
-    assert "1 of 3 frames hold a token of another slot and are silent" in caplog.text
+    assert "1 of 3 frames have a token of another slot and are silent" in caplog.text
     assert not samples[FRAME : 2 * FRAME].any()
     assert samples[:FRAME].any()
     assert samples[2 * FRAME :].any()

@@ -27,9 +27,9 @@ def test_the_byte_order_mark_tells_the_encoding(encoding: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"One.\nIm Caf\xe9.", r"is not UTF-8 \(line 2, byte 0xe9\): save it as UTF-8, or as UTF-16 with a byte-order"),
+        (b"One.\nIm Caf\xe9.", r"is not UTF-8 \(line 2, byte 0xe9\); save it as UTF-8, or as UTF-16 with a byte-order"),
         ("“Quoted”".encode("cp1252"), r"is not UTF-8 \(line 1, byte 0x93\)"),
-        ("Plain.".encode("utf-16-le"), "holds zero bytes: save it as UTF-8, or as UTF-16 with a byte-order mark"),
+        ("Plain.".encode("utf-16-le"), "holds zero bytes; save it as UTF-8, or as UTF-16 with a byte-order mark"),
         (codecs.BOM_UTF16_LE + b"a", r"is not UTF-16 \(line 1, byte 0x61\)"),
     ],
 )

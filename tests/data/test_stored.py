@@ -126,12 +126,12 @@ def test_what_cannot_be_read_is_named_with_what_is_wrong(tmp_path: Path) -> None
     damaged[4:60] = bytes(56)
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     for path, error, message in (
-        (cut, ValueError, r"cut\.parquet is cut short or no parquet file"),
+        (cut, ValueError, r"cut\.parquet is truncated or no parquet file"),
         (empty, ValueError, r"empty\.parquet is empty \(0 bytes\)"),
-        (table, ValueError, r"speech\.csv is no parquet file, and only those are read: pandas\.read_csv"),
+        (table, ValueError, r"speech\.csv is no parquet file; convert it \(a CSV file: pandas\.read_csv"),
         (bare, FileNotFoundError, r"bare holds no \*\.parquet \(it holds speech\.csv\)"),
         (link, FileNotFoundError, r"link\.parquet is a link to .*gone\.parquet, which is not there"),
-        (tmp_path / "none.parquet", ValueError, r"none\.parquet holds no rows"),
+        (tmp_path / "none.parquet", ValueError, r"none\.parquet: no rows"),
         (tmp_path / "damaged.parquet", ValueError, r"damaged\.parquet is damaged"),
         (
             tmp_path / "absent.parquet",
@@ -147,15 +147,19 @@ def test_what_cannot_be_read_is_named_with_what_is_wrong(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": 3, "codes": [1]}, "row 0 .*, column text: 3 is no text but int"),
-        ({"text": b"words", "codes": [1]}, "column text: b'words' is no text but bytes"),
-        ({"text": None, "codes": [1]}, "row 0 .*, column text: is empty"),
+        ({"text": 3, "codes": [1]}, "row 0 .*, column text: 3 is int, not text"),
+        ({"text": b"words", "codes": [1]}, "column text: b'words' is bytes, not text"),
+        ({"text": None, "codes": [1]}, "row 0 .*, column text: the cell is empty"),
+        ({"text": " ", "codes": [1]}, "column text: the cell is empty"),
         ({"text": "Yes.", "codes": None}, "column codes: codes are "),
+        ({"text": "Yes.", "codes": []}, "codes are empty"),
+        ({"text": "Yes.", "codes": [[1, 2], [3, 4]]}, r"codes are of shape \(2, 2\)"),
+        ({"text": "Yes.", "codes": [0.5]}, "float64; expected one row of whole numbers"),
         (
             {"text": "Yes.", "codes": [5, 2**32 + 5]},
-            "column codes: holds 4294967301, and codes go from 0 to 2,147,483,647",
+            "column codes: there is code 4294967301; allowed: 0 to 2,147,483,647",
         ),
-        ({"text": "Yes.", "codes": [-1]}, "column codes: holds -1"),
+        ({"text": "Yes.", "codes": [-1]}, "column codes: there is code -1"),
     ],
 )
 def test_a_cell_that_cannot_be_right_is_named_by_row_and_column(
@@ -168,7 +172,7 @@ def test_a_cell_that_cannot_be_right_is_named_by_row_and_column(
 def test_unsigned_codes_of_64_bits_do_not_wrap(tmp_path: Path) -> None:
     codes = pyarrow.array([[2**63 + 1]], pyarrow.list_(pyarrow.uint64()))
     pyarrow.parquet.write_table(pyarrow.table({"text": ["Yes."], "codes": codes}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="holds 9223372036854775809"):
+    with pytest.raises(ValueError, match="there is code 9223372036854775809"):
         next(iter(Tokens(str(tmp_path / "a.parquet")))).load_codes()  # type: ignore[misc]
 
 
@@ -200,5 +204,5 @@ def test_what_came_of_the_hub_and_is_damaged_is_no_set_that_is_not_there(monkeyp
         raise datasets.exceptions.DatasetGenerationError("while generating") from ValueError("bad footer")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ValueError, match="what came of the hub cannot be read: bad footer"):
+    with pytest.raises(ValueError, match="what the hub sent cannot be read: bad footer"):
         texts("owner/set")

@@ -31,7 +31,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         list(TextFolder(str(tmp_path)))
     (tmp_path / "a.txt").write_text("Text.")
     (tmp_path / "a.wav").touch()
-    with pytest.raises(ValueError, match=r"a\.prompt, which says what it says, is missing"):
+    with pytest.raises(ValueError, match=r"a\.wav has no words: a\.prompt is missing"):
         list(TextFolder(str(tmp_path)))
 
 
@@ -56,11 +56,11 @@ def test_a_voice_may_be_whatever_soundfile_reads(folder: Path, name: str) -> Non
 @pytest.mark.parametrize(
     ("beside", "problem"),
     [
-        ([], r"a\.prompt says what a voice says, but there is no voice a\.wav, \.flac, \.mp3, \.\.\. beside it$"),
-        (["a.pdf"], r"there is no voice a\.wav, .* beside it \(there is a\.pdf\)"),
-        (["a.m4a"], r"a\.m4a cannot be read as a voice: make it a WAV, FLAC, OGG or MP3 file"),
+        ([], r"a\.prompt has no voice: a\.wav, \.flac, \.mp3, \.\.\. is missing beside it$"),
+        (["a.pdf"], r"has no voice: a\.wav, .* beside it \(there is a\.pdf\)"),
+        (["a.m4a"], r"a\.m4a cannot be read; convert it to WAV, FLAC, OGG or MP3"),
         (["a.wav", "a.flac"], r"a\.txt has more than one voice: a\.flac, a\.wav"),
-        (["a.wav", "b.prompt"], r"b\.prompt says what a voice says, but there is no b\.txt to be said in it"),
+        (["a.wav", "b.prompt"], r"b\.prompt has no text: b\.txt is missing beside it"),
     ],
 )
 def test_a_voice_is_used_or_its_files_are_named(folder: Path, beside: list[str], problem: str) -> None:

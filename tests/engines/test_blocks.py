@@ -15,7 +15,7 @@ from pcg.sampling import Purpose, Randomness, draw
 VOCAB, GAMMA, ROWS = 12, 3, 40_000
 AUDIO = torch.arange(2, 10)  # speech among text, as in a model's own vocabulary
 TABLE = GroupTable.from_members([[t for t in range(k - 1, k + 2) if 0 <= t < 8] for k in range(8)], 8)
-GROUPS = TABLE.among(AUDIO, VOCAB)
+GROUPS = TABLE.in_vocabulary(AUDIO, VOCAB)
 GENERATOR = torch.Generator().manual_seed(0)
 DRAFT = (1.5 * torch.randn(GAMMA, VOCAB, generator=GENERATOR)).softmax(1)
 TARGET = (1.5 * torch.randn(GAMMA + 1, VOCAB, generator=GENERATOR)).softmax(1)
@@ -49,7 +49,7 @@ def test_tokens_have_the_rules_law(rule: object, length: int) -> None:
 
 
 def test_groups_are_exact_and_more_is_kept_than_of_tokens() -> None:
-    clusters = GroupTable.from_members([[4 * k + i for i in range(4)] for k in range(2)], 8).among(AUDIO, VOCAB)
+    clusters = GroupTable.from_members([[4 * k + i for i in range(4)] for k in range(2)], 8).in_vocabulary(AUDIO, VOCAB)
     tokens, exact = emitted(PCG(clusters)), emitted(Exact())
     group = torch.eye(VOCAB)[tokens[:, 0]]
     assert (clusters.coarse(group).mean(0) - clusters.coarse(TARGET[0])).abs().sum() / 2 < 0.01

@@ -72,7 +72,7 @@ def test_groups_built_when_the_engine_starts(model: str) -> None:
     ids = Phonemes(model).speech_ids
     own = UnloadedModel(model, ids).embeddings("input")
     groupable = torch.arange(97) < 96
-    assert rule.groups == Cosine(0.1).build(own, groupable).among(ids, rows(model))
+    assert rule.groups == Cosine(0.1).build(own, groupable).in_vocabulary(ids, rows(model))
     text = torch.ones(rows(model), dtype=torch.bool).index_fill_(0, ids[:-1], False)
     assert (rule.groups.counts[text] == 1).all()
     assert told(rule).startswith("pcg residual=target floor=0.01; 96 groups of ")

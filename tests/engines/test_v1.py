@@ -144,7 +144,9 @@ def test_penalties_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_size_of_llasa() -> None:
     """65,536 audio tokens among 193,800: the shapes that vLLM would give, 8 requests with 3 drafts each."""
     vocab, audio, rows = 193_800, torch.arange(65_536) + 128_264, 8
-    table = GroupTable.from_members([[*range(k, k + 64)] for k in range(0, 65_536, 64)], 65_536).among(audio, vocab)
+    table = GroupTable.from_members([[*range(k, k + 64)] for k in range(0, 65_536, 64)], 65_536).in_vocabulary(
+        audio, vocab
+    )
     generator = torch.Generator().manual_seed(2)
     draft, target = (torch.full((3 * rows, vocab), -torch.inf) for _ in range(2))
     draft[:, audio] = 2 * torch.randn(3 * rows, 65_536, generator=generator)

@@ -58,5 +58,5 @@ def test_no_similarity_between_two_slots_is_computed(embeddings: torch.Tensor) -
 
 
 def test_tokens_that_make_no_whole_slots_are_refused(embeddings: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="60 tokens cannot be shared out among 7 slots"):
+    with pytest.raises(ValueError, match="60 tokens are not a multiple of 7 slots"):
         BySlot(Cosine(0.5), 7).build(embeddings, None)

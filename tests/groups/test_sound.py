@@ -18,7 +18,6 @@ from pcg.codecs.xcodec2 import Xcodec2
 from pcg.data.bundled import Bundled
 from pcg.groups import sound, token_sounds
 from pcg.groups.cache import build_cached, describe, key_of
-from pcg.groups.random_like import RandomLike
 from pcg.groups.sound import Sound
 from pcg.groups.table import GroupTable
 from pcg.groups.token_sounds import LogMel, contexts_of
@@ -150,9 +149,9 @@ def test_a_projection_keeps_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = BundledCodec("bundled:codec")
     codec.codebook_size = 64
     contexts = contexts_of(Bundled(), codec, 2)
-    projected = token_sounds.heard(codec, contexts).float()
+    projected = token_sounds.sounds_of(codec, contexts).float()
     monkeypatch.setattr(token_sounds, "DIMS", 2 * 5 * 200)
-    whole = token_sounds.heard(codec, contexts).float()
+    whole = token_sounds.sounds_of(codec, contexts).float()
     assert projected.shape == (64, 512)
     assert whole.shape == (64, 2000)
     ratio = (torch.pdist(projected) / torch.pdist(whole)).square()
@@ -212,20 +211,15 @@ def test_tables_are_kept_by_codec_and_places(tmp_path: Path) -> None:
     assert codec.heard == 2 * END
 
 
-def test_random_groups_can_be_like_it() -> None:
-    control = RandomLike(made(k=None, radius=0.7), seed=3).build(EMBEDDINGS, GROUPABLE)
-    assert sorted(control.sizes.tolist()) == sorted(map(len, WITHIN))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made(k=None), "without k there must be a radius"),
-        (lambda: made(k=None, radius=1.0, embedding=True), "and embedding=false"),
-        (lambda: made(voices=Voices(16)), "of 16 tokens, want 17 or more"),
+        (lambda: made(k=None), "k=null needs a radius and embedding=false"),
+        (lambda: made(k=None, radius=1.0, embedding=True), "radius=1.0, embedding=True"),
+        (lambda: made(voices=Voices(16)), "has 16 tokens; 17 are needed"),
         (lambda: made(voices=Voices()), "has no recordings"),
         (lambda: made(k=6).build(EMBEDDINGS, GROUPABLE), "k=6, but a token has only 5 others"),
-        (lambda: made().build(EMBEDDINGS, None), "token 6 is groupable, but the codec has 6"),
+        (lambda: made().build(EMBEDDINGS, None), "token 6 is groupable, but the codec has only 6 tokens"),
     ],
 )
 def test_bad_input_is_one_clear_error(make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -235,5 +229,5 @@ def test_bad_input_is_one_clear_error(make, message: str) -> None:  # type: igno
 
 def test_a_table_too_large_is_refused_while_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound, "MOST", 10)
-    with pytest.raises(ValueError, match="over 10 memberships: lower k=4 or radius=None"):
+    with pytest.raises(ValueError, match="over 10 memberships; lower k=4 or radius=None"):
         made(k=4).build(EMBEDDINGS, GROUPABLE)

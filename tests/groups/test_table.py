@@ -35,7 +35,7 @@ def test_by_hand() -> None:
     probs = torch.tensor([0.1, 0.2, 0.3, 0.1, 0.2, 0.1])
     torch.testing.assert_close(TABLE.coarse(probs), torch.tensor([0.2, 0.6, 0.1, 0.1]))
     torch.testing.assert_close(TABLE.spread(torch.tensor([1.0, 2, 3, 4])), torch.tensor([1, 1.5, 2, 3, 2, 4]))
-    torch.testing.assert_close(TABLE.near(probs), torch.tensor([0.3, 0.8, 0.7, 0.1, 0.7, 0.1]))
+    torch.testing.assert_close(TABLE.sharing_mass(probs), torch.tensor([0.3, 0.8, 0.7, 0.1, 0.7, 0.1]))
 
 
 def test_report() -> None:
@@ -57,7 +57,7 @@ def test_report() -> None:
 def test_among_other_tokens(members: list[list[int]]) -> None:
     """The groups keep their members under new ids, in any order; all other tokens are alone."""
     table, ids = GroupTable.from_members(members, 6), torch.tensor([7, 3, 4, 9, 1, 8])
-    larger = table.among(ids, 11)
+    larger = table.in_vocabulary(ids, 11)
     wanted = {tuple(sorted(ids[list(group)].tolist())) for group in members} | {(t,) for t in (0, 2, 5, 6, 8, 10)}
     groups = [tuple(group.tolist()) for group in larger.members.split(larger.sizes.tolist())]
     assert set(groups) == wanted
@@ -71,11 +71,15 @@ def test_among_other_tokens(members: list[list[int]]) -> None:
 
 @pytest.mark.parametrize(
     ("ids", "told"),
-    [([0, 1], "given 2 different ids"), ([0, 1, 2, 3, 4, 4], "given 5 different"), ([0, 1, 2, 3, 4, 7], "leave a voc")],
+    [
+        ([0, 1], "there are 2 different ids"),
+        ([0, 1, 2, 3, 4, 4], "there are 5 different"),
+        ([0, 1, 2, 3, 4, 7], "allowed: 0 to 6"),
+    ],
 )
 def test_among_refuses_ids_that_do_not_fit(ids: list[int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        TABLE.among(torch.tensor(ids), 7)
+        TABLE.in_vocabulary(torch.tensor(ids), 7)
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +93,7 @@ def test_against_a_dense_table(data: st.DataObject) -> None:
     values = torch.rand(3, len(weights), dtype=torch.float64)
     torch.testing.assert_close(table.spread(values), values @ weights)
     share = (weights.t() @ weights > 0).double()
-    torch.testing.assert_close(table.near(probs), probs @ share)
+    torch.testing.assert_close(table.sharing_mass(probs), probs @ share)
     tokens = torch.arange(vocab)
     ids, inside = table.holders_of(tokens)
     assert [ids[t][inside[t]].tolist() for t in tokens] == [weights[:, t].nonzero().squeeze(1).tolist() for t in tokens]
@@ -131,10 +135,10 @@ def test_a_symmetric_table_is_stored_once(tmp_path: Path) -> None:
     ("members", "message"),
     [
         ([[0], []], "group 1 is empty"),
-        ([[0, 6]], "group 0 leaves the vocabulary of 6"),
-        ([[-1]], "group 0 leaves the vocabulary"),
-        ([[1, 1]], "group 0 names a token twice"),
-        ([[], [1, 1]], "group 0 is empty; group 1 names"),
+        ([[0, 6]], "group 0 holds an id outside 0 to 5"),
+        ([[-1]], "group 0 holds an id outside"),
+        ([[1, 1]], "group 0 holds a token twice"),
+        ([[], [1, 1]], "group 0 is empty; group 1 holds"),
     ],
 )
 def test_bad_members_are_one_clear_error(members: list[list[int]], message: str) -> None:
@@ -145,11 +149,11 @@ def test_bad_members_are_one_clear_error(members: list[list[int]], message: str)
 def test_groups_must_fit_the_model() -> None:
     groupable = torch.tensor([True] * 5 + [False])
     TABLE.check(groupable)
-    with pytest.raises(ValueError, match=r"tokens \[4\] share a group but may not"):
+    with pytest.raises(ValueError, match=r"tokens \[4\] share a group; end-of-speech"):
         TABLE.check(torch.tensor([True] * 4 + [False] * 2))
-    with pytest.raises(ValueError, match="groups over 6 tokens, but the model's vocabulary has 7"):
+    with pytest.raises(ValueError, match="the groups are over 6 tokens, the model's vocabulary has 7"):
         TABLE.check(torch.ones(7, dtype=torch.bool))
-    with pytest.raises(ValueError, match="probabilities over 5 tokens, groups over 6"):
+    with pytest.raises(ValueError, match="the probabilities are over 5 tokens, the groups over 6"):
         TABLE.coarse(torch.ones(5))
 
 

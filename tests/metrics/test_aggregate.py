@@ -32,9 +32,9 @@ def test_interval_of_a_ratio_covers_the_truth_as_often_as_it_says():
 
 
 def test_seed_fixes_the_interval_and_blocks_do_not_show():
-    errors, words = [1, 0, 3, 2], [9, 8, 7, 6]
-    assert ratio(errors, words, seed=3) == ratio(errors, words, seed=3)
-    assert ratio(errors, words, seed=3) != ratio(errors, words, seed=4)
+    columns = [[1, 0, 3, 2], [9, 8, 7, 6]]
+    assert estimate(columns, np.divide, seed=3) == estimate(columns, np.divide, seed=3)
+    assert estimate(columns, np.divide, seed=3) != estimate(columns, np.divide, seed=4)
 
 
 def test_pairing_removes_what_the_utterances_share():
@@ -148,5 +148,5 @@ def test_figures_follow_the_metrics_own_ratios():
 def test_columns_must_match():
     with pytest.raises(ValueError, match="different lengths"):
         ratio([1, 2], [1, 2, 3])
-    with pytest.raises(ValueError, match="no utterances"):
+    with pytest.raises(ValueError, match="there are no utterances"):
         ratio([])

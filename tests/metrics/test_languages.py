@@ -67,7 +67,7 @@ def test_chinese_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_recogniser_of_another_language_is_refused() -> None:
-    with pytest.raises(ValueError, match="language=de: the texts are in it, but Moonshine listens for en"):
+    with pytest.raises(ValueError, match="language=de, but Moonshine transcribes en"):
         WordErrors(Moonshine(), language="de")
 
 

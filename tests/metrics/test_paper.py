@@ -54,9 +54,9 @@ def test_whisper_hears_the_language_it_is_told(whisper: str) -> None:
     inputs = processor(noise(1.0), sampling_rate=16_000, return_tensors="pt")
     ids = model.generate(inputs.input_features, language="de", task="transcribe")
     assert recogniser(noise(1.0)) == processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
-    with pytest.raises(ValueError, match="does not know language=zh; it hears de, en"):
+    with pytest.raises(ValueError, match="does not support language=zh; allowed: de, en"):
         Whisper(whisper, device="cpu", language="zh").prepare()
-    with pytest.raises(ValueError, match="Whisper listens for de"):
+    with pytest.raises(ValueError, match="Whisper transcribes de"):
         WordErrors(recogniser)
 
 
@@ -69,13 +69,6 @@ def test_a_clip_beyond_whispers_window_is_heard_whole(whisper: str, monkeypatch:
     )
     assert len(recogniser.many([noise(1), noise(31), noise(2)])) == 3
     assert batches == [[1, 2], [31]]
-
-
-def test_words_are_counted_through_whisper(whisper: str) -> None:
-    said = [Utterance("a", "the cat sat"), Utterance("b", "down")]
-    rows = WordErrors(Whisper(whisper, device="cpu")).score([Audio(noise(1), 16_000), Audio(noise(0), 16_000)], said)
-    assert rows[0]["words"] == 3
-    assert (rows[1]["transcript"], rows[1]["word_errors"]) == ("", 1)
 
 
 def test_wavlm_is_the_models_own_cosine(wavlm: str) -> None:
@@ -91,11 +84,6 @@ def test_wavlm_is_the_models_own_cosine(wavlm: str) -> None:
     figures = [row["speaker_similarity"] for row in rows]
     assert figures[:3] == pytest.approx([expected, 1.0, -1.0], abs=1e-5)
     assert -1 <= figures[3] <= 1
-
-
-def test_wavlm_without_a_voice_to_compare_with_has_no_similarity(wavlm: str) -> None:
-    rows = WavLMSimilarity(wavlm, device="cpu").score([Audio(noise(1.0, 1), 16_000)], [Utterance("a", "text")])
-    assert rows == [{"speaker_similarity": None}]
 
 
 def test_the_published_wavlm_is_a_pickle_read_as_tensors_only(tmp_path: Path, wavlm: str) -> None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("part", [Moonshine, PocketSphinx, SpeakerSimilarity, Mos, lambda: WordErrors(str)])
 def test_what_is_not_installed_is_named_with_the_command(part, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPart, match=r"not installed: run `make install`, or `pip install pcg\[bundled\]`"):
+    with pytest.raises(MissingPart, match=r"not installed; run `make install`, or `pip install pcg\[bundled\]`"):
         part()
 
 

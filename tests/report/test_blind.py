@@ -58,7 +58,7 @@ def test_methods_are_chosen_by_their_names_in_the_table(study: Path) -> None:
     assert {name for trial in trials for name in trial.methods} == {"exact", "target alone"}
     with pytest.raises(ConfigError, match=r"methods='exat': no such row in the table; did you mean 'exact'"):
         written(study, wanted=["exat", "exact"])
-    with pytest.raises(ConfigError, match="name two or more rows"):
+    with pytest.raises(ConfigError, match="the names of two or more rows"):
         written(study, wanted=["exact"])
 
 
@@ -97,7 +97,7 @@ def test_preferences_by_hand(tmp_path: Path) -> None:
     assert (found.methods, found.first, found.alike, found.second) == (("a", "b"), 5, 2, 1)
     share, (low, high) = found.share
     assert (share, low, high) == (5 / 6, pytest.approx(0.3588, abs=1e-4), pytest.approx(0.9958, abs=1e-4))
-    tables = ratings.tables(listeners, KEY)
+    tables = ratings.preference_tables(listeners, KEY)
     assert [title for title, _ in tables] == ["2 listeners", "Ann", "Ben"]
     assert tables[0][1] == [["a / b", "10", "5", "2", "3", "62 [24, 91]"]]
     assert tables[2][1] == [["a / b", "2", "0", "0", "2", "0 [0, 84]"]]
@@ -109,18 +109,18 @@ def test_a_listener_who_saved_twice_counts_once(tmp_path: Path) -> None:
     for files in ([early, late], [late, early]):
         assert [len(listener.choices) for listener in ratings.read_all(files)] == [2]
     other = saved(tmp_path / "3.json", "t", "Ann", {"0": 1}, "another")
-    titles = [title for title, _ in ratings.tables(ratings.read_all([late, other]), KEY)]
+    titles = [title for title, _ in ratings.preference_tables(ratings.read_all([late, other]), KEY)]
     assert titles == ["2 listeners", "Ann (1)", "Ann (2)"]
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "no JSON"),
-        ("[]", "no file of ratings"),
-        ('{"kind": "something"}', "no file of ratings"),
+        ("{", "not JSON"),
+        ("[]", "not a file of ratings"),
+        ('{"kind": "something"}', "not a file of ratings"),
         (json.dumps({"kind": "pcg ratings", "version": 1, "test": "t", "session": "s", "listener": "a",
-                     "ratings": {"0": {"choice": 2}}}), "the choice of 0 is 2"),
+                     "ratings": {"0": {"choice": 2}}}), "trial 0 has choice=2; allowed: 0, 1, 'same'"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_none_is_named(text: str, told: str, tmp_path: Path, capsys) -> None:
@@ -133,7 +133,7 @@ def test_a_file_that_is_none_is_named(text: str, told: str, tmp_path: Path, caps
 def test_files_of_another_test_and_a_key_that_is_not_here_are_named(tmp_path: Path, capsys) -> None:
     files = [saved(tmp_path / f"{test}.json", test, test, {}) for test in ("one", "two")]
     assert command.main([*map(str, files)]) == 2
-    assert "of several tests: one, two" in capsys.readouterr().err
+    assert "belong to several tests: one, two" in capsys.readouterr().err
     assert command.main([str(files[0]), f"outputs={tmp_path}"]) == 2
     assert f"no {tmp_path}/STUDY/report/blind/one.json" in capsys.readouterr().err
     assert command.main([str(tmp_path / "nothing.json")]) == 2

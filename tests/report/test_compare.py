@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pcg.report import compare, latex, report
+from pcg.report import compare, report, tables
 from pcg.report.seeds import methods
 from pcg.results.store import read_study, read_utterances
 from pcg.runner.run import run_once
@@ -71,7 +71,7 @@ def test_the_report_tells_the_differences(runs, tmp_path: Path) -> None:
 
 def test_latex_by_hand() -> None:
     rows = [["a_b", "1.0 [0.9, 1.1]"], ["50 %", "-"], ["c", "2"]]
-    lines = latex.tabular(["method", "x"], rows, [[0, 1], [0, 0], [0, 2]]).splitlines()
+    lines = tables.latex(["method", "x"], rows, [[0, 1], [0, 0], [0, 2]]).splitlines()
     assert lines[4:7] == [
         r"a\_b & \textbf{1.0} {\scriptsize [0.9, 1.1]} \\",
         r"50 \% & -- \\",

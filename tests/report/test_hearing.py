@@ -57,15 +57,15 @@ def test_the_distance_that_ranks_runs_as_the_ear_does_leads(runs, tmp_path) -> N
     assert found is not None
     assert (found.runs, found.utterances) == (12, UTTERANCES)
     for figure in ("wer", "similarity"):
-        heard = found.found[figure]
+        heard = found.agreements[figure]
         assert heard["sound"].rho > 0.9
         assert heard["sound"].ci95[0] > 0.7
         assert heard["sound"].leads > 0.95
         assert heard["tv"].ci95[0] < 0.5
         assert heard["tv"].rho == pytest.approx(heard["kl"].rho)
-    assert found.found["similarity"]["sound"].rho == pytest.approx(1)  # worse is less of it
-    assert found.found["wer"]["kept"].rho == 0  # the same for all
-    assert "embedding" not in found.found["wer"]  # nobody measured it
+    assert found.agreements["similarity"]["sound"].rho == pytest.approx(1)  # worse is less of it
+    assert found.agreements["wer"]["kept"].rho == 0  # the same for all
+    assert "embedding" not in found.agreements["wer"]  # nobody measured it
     header, rows = hearing.table(found)
     assert header == ["distance", "WER rho", "WER leads", "similarity rho", "similarity leads"]
     assert rows[0][0] == "sound, dB"
@@ -86,7 +86,7 @@ def test_the_target_alone_may_be_a_run_of_its_own(runs, tmp_path) -> None:
     found = listen([*runs, Result(alone.folder, {**alone.values, "method": "target alone"})])
     assert found is not None
     assert whole is not None
-    assert found.found == whole.found
+    assert found.agreements == whole.agreements
 
 
 def test_it_is_the_rank_correlation(runs) -> None:
@@ -107,7 +107,7 @@ def test_the_report_shows_it_and_forgets_it(runs, tmp_path, capsys) -> None:
     report._write_hearing(tables.console(120), [Method(run.folder, run.values, (run,)) for run in runs], tmp_path)
     shown, page = capsys.readouterr().out, (tmp_path / "hears.md").read_text()
     assert "hears.md, of 12 runs" in shown
-    assert page.startswith("Does a distance hear?")
+    assert page.startswith("Does a distance predict what is heard?")
     assert "| sound, dB |" in page
     assert (tmp_path / "hears.png").exists()
     report._write_hearing(tables.console(120), [], tmp_path)

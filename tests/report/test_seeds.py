@@ -14,7 +14,7 @@ from pcg.groups.token_sounds import SIDE
 from pcg.metrics.aggregate import ratio
 from pcg.report import columns, compare, report
 from pcg.report.names import in_order
-from pcg.report.seeds import Method, cells, methods, note
+from pcg.report.seeds import Method, methods, note_on_single_seeds, shared_columns
 from pcg.results.store import read_study, read_utterances
 from pcg.runner import movers
 from pcg.runner.run import run_once
@@ -65,18 +65,18 @@ def test_methods_are_paired_by_utterance_and_seed(study: Path) -> None:
     found = of(study)
     pcg, exact = found["pcg"], found["exact"]
     del pcg.rows[2]["u/1"]  # as if it had failed in one seed of pcg
-    both = cells([pcg.rows, exact.rows], [["mos"], ["mos"]])
+    both = shared_columns([pcg.rows, exact.rows], [["mos"], ["mos"]])
     assert both is not None
     assert [column.shape for column in both] == [(5, 3), (5, 3)]
     assert compare.exact_twin(pcg, list(found.values())) is exact
     difference = compare.differences(pcg, exact, {"mos": ("mos", None)})["mos"]
     assert difference.value == pytest.approx((both[0] - both[1]).mean())
     assert difference.spread.seeds == 3
-    one = cells([found["topk"].rows, exact.rows], [["mos"], ["mos"]])
+    one = shared_columns([found["topk"].rows, exact.rows], [["mos"], ["mos"]])
     assert one is not None
     assert one[0].shape == (6, 1)  # the seed that both have
     other = {7: exact.rows[1]}
-    apart: Any = cells([found["topk"].rows, other], [["mos"], ["mos"]])
+    apart: Any = shared_columns([found["topk"].rows, other], [["mos"], ["mos"]])
     assert apart[0].shape == (6,)  # no seed in common: by utterance
 
 
@@ -87,7 +87,7 @@ def test_the_report_says_of_how_many_seeds_a_row_is(study: Path, capsys) -> None
     assert [[cell.strip() for cell in line.split("|")[1:3]] for line in lines[2:5]] == [
         ["exact", "3"], ["pcg theta=0", "3"], ["topk k=3", "1"]
     ]  # fmt: skip
-    assert "one seed. Its interval is over utterances" in "\n".join(lines)
+    assert "one seed. The interval is over utterances" in "\n".join(lines)
     assert "could be seen | utterances for 1.5 |" in "\n".join(lines)
     assert "topk k=3: one seed." in " ".join(capsys.readouterr().out.split())
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
@@ -97,7 +97,7 @@ def test_the_report_says_of_how_many_seeds_a_row_is(study: Path, capsys) -> None
 def test_a_study_of_one_seed_says_so(config, tmp_path: Path) -> None:
     run_once(config(seed=4))
     [alone] = methods(read_study(tmp_path / "outputs" / "tiny"))
-    assert note([alone], ["exact"]).startswith("Every run: one seed.")
+    assert note_on_single_seeds([alone], ["exact"]).startswith("Every run: one seed.")
     assert alone.values["acceptance"] == alone.runs[0].values["acceptance"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pcg.report import latex, tables
+from pcg.report import tables
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_no_name_is_taken_for_markup() -> None:
     assert shown.splitlines() == [
         r"| my\|model \*a\* \_b\_ a_b \<i\> \`x\` [l\](u) \&amp; \$ |", "| --- |", "| **0.4 [0.3, 0.5]** |", "| *x y* |"
     ]  # fmt: skip
-    assert latex.escape("a<b|c>_") == r"a\textless{}b\textbar{}c\textgreater{}\_"
-    assert r"model [small]\_ &" in latex.tabular(["method", "tau"], [["model [small]_", "1"]], [[0, 0]])
+    assert tables.latex_escaped("a<b|c>_") == r"a\textless{}b\textbar{}c\textgreater{}\_"
+    assert r"model [small]\_ &" in tables.latex(["method", "tau"], [["model [small]_", "1"]], [[0, 0]])
 
 
 def test_markdown() -> None:

@@ -105,7 +105,7 @@ def test_a_file_system_without_locks_is_told_of_and_held_against_nobody(
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     with lock.held(tmp_path, "run"):
         assert lock.holder(tmp_path) is None
-    assert "no locks on this file system" in caplog.text
+    assert "this file system has no locks" in caplog.text
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ def test_a_broken_result_is_made_anew_of_the_records(
     whole = file.read_text()
     file.write_text(whole[: len(whole) // 2] if left == "half" else left)
     assert store.read(Path(made.folder)) is None
-    assert f"{file} is empty or cut short; the command that made it makes it anew" in caplog.text
+    assert f"{file} is empty or truncated; run the command of the run again" in caplog.text
     assert store.read_study(Path(made.folder).parent) == []
-    with pytest.raises(ConfigError, match="is empty or cut short; the command that made it makes it anew"):
+    with pytest.raises(ConfigError, match="is empty or truncated; run the command of the run again"):
         rescore.check({"run": made.folder, "metrics": {}, "device": "cpu", "threads": 1})
     said = calls["clips"]
     again = run.run_once(config())
@@ -41,7 +41,7 @@ def test_a_table_of_utterances_that_is_cut_is_named(config: Config, size: int) -
     folder = Path(run.run_once(config()).folder)
     table = folder / "utterances.parquet"
     table.write_bytes(table.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"utterances\.parquet is missing or cut short .*: remove result\.json"):
+    with pytest.raises(ValueError, match=r"utterances\.parquet is missing or truncated .*: remove result\.json"):
         store.read_utterances(folder)
     (folder / store.NAME).unlink()
     run.run_once(config())
@@ -52,5 +52,5 @@ def test_without_its_records_a_run_cannot_be_scored(config: Config) -> None:
     folder = Path(run.run_once(config()).folder)
     (folder / "batches.jsonl").unlink()
     node = {"loudness": {"_target_": "pcg.tiny.Loudness"}}
-    with pytest.raises(ValueError, match=r"batches\.jsonl, which says what audio/ holds, is gone or empty"):
+    with pytest.raises(ValueError, match=r"batches\.jsonl, which lists the files in audio/, is gone or empty"):
         rescore.rescore({"run": str(folder), "metrics": node, "device": "cpu", "threads": 1})

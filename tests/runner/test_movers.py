@@ -19,7 +19,7 @@ PLACES = (torch.arange(2 * (2 * token_sounds.SIDE + 1)) % 5).view(2, -1)
 def listened(monkeypatch, tmp_path) -> list[int]:
     """One item each time that a codec is listened to."""
     times: list[int] = []
-    listen = token_sounds.heard
+    listen = token_sounds.sounds_of
 
     def counted(codec, places):
         times.append(len(places))
@@ -27,7 +27,7 @@ def listened(monkeypatch, tmp_path) -> list[int]:
 
     monkeypatch.setenv("PCG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(movers, "contexts_of", lambda *_: PLACES)
-    monkeypatch.setattr(token_sounds, "heard", counted)
+    monkeypatch.setattr(token_sounds, "sounds_of", counted)
     return times
 
 

@@ -115,9 +115,9 @@ def test_a_wav_holds_what_was_written_when_it_ends_early(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text": " ... "}, r"text=' \.\.\. ': has neither a letter nor a digit to say"),
+        ({"text": " ... "}, r"text=' \.\.\. ': it has neither a letter nor a digit"),
         ({"text": None}, "text=None: expected text"),
-        ({"voice": "nowhere.wav", "voice_text": "x"}, r"voice: nowhere\.wav: no such file"),
+        ({"voice": "nowhere.wav", "voice_text": "x"}, r"voice=nowhere\.wav: no such file"),
         ({"voice": "nowhere.wav"}, "voice_text is required with voice"),
         ({"voice_text": "x"}, "voice is required with voice_text"),
         ({"codec": {"_target_": None}}, "codec is required"),

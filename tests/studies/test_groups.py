@@ -37,7 +37,7 @@ def test_the_groups_of_a_run_over_the_models_tokens(
     rows = model.llama.config.vocab
     node = asked["grouping"]["groups"]  # type: ignore[index]
     table = group_table(node, model, None, None, None, {})
-    assert of_file(str(out), rows) == table.among(model.text.speech_ids, rows)
+    assert of_file(str(out), rows) == table.in_vocabulary(model.text.speech_ids, rows)
     assert capsys.readouterr().out.startswith(f"{out}: 96 groups of ")
     assert [path.name for path in out.parent.iterdir()] == ["groups.safetensors"]
     assert (of_file(str(out), rows).counts[torch.arange(5)] == 1).all()  # markers

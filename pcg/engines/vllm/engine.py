@@ -288,7 +288,7 @@ def _groups(pair: Pair, place: Path) -> dict[str, str]:
     if table is None:
         return {}
     file = place / "groups.safetensors"
-    table.to("cpu").among(pair.target.ids.cpu(), pair.target.rows).save(file)
+    table.to("cpu").in_vocabulary(pair.target.ids.cpu(), pair.target.rows).save(file)
     return {"groups": str(file)}
 
 
