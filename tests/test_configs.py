@@ -102,6 +102,13 @@ def test_a_target_brings_the_theta_that_suits_it() -> None:
     assert thetas == [0.7, 0.7, 0.45, 0.6]
 
 
+@pytest.mark.parametrize("root", ["bench", "groups", "run", "speak"])
+def test_every_command_with_a_rule_takes_the_best_draft_and_the_theta_that_suits_the_target(root: str) -> None:
+    config = compose(root, ["grouping=pcg"])
+    assert config.grouping.theta == 0.7
+    assert root == "groups" or config.draft.path == "bundled:eagle"
+
+
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_every_entry_point_composes(root: str) -> None:
     config = compose(root, ["trainer=codec"] if root == "train" else [])
