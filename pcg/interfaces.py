@@ -1,7 +1,7 @@
-"""The protocols that every part is written against. A leaf satisfies one of these; nothing inherits.
+"""The protocols between models, rules, codecs, datasets, metrics and loggers. Classes satisfy them, none inherits them.
 
-One vocabulary runs through all of them, the *speech vocabulary*: audio tokens ``0 .. audio_tokens-1`` and
-then ``end`` (end-of-speech, ``== audio_tokens``). A model maps it to its own token ids by itself.
+All of them use one vocabulary, the *speech vocabulary*: audio tokens ``0 .. audio_tokens-1`` and then ``end``
+(end-of-speech, ``== audio_tokens``). A model maps it to its own token ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pcg.types import Audio, Figure, Result, Utterance, Verdict
 
 @runtime_checkable
 class Cache(Protocol):
-    """What a model remembers of each row. Rolling back is setting ``lengths`` to something smaller."""
+    """The keys and values of a model for each row. Rolling back is setting ``lengths`` to smaller numbers."""
 
     lengths: Int[Tensor, "batch"]  # tokens held per row, prompt included; on the CPU, since shapes depend on it
 
@@ -31,14 +31,14 @@ class Cache(Protocol):
 
 @runtime_checkable
 class SpeechModel(Protocol):
-    """What is known of a model without a pass through it: its tokens, its prompts, its tables."""
+    """The part of a model that needs no pass through it: its tokens, its prompts, its tables."""
 
     vocab_size: int  # audio tokens + end-of-speech
     end: int
     device: torch.device
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
-        """The model's own token ids that lead up to the first speech token to generate."""
+        """The model's own token ids before the first speech token to generate."""
 
     def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
         """Rows of the ``input`` or ``output`` table over the speech vocabulary, float32."""
@@ -48,7 +48,7 @@ class SpeechModel(Protocol):
 class TokenLM(SpeechModel, Protocol):
     """A causal language model over the speech vocabulary."""
 
-    reads: tuple[int, ...]  # hidden states of the target that it reads as a draft; () of a model of its own
+    reads: tuple[int, ...]  # hidden states of the target that it reads as a draft; () if it reads none
 
     def prefill(
         self,
@@ -57,16 +57,16 @@ class TokenLM(SpeechModel, Protocol):
         reads: tuple[int, ...] = (),
         target: Any = None,
     ) -> Any:
-        """A new cache (``Cache``) with room for ``capacity`` tokens a row, holding each prompt but its last id.
+        """A new cache (``Cache``) with room for ``capacity`` tokens a row, which holds each prompt except its last id.
 
         Args:
-            reads: hidden states to keep in the cache for a draft that reads them. State i comes after i layers, and
-                the last is normed, as transformers numbers them.
-            target: the target's cache, where such a draft finds the states; a model of its own needs none.
+            reads: hidden states to keep in the cache for a draft that reads them, numbered as in transformers: state i
+                comes after i layers, and the last one is normed.
+            target: the target's cache, from which such a draft takes the states; None for other models.
         """
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> Float[Tensor, "batch new vocab"]:
-        """Append ``new`` of the model's own ids to each row at its length; speech logits after each of them."""
+        """Append ``new`` of the model's own ids to each row at its length; returns speech logits after each of them."""
 
     def token_ids(self, speech: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """Speech vocabulary -> the model's own token ids."""
@@ -74,7 +74,7 @@ class TokenLM(SpeechModel, Protocol):
 
 @runtime_checkable
 class Readable(TokenLM, Protocol):
-    """A model whose insides others may use: a draft that reads its states, a rule that asks its head again."""
+    """A model that gives its hidden states and head to a draft or a rule that reads them."""
 
     width: int  # of a hidden state
     layers: int
@@ -92,7 +92,7 @@ Drafted = tuple[Int[Tensor, "batch drafted"], Float[Tensor, "batch drafted vocab
 
 
 class ChainLM(TokenLM, Protocol):
-    """A draft that makes a whole block by itself, in fewer launches than step by step."""
+    """A draft that proposes a whole block in fewer launches than step by step."""
 
     def propose(
         self,
@@ -102,12 +102,12 @@ class ChainLM(TokenLM, Protocol):
         sampling: Sampling,
         history: History | None,
     ) -> Drafted:
-        """As ``pcg.models.chain.chain`` with its own steps from ``latest`` on."""
+        """As ``pcg.models.chain.chain`` with this model's steps."""
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """Decides how much of a drafted block is kept and what is emitted next."""
+    """Decides how many tokens of a drafted block are kept and which token follows them."""
 
     def verify(
         self,
@@ -126,10 +126,10 @@ class Rule(Protocol):
 
 @runtime_checkable
 class StateRule(Protocol):
-    """Makes what verifies a batch by asking the target's head again: its cache keeps the target's last states."""
+    """A rule that needs the target's last hidden states, which the target's cache then keeps."""
 
     def over(self, target: Any, cache: Any, sampling: Any) -> Any:
-        """Something with a rule's ``verify``; distributions alone do not tell what it expects to keep."""
+        """An object with a rule's ``verify`` for one batch. Its acceptance is not a function of distributions alone."""
 
 
 @runtime_checkable
@@ -137,27 +137,29 @@ class Codec(Protocol):
     """Discrete tokens <-> audio, one codebook."""
 
     sample_rate: int
-    frame: int  # tokens that are heard together, 1 where each is heard by itself
+    frame: int  # tokens that are decoded together; 1 where each token has its own audio
     hop: int  # samples a frame
     codebook_size: int
 
     def encode(self, audio: Sequence[Audio]) -> list[Int[Tensor, "length"]]:
-        """Tokens of each clip; resamples as needed."""
+        """Tokens of each clip, which is resampled where needed."""
 
     def decode(self, tokens: Sequence[Int[Tensor, "length"]]) -> list[Audio]:
         """``len(tokens) // frame * hop`` samples each."""
 
     def codebook(self) -> Float[Tensor, "codebook dim"]:
-        """One vector a token."""
+        """One vector for each token."""
 
 
 @runtime_checkable
 class Spectral(Codec, Protocol):
-    """A codec that makes spectra of tokens first, and samples of these by a vocoder: what tokens sound like is had
-    without the vocoder, which may be most of the work."""
+    """A codec that decodes tokens to spectra, which a vocoder turns into samples.
+
+    The sound of tokens can then be computed without the vocoder, which may be most of the work.
+    """
 
     def spectra(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
-        """Levels in dB, those of a token side by side."""
+        """Levels in dB, those of each token as one row."""
 
 
 @runtime_checkable
@@ -169,11 +171,11 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Scores audio, one row of columns an utterance.
+    """Scores audio with one row of columns for each utterance.
 
-    ``figures`` declares what a run's ``quality`` gets from it: by key, the figure's name, unit, format, direction and
-    the columns that it is a ratio of. Corpus WER is ``word_errors / words``. A numerator is None where an utterance
-    has not got what the metric needs; the figure is of the others.
+    ``figures`` declares what a run's ``quality`` gets from the metric: by key, the figure's name, unit, format,
+    direction and the columns that it is a ratio of. Corpus WER is ``word_errors / words``. Where an utterance lacks
+    what the metric needs, the numerator is None and the utterance is left out of the figure.
     """
 
     figures: Mapping[str, Figure]
@@ -212,13 +214,13 @@ class LiveRun(Protocol):
         """Log an utterance that has been decoded.
 
         Args:
-            step: its number among those that the run has on disk, of earlier starts too.
+            step: its number among all utterances that the run has on disk, those of earlier starts included.
             utterance: its row, as in ``utterances.parquet``.
             so_far: the run's figures (``pcg.runner.progress.SoFar``).
         """
 
     def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:
-        """The result is on disk. ``objective``: what it is worth to the search that the run is part of."""
+        """The result is on disk. ``objective``: its value for the search that the run is part of."""
 
     def stop(self, state: Literal["failed", "stopped"], reason: str) -> None:
-        """The run has ended without a result; the same command may go on with it."""
+        """The run has ended without a result; the same command may resume it."""

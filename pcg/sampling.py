@@ -1,8 +1,7 @@
-"""Logits -> probabilities -> draws. Pure functions; every random number is asked for by name.
+"""Logits -> probabilities -> draws, as pure functions.
 
-A random number is a hash of (seed, row key, token position, purpose, index). It depends neither on the batch
-nor on the device nor on what was drawn before, so a row decodes alike in any batch, and rules that are
-compared on the same prompts see the same luck.
+A random number is a hash of (seed, row key, token position, purpose, index). It does not depend on the batch, the
+device or earlier draws, so a row decodes identically in any batch, and rules are compared on the same random numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _DRAW = 1 << 40  # between two draws at one position: above any position * len(P
 
 
 TOLERANCE = 1e-3  # of a distribution's sum; float32 softmax over 65,536 tokens stays within 1e-4
-_DRAWS_AHEAD = 96  # as many draws a position are kept at hand; more are asked for too seldom
+_DRAWS_AHEAD = 96  # draws a position that are computed ahead; more are rarely used
 
 
 def _shift_right(x: Int[Tensor, "*shape"], bits: int) -> Int[Tensor, "*shape"]:
@@ -61,7 +60,7 @@ def _counters(
 
 
 def key_of(utterance_id: str) -> int:
-    """A stable 63-bit key for a row, from its utterance's id."""
+    """A row's 63-bit key, a hash of its utterance's id."""
     return int.from_bytes(hashlib.blake2b(utterance_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -72,9 +71,9 @@ class Randomness:
     Attributes:
         seed: of the run.
         keys: one integer per row, from its utterance's id (``key_of``).
-        numbers: those of the first positions, where ``ahead`` has computed them; they are the same either way.
-        several: as ``numbers``, the draws of a purpose at every such position, from when they are first asked for.
-        streams: what seed and keys come to, the part of the hash that no position changes; made of these where None.
+        numbers: the numbers of the first positions, where ``ahead`` has computed them; a cache.
+        several: likewise several draws of one purpose at each of these positions, computed at their first use.
+        streams: the part of the hash that depends on seed and keys only; computed from them where None.
     """
 
     seed: int
@@ -103,7 +102,7 @@ class Randomness:
     def draws(
         self, positions: Int[Tensor, "batch *block"], purpose: Purpose, count: int
     ) -> Float[Tensor, "batch *block {count}"]:
-        """``count`` independent numbers for each position, the first of which is that of ``uniform``."""
+        """``count`` independent numbers for each position; the first is that of ``uniform``."""
         if self.numbers is None or count > _DRAWS_AHEAD:
             return self._hash(_counters(positions, purpose, count))
         if (purpose, count) not in self.several:
@@ -115,7 +114,7 @@ class Randomness:
         return self.several[purpose, count][rows.view(-1, *([1] * (positions.ndim - 1))), positions]
 
     def block(self, positions: Int[Tensor, "batch"], length: int) -> Float[Tensor, "batch {length} purposes"]:
-        """Numbers of every purpose at ``length`` positions of each row, from ``positions`` on, at the cost of one."""
+        """Numbers of all purposes at ``length`` positions of each row, from ``positions`` on, in one operation."""
         if self.numbers is not None and single(positions):
             first = int(positions) * len(Purpose)
             return self.numbers[:, first : first + length * len(Purpose)].view(1, length, len(Purpose))
@@ -129,7 +128,7 @@ class Randomness:
         return _shift_right(bits, 12).to(torch.float64) * 2.0**-52
 
     def ahead(self, positions: int) -> Randomness:
-        """The same numbers, those of the first ``positions`` positions at hand: a loop asks for a few at a time."""
+        """The same numbers, with those of the first ``positions`` positions computed now instead of a few at a time."""
         counters = torch.arange(positions * len(Purpose), device=self.keys.device).expand(len(self.keys), -1)
         return Randomness(self.seed, self.keys, self._hash(counters), streams=self.streams)
 
@@ -154,24 +153,24 @@ PenaltyWindow = Annotated[int, up_to(100_000)] | None
 class RAS:
     """Repetition-aware sampling (VALL-E 2, arXiv 2406.05370; CosyVoice and GLM-TTS sample this way).
 
-    As published: draw a token from what top-k and top-p leave (the nucleus). If it was said at least ``window * tau``
+    As published: draw a token from what top-k and top-p leave (the nucleus). If it occurs at least ``window * tau``
     times among the last ``window`` tokens, draw again, from the whole distribution. The token then has the law
 
         p'(x) = nucleus(x) [x not repeated] + p(x) · sum of nucleus over the repeated tokens
 
-    which is how it is computed here: a change of the distribution and no draw, so every rule and law holds for it.
-    Departure: the nucleus takes top-p of what top-k left, as everywhere here; CosyVoice of the whole distribution.
+    and here the distribution is changed to that law, without a second draw, so every rule and law remains valid.
+    Departure: top-p applies to what top-k left, as everywhere here; CosyVoice applies it to the whole distribution.
 
     Attributes:
-        window: how many of the last generated tokens are counted; the voice prompt is not.
-        tau: share of the window from which a token counts as repeated; the least that is at all is one token.
+        window: number of latest generated tokens that are counted, those of the voice prompt excluded.
+        tau: share of the window from which on a token counts as repeated; one token at least.
     """
 
     window: Annotated[int, up_to(10_000)] = 10
     tau: Annotated[float, SHARE_ABOVE_0] = 0.1
 
-    def repeated(self, said: Int[Tensor, "*batch window"], vocab_size: int) -> Bool[Tensor, "*batch {vocab_size}"]:
-        return counts(said, vocab_size) >= math.ceil(self.window * self.tau)
+    def repeated(self, latest: Int[Tensor, "*batch window"], vocab_size: int) -> Bool[Tensor, "*batch {vocab_size}"]:
+        return counts(latest, vocab_size) >= math.ceil(self.window * self.tau)
 
 
 @checked
@@ -183,11 +182,11 @@ class Sampling:
 
     Attributes:
         temperature: 0 puts all mass on the most likely token.
-        top_k: keep the k most likely; None keeps all.
-        top_p: keep the smallest set that holds this much mass.
-        repetition_penalty: logits of tokens already in a row are divided (positive) or multiplied (negative) by it.
-        penalty_window: the penalty applies to the last so many tokens, the voice prompt's among them; None for all.
-        ras: repetition-aware sampling; at temperature 0, where a second draw is the first, it changes nothing.
+        top_k: keep the k most likely tokens; None keeps all.
+        top_p: keep the smallest set of tokens that has this probability.
+        repetition_penalty: divides positive logits of tokens that the row already has, and multiplies negative ones.
+        penalty_window: how many of the latest tokens the penalty applies to, voice prompt included; None for all.
+        ras: repetition-aware sampling; it has no effect at temperature 0.
     """
 
     temperature: Temperature = 1.0
@@ -199,13 +198,13 @@ class Sampling:
 
     @property
     def reads_history(self) -> bool:
-        """Whether what was said before a position changes what is sampled there."""
+        """Whether the distribution at a position depends on the tokens before it beyond the model's logits."""
         return self.repetition_penalty != 1 or self.ras is not None
 
     def history(
         self, voices: Sequence[Int[Tensor, "_"] | None], vocab_size: int, device: torch.device
     ) -> History | None:
-        """What was said before the first token of each row, whose voice prompt is given; None where nobody asks."""
+        """The history before the first token of each row, from its voice prompt; None if sampling does not read it."""
         if not self.reads_history:
             return None
         rows, seen, window = len(voices), None, None
@@ -221,8 +220,8 @@ class Sampling:
                 if voice is not None and len(voice):
                     last = voice[-self.penalty_window :].to(device)
                     row[-len(last) :] = last
-        said = None if self.ras is None else torch.full((rows, self.ras.window), NONE, device=device)
-        return History(seen, window, said)
+        latest = None if self.ras is None else torch.full((rows, self.ras.window), NONE, device=device)
+        return History(seen, window, latest)
 
     def probabilities(
         self, logits: Float[Tensor, "*batch vocab"], history: History | None = None
@@ -230,7 +229,7 @@ class Sampling:
         """The sampled distribution in float32.
 
         Args:
-            history: of the positions that the logits are of; None leaves penalty and repetition-aware sampling out.
+            history: before each of these positions; None turns penalty and repetition-aware sampling off.
         """
         logits, vocab_size = logits.float(), logits.shape[-1]
         if history is not None and self.repetition_penalty != 1:
@@ -240,7 +239,7 @@ class Sampling:
             logits = torch.where(seen, penalised, logits)
         if self.temperature == 0:
             best, token = logits.max(-1, keepdim=True)
-            return torch.zeros_like(logits).scatter_(-1, token, 1 + 0 * best)  # NaN where the logits hold one
+            return torch.zeros_like(logits).scatter_(-1, token, 1 + 0 * best)  # NaN if the logits have one
         if self.temperature != 1:
             logits = logits / self.temperature
         nucleus = self._truncated(logits).softmax(-1)
@@ -251,7 +250,7 @@ class Sampling:
         return nucleus - repeated + logits.softmax(-1) * repeated.sum(-1, keepdim=True)
 
     def _truncated(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits of what top-k and top-p leave, minus infinity elsewhere."""
+        """The logits, minus infinity for tokens that top-k and top-p exclude."""
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             threshold = logits.topk(self.top_k, -1).values[..., -1:]
             logits = logits.masked_fill(logits < threshold, -torch.inf)
@@ -263,21 +262,21 @@ class Sampling:
 
 
 def may_look(values: Float[Tensor, "..."] | Int[Tensor, "..."] | Bool[Tensor, "..."]) -> bool:
-    """Whether values may decide what is done next: on a GPU the host would wait for them, a graph has one course."""
+    """Whether the host may branch on these values: on a GPU it would wait for them, and a graph cannot branch."""
     return values.is_cpu and not torch.compiler.is_compiling()
 
 
 def single(rows: Float[Tensor, "batch ..."] | Int[Tensor, "batch ..."] | Bool[Tensor, "batch ..."]) -> bool:
-    """Whether there is one row, and the host may look at it: then a number and a view stand for several kernels."""
+    """Whether there is one row that the host may read; a number and a view then replace several kernels."""
     return len(rows) == 1 and may_look(rows)
 
 
 def check_probabilities(**named: Float[Tensor, "..."]) -> None:
-    """That every row of each tensor is a distribution; on every call, of a rule and of plain decoding.
+    """Checks that every row of each tensor is a distribution, at every call of a rule and of plain decoding.
 
-    A sum and a minimum over tensors that a model has just written cost far less than its pass, and a NaN that slips
-    through would end as a silently wrong token. Where nobody may look, this does nothing: the decode loops then learn
-    it with the tokens of a round (``Rows.commit``), and who asks a rule on a GPU by himself looks at ``unsound``.
+    A sum and a minimum cost far less than the model's pass, and an unnoticed NaN would become a wrong token. Where
+    ``may_look`` is False this does nothing: the decode loops then check together with the tokens of a round
+    (``Rows.commit``); other callers of a rule on a GPU can use ``unsound``.
 
     Raises:
         ValueError: for a NaN, an infinity, a negative number or a row that does not sum to 1.
@@ -287,20 +286,20 @@ def check_probabilities(**named: Float[Tensor, "..."]) -> None:
 
 
 def unsound(*distributions: Float[Tensor, "batch ..."]) -> Bool[Tensor, "batch"]:
-    """Rows in which some distribution is none, found without a wait."""
-    wrong = [
+    """Marks rows in which some tensor is not a distribution, without making the host wait."""
+    rows = [
         ~((probs.amin(-1) >= 0) & ((probs.sum(-1) - 1).abs() < TOLERANCE)).flatten(1).all(1)  # a NaN fails each
         for probs in distributions
     ]
-    return torch.stack(wrong).any(0)
+    return torch.stack(rows).any(0)
 
 
 def look_at(**named: Float[Tensor, "..."]) -> None:
-    """As ``check_probabilities``, wherever the tensors are."""
+    """As ``check_probabilities``, on any device."""
     for name, probs in named.items():
         sums = probs.sum(-1)
-        each = sums.flatten().tolist()
-        within = min(each) > 1 - TOLERANCE and max(each) < 1 + TOLERANCE
+        totals = sums.flatten().tolist()
+        within = min(totals) > 1 - TOLERANCE and max(totals) < 1 + TOLERANCE
         if not (within and probs.amin().item() >= 0):  # a NaN, which min and max may pass over, fails here
             raise ValueError(_describe(name, probs, sums))
 
@@ -309,23 +308,23 @@ def _describe(name: str, probs: Float[Tensor, "..."], sums: Float[Tensor, "..."]
     if not probs.isfinite().all():
         rows = int((~probs.isfinite()).any(-1).sum())
         return (
-            f"{name} holds NaN or infinity in {rows} of {sums.numel()} rows: the model overflows (its weights are "
-            "checked when they are read); give it another dtype, float32 or bfloat16"
+            f"{name} holds NaN or infinity in {rows} of {sums.numel()} rows: the model overflows, since its weights "
+            "are finite; set its dtype to float32 or bfloat16"
         )
     if (probs < 0).any():
-        return f"{name} holds negative numbers, down to {probs.min().item():.3g}: logits instead of probabilities?"
-    return f"{name} is not normalised: rows sum to {sums.min().item():.4g} up to {sums.max().item():.4g}"
+        return f"{name} holds negative numbers, down to {probs.min().item():.3g}: pass probabilities, not logits"
+    return f"{name} is not normalised: its rows sum to {sums.min().item():.4g} up to {sums.max().item():.4g}"
 
 
 def draw(weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """One index a row with probability proportional to its weight, by inversion; never one of weight 0."""
+    """One index for each row, with probability proportional to its weight, by inversion; never one of weight 0."""
     return draw_several(weights, uniform.unsqueeze(-1)).squeeze(-1)
 
 
 def draw_several(
     weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch draws"]
 ) -> Int[Tensor, "*batch draws"]:
-    """As ``draw``, several independent indices a row. Where all weights are 0 it is the last index."""
+    """As ``draw`` with several independent indices for each row; the last index where all weights are 0."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     # a number of 52 bits keeps u * total below the total, so the index found has positive weight
     at = uniform * cumulative[..., -1:]

@@ -27,15 +27,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Round:
-    """Everything one round of speculative decoding saw, for statistics; rows are the active rows.
+    """All tensors of one round of speculative decoding, for statistics; one row for each active row.
 
     Attributes:
         rows: index of each active row in the batch that was asked for.
         said: the tokens that each row emitted; those after the first ``emitted`` are meaningless.
         positions: index, among a row's generated tokens, of its first drafted token.
-        emitted: tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
+        emitted: number of tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
             end-of-speech or the maximum length cut the block).
-        finished: end-of-speech followed them.
+        finished: whether end-of-speech followed them.
     """
 
     rows: Int[Tensor, "batch"]

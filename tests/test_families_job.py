@@ -326,5 +326,5 @@ def _train(*overrides: str) -> None:
 def test_without_espeak_the_extra_is_named(composed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templated, "phonemizer_of", phonemizer_of.__wrapped__)
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(ImportError, match=r"text\.phonemes=en-us: needs eSpeak NG, `pip install pcg\[espeak\]`"):
+    with pytest.raises(ImportError, match=r"text\.phonemes=en-us: needs eSpeak NG: pip install pcg\[espeak\]"):
         run.run_once(composed(NEUTTS_LINE))

@@ -22,7 +22,7 @@ from pcg.command.folders import choice, choices
 from pcg.command.overrides import quoted
 from pcg.config.build import build, constructor
 from pcg.decoding.pair import check_tokens
-from pcg.models.look import Look, Numbered, at_hand, look, numbered
+from pcg.models.contents import Contents, NumberedTokens, local_folder, numbered_tokens, read_contents
 
 # By choice of codec, how many codes it has and what models call them; None where they do not name them.
 CODECS = {"bundled": (4096, None), "xcodec2": (65_536, "<|s_{}|>"), "neucodec": (65_536, "<|speech_{}|>"),
@@ -32,7 +32,7 @@ _GOOD = ("shares its tokens", "trained on it")  # drafts
 
 @dataclass(frozen=True)
 class TextSide:
-    """A text side that reads the folder; see ``pcg.decoding.pair.Speaks``.
+    """A text side that reads the folder; see ``pcg.decoding.pair.HasTokens``.
 
     Attributes:
         name: of the choice of conf/text.
@@ -71,8 +71,8 @@ class Model:
     """
 
     path: str
-    look: Look
-    numbered: Numbered | None
+    contents: Contents
+    numbered: NumberedTokens | None
     side: TextSide | None
     refused: Mapping[str, str]
 
@@ -98,10 +98,10 @@ def main(arguments: Sequence[str]) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(model.look.folder)
+    print(model.contents.folder)
     side = model.side
-    _section("what it is", [*_facts(model.look), *_token_facts(model)])
-    missing = [*model.look.problems, *_missing(model)]
+    _section("what it is", [*_facts(model.contents), *_token_facts(model)])
+    missing = [*model.contents.problems, *_missing(model)]
     _section("missing", missing)
     drafts = dict(_drafts(model, side, draft_paths)) if side else {}
     _section("drafts", [f"{name:<22} {verdict}" for name, verdict in drafts.items()])
@@ -121,12 +121,12 @@ def _model(path: str) -> Model:
     Raises:
         FileNotFoundError, ValueError: there is no folder, or it is not that of a language model.
     """
-    seen = look(path)
+    seen = read_contents(path)
     if "target_fingerprint" in seen.config:
         raise ValueError(f"{seen.folder} is a draft that reads its target: inspect the target; draft=eagle names it")
     if "vocab_size" not in seen.config:
         raise ValueError(f"{seen.folder} is no language model: its config.json has no vocab_size")
-    tokens = numbered(seen.folder)
+    tokens = numbered_tokens(seen.folder)
     refused: dict[str, str] = {}
     for speech in (None, *([tokens.pattern] if tokens else [])):  # as the choice has it, or by the names found here
         for name in choices("text"):
@@ -158,7 +158,7 @@ def _fact(name: str, value: str) -> str:
     return f"{name:<16} {value}"
 
 
-def _facts(seen: Look) -> Iterator[str]:
+def _facts(seen: Contents) -> Iterator[str]:
     config = seen.config
     architecture = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
     depth = config.get("num_hidden_layers") or config.get("n_layer")
@@ -217,13 +217,13 @@ def _drafts(model: Model, side: TextSide, paths: Sequence[str]) -> Iterator[tupl
             continue
         if path is None or "${" in path:
             yield name, "needs no folder"
-        elif at_hand(path) == model.look.folder:
+        elif local_folder(path) == model.contents.folder:
             yield name, "is the target itself"
         elif "text" not in node and "target" not in signature(constructor(node["_target_"])).parameters:
             yield name, f"no: reads and speaks otherwise ({node['_target_'].rpartition('.')[2]})"
         elif "text" in node and name not in _with_side("draft", side.name):
             yield name, "no: has another text side"
-        elif at_hand(path) is None:
+        elif local_folder(path) is None:
             yield (
                 name,
                 f"has the same text side; {path} is not on this machine: name it as a second folder",
@@ -231,7 +231,7 @@ def _drafts(model: Model, side: TextSide, paths: Sequence[str]) -> Iterator[tupl
         elif "text" in node:
             yield name, _shares_tokens(side, path)
         else:
-            yield name, _trained_on(model.look, path)
+            yield name, _trained_on(model.contents, path)
 
 
 def _shares_tokens(side: TextSide, path: str) -> str:
@@ -245,8 +245,8 @@ def _shares_tokens(side: TextSide, path: str) -> str:
     return _GOOD[0]
 
 
-def _trained_on(target: Look, path: str) -> str:
-    wanted = look(path).config.get("target_fingerprint")
+def _trained_on(target: Contents, path: str) -> str:
+    wanted = read_contents(path).config.get("target_fingerprint")
     if target.checkpoint is None or wanted is None:
         return "does not record which target it was trained on"
     return _GOOD[1] if wanted == target.checkpoint.fingerprint else "no: trained on another target"
@@ -254,7 +254,7 @@ def _trained_on(target: Look, path: str) -> str:
 
 def _groups(model: Model) -> tuple[float, bool] | None:
     """Print the sizes of groups over the input table; returns the theta of middling ones, and whether to centre."""
-    side, checkpoint, table = model.side, model.look.checkpoint, model.look.table
+    side, checkpoint, table = model.side, model.contents.checkpoint, model.contents.table
     ids = side.text.speech_ids[: side.codes // side.slots] if side else model.numbered.ids if model.numbered else None
     if ids is None or checkpoint is None or table is None:
         return None
@@ -296,7 +296,7 @@ def _overrides(role: str, model: Model, side: TextSide) -> list[str]:
     if own:
         return [f"{role}={own[0]}"]
     of_any_path = [name for name, path in paths.items() if path == "???"]
-    chosen = "transformers" if model.look.not_llama is not None else (of_any_path or [*paths, "hf"])[0]
+    chosen = "transformers" if model.contents.not_llama is not None else (of_any_path or [*paths, "hf"])[0]
     text = [] if chosen in paths else [f"text@{role}.text={side.name}"]
     is_plain = all(sign.isalnum() or sign in "/._-" for sign in model.path)
     path = f"{role}.path={model.path}" if is_plain else quoted(f"{role}.path", model.path)

@@ -74,8 +74,6 @@ def run_id(run: Mapping[str, Any]) -> str:
     """
     if run["decoding"].get("compile") == "auto":
         run = {**run, "decoding": {**run["decoding"], "compile": True}}
-    if is_built(run.get("draft")) and name_of(run["draft"]) == "eagle":
-        run = {**run, "draft": {"budget": None, **run["draft"]}}  # the key was removed: such runs keep their ids
     return hashlib.blake2b(json.dumps(_numbers(run), sort_keys=True).encode(), digest_size=5).hexdigest()
 
 

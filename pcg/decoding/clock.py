@@ -13,11 +13,11 @@ PARTS = ("prefill", "draft", "target", "rule", "other")
 
 
 class Stalls:
-    """Seconds that this process spent on compiling and on recording graphs: no part of decoding."""
+    """Counts the seconds that this process spends on compiling and on recording graphs, which are not decoding."""
 
     def __init__(self) -> None:
         self.seconds, self.graphs = 0.0, 0
-        self._since: list[float] = []  # one may ask for another
+        self._since: list[float] = []  # compiling one graph may start another
 
     def begin(self, _: object = None) -> None:
         self._since.append(time.perf_counter())
@@ -32,7 +32,7 @@ compiling = Stalls()
 
 
 class _ThenOther:
-    """Has its clock enter ``other`` when it is left; one serves every ``with`` of a clock, since it holds nothing."""
+    """A context that enters the part ``other`` on exit. It has no state, so one serves every ``with`` of a clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -45,18 +45,18 @@ class _ThenOther:
 
 
 class Clock:
-    """Seconds by part, without gaps and without compiling: entering a part ends the one before it.
+    """Measures the seconds of each part of decoding. Entering a part ends the one before; compiling is not counted.
 
-    On a GPU the device's own time stamps are used, so that timing never makes the host wait; ``seconds`` does.
+    On a GPU the device's own time stamps are used, so that timing never makes the host wait until ``seconds`` is read.
 
     Attributes:
-        passes: of each part, how often it was entered; of ``draft`` and ``target`` these are the model's passes.
-        cpu_seconds: the same seconds as this thread has spent on the processor: time in which other processes had its
-            core is not in them.
+        passes: how often each part was entered; for ``draft`` and ``target`` these are the model's passes.
+        cpu_seconds: as ``seconds``, by this thread's time on the processor: while other processes have its core, it
+            stands still.
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
-        """``now``: the host's seconds; on a GPU ``elapsed`` alone is by them."""
+        """``now`` returns the host's seconds; on a GPU only ``elapsed`` uses it."""
         self._cuda, self._now = device.type == "cuda", now
         self._marks: list[tuple[str | None, torch.cuda.Event]] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -72,16 +72,16 @@ class Clock:
         self.passes[part] += passes
 
     def during(self, part: str, passes: int = 1) -> AbstractContextManager[None]:
-        """Counts the body of a ``with`` as ``part``, and what follows it as ``other``."""
+        """A context whose body counts as ``part``; what follows it counts as ``other``."""
         self.enter(part, passes)
         return self._then_other
 
     def pause(self) -> None:
-        """What follows is not decoding."""
+        """Stops the clock until the next ``enter``."""
         self._switch(None)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Does not count the body of a ``with``; what follows it is ``other``."""
+        """A context whose body is not counted; what follows it counts as ``other``."""
         self.pause()
         return self._then_other
 
@@ -106,14 +106,14 @@ class Clock:
         self._part, self._since, self._cpu_since = part, now, cpu
 
     def elapsed(self) -> float:
-        """The host's seconds in all parts until now: of a GPU's work where the host has just waited for it."""
+        """The host's seconds in all parts until now; a GPU's work is in them once the host has waited for it."""
         if self._part is None:
             return self._elapsed
         return self._elapsed + self._now() - self._since - (compiling.seconds - self._stalled)
 
     @property
     def cpu_seconds(self) -> dict[str, float] | None:
-        """None where they are not the whole of the work: on a GPU, with several threads, after compiling."""
+        """None where the thread did not do all of the work: on a GPU, with several threads, after compiling."""
         whole = not self._cuda and not self._compiled and torch.get_num_threads() == 1
         return {part: self._cpu[part] for part in PARTS} if whole else None
 

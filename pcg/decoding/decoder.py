@@ -1,4 +1,4 @@
-"""What decodes the prompts of a run, and how our own loops do it; engines are in ``pcg.engines``."""
+"""The interface of whatever decodes the prompts of a run, and our own loops behind it; engines: ``pcg.engines``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pcg.decoding import autoregressive, law
+from pcg.decoding import autoregressive
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Batch, Listener, Prompt
 from pcg.decoding.speculative import speculative_decode
@@ -23,13 +23,13 @@ class Decoded:
     """A batch, decoded.
 
     Attributes:
-        seconds: by part of the loop (``pcg.decoding.clock``), for the batch as a whole; of an engine that does not tell
-            parts ``engine`` alone, prefill included.
-        calls: model passes of the batch as a whole, by part; none where they are not told.
+        seconds: by part of the loop (``pcg.decoding.clock``), for the batch as a whole; an engine that does not
+            measure parts has ``engine`` alone, prefill included.
+        calls: model passes of the batch as a whole, by part; empty where an engine does not count them.
         cpu_seconds: as ``seconds``, by the processor's clock; None where that does not count all of the work.
-        counters: what an engine itself has counted of the batch; None of our loop.
-        known: of each row, after each round that added to it, how many tokens it has and the seconds of decoding until
-            then; None of an engine.
+        counters: an engine's own counters for the batch; None where our loop decoded.
+        arrivals: for each row and each round that added to it, how many tokens the row then has and the seconds of
+            decoding until then; None where an engine decoded.
     """
 
     generations: list[Generation]
@@ -37,7 +37,7 @@ class Decoded:
     calls: Mapping[str, int]
     counters: Mapping[str, Any] | None = None
     cpu_seconds: Mapping[str, float] | None = None
-    known: Sequence[Sequence[tuple[int, float]]] | None = None
+    arrivals: Sequence[Sequence[tuple[int, float]]] | None = None
 
     @property
     def emitted(self) -> int:
@@ -51,7 +51,7 @@ class Decoder(Protocol):
         """
         Args:
             max_tokens: speech tokens an utterance, at most.
-            alone: with the target alone, whatever the draft.
+            alone: decode with the target alone even where there is a draft.
         """
 
 
@@ -63,7 +63,7 @@ class OwnLoop:
         draft, rule: None for the target alone.
         mode: ``law`` draws each token from the rule's law, ``truncated`` from the target cut to what the rule keeps.
         candidates: draft tokens a position; several make a tree.
-        movers: what measures how far the rule's law is moved from the target; None measures nothing.
+        movers: measure the earth mover's distance between the rule's law and the target; None measures none.
     """
 
     target: TokenLM
@@ -80,12 +80,12 @@ class OwnLoop:
         self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False, listener: Listener | None = None
     ) -> Decoded:
         clock = Clock(self.target.device)
-        randomness = Randomness(self.seed, as_keys([each.utterance.id for each in prompts], self.target.device))
-        known: list[list[tuple[int, float]]] = [[] for _ in prompts]
+        randomness = Randomness(self.seed, as_keys([prompt.utterance.id for prompt in prompts], self.target.device))
+        arrivals: list[list[tuple[int, float]]] = [[] for _ in prompts]
 
         def note(row: int, tokens: Sequence[int]) -> None:
-            before = known[row][-1][0] if known[row] else 0
-            known[row].append((before + len(tokens), clock.elapsed()))
+            before = arrivals[row][-1][0] if arrivals[row] else 0
+            arrivals[row].append((before + len(tokens), clock.elapsed()))
 
         batch = Batch(prompts, self.sampling, max_tokens, randomness, listener or note)
         if alone or self.draft is None:
@@ -97,5 +97,5 @@ class OwnLoop:
             generations = statistics.annotate(generations)
         else:
             by = self.rule.law if self.mode == "law" else lambda _, target_probs: self.rule.truncated(target_probs)
-            generations = law.decode(self.target, self.draft, by, batch, clock)
-        return Decoded(generations, clock.seconds, dict(clock.passes), cpu_seconds=clock.cpu_seconds, known=known)
+            generations = autoregressive.decode(self.target, batch, clock, self.draft, by)
+        return Decoded(generations, clock.seconds, dict(clock.passes), cpu_seconds=clock.cpu_seconds, arrivals=arrivals)

@@ -1,8 +1,8 @@
 """Passes and rules as graphs of fixed shape: compiled once, and on a GPU replayed as one launch each.
 
-No shape depends on data: rows are padded to a power of two and what a pass attends over likewise, and where each row
-writes is a tensor on the device. What is put into a graph is what the models and rules do anyway, so the loops know
-nothing of it. docs/gpu.md says what is proved of this without a GPU.
+No shape depends on data: rows are padded to a power of two, so is the number of positions that a pass attends to, and
+the positions that each row writes are a tensor on the device. A graph holds what the models and rules do anyway, so
+the decode loops know nothing of it. docs/gpu.md says what of this is proved without a GPU.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from pcg.decoding.clock import compiling
 from pcg.decoding.tree import CandidateRule
 from pcg.history import History
 from pcg.interfaces import Drafted, Rule, StateRule, TokenLM
-from pcg.models.blocks import Blocks, Memory, Span, check_room
 from pcg.models.chain import chain
 from pcg.models.eagle import EagleLM
+from pcg.models.layer_ops import Span, check_room
 from pcg.models.llama import LlamaLM
 from pcg.sampling import Randomness, Sampling, check_probabilities
 from pcg.types import Verdict
 
-LEAST = 256  # positions that a pass attends over, at least
+LEAST = 256  # positions that a pass attends to, at least
 MOST_GRAPHS = 256  # of one function; torch's own limit is 8
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 log = logging.getLogger(__name__)
 
 
 class Graphs:
-    """Compiles functions of fixed shapes, and knows how long that took.
+    """Compiles functions of fixed shapes; ``pcg.decoding.clock.compiling`` counts the seconds that this takes.
 
     Args:
         backend: of ``torch.compile``.
-        strict: what cannot be compiled raises; else it is told once and goes on as it is.
-        folder: where compiled kernels are kept between runs, unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise.
+        strict: whether a function that cannot be compiled raises; otherwise one warning is logged and it runs as it is.
+        folder: where compiled kernels are kept between runs, unless ``TORCHINDUCTOR_CACHE_DIR`` is set.
     """
 
     def __init__(
         self, device: torch.device, backend: Any = "inductor", folder: Path | None = None, strict: bool = True
     ) -> None:
         self.device, self._backend, self._strict = device, backend, strict
-        self._made: dict[int, GraphedLM | GraphedEagle] = {}
+        self._graphed: dict[int, GraphedModel] = {}
         if folder is not None and os.environ.get(KERNELS) in (None, default_cache_dir()):  # which torch's import sets
             os.environ[KERNELS] = str(folder)
         _count_stalls()
@@ -68,59 +68,63 @@ class Graphs:
         graph = torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend, mode=mode)
         failed: list[Exception] = []
 
-        def call(*given: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             if failed:
-                return function(*given)
+                return function(*arguments)
             try:
-                return graph(*given)
+                return graph(*arguments)
             except TorchDynamoException as error:  # before anything was run
                 if self._strict:
                     raise
                 failed.append(error)
-                words = " ".join(str(error).split())[:300]
-                log.warning("%s is not compiled, and goes on as it is: %s", function.__name__.strip("_"), words)
-                return function(*given)
+                reason = " ".join(str(error).split())[:300]
+                log.warning("%s is not compiled and runs as it is: %s", function.__name__.strip("_"), reason)
+                return function(*arguments)
 
         return call
 
-    def of_model(self, model: TokenLM) -> GraphedLM | GraphedEagle:
-        """The model with graphs for passes.
+    def of_model(self, model: TokenLM) -> GraphedModel:
+        """The model with graphs for its passes.
 
         Raises:
-            ValueError: it is of a kind without, or its weights are laid out for a CPU's own products.
+            ValueError: it is of a kind that has none, or its products are not torch's own.
         """
         if not isinstance(model, LlamaLM | EagleLM):
             raise ValueError(f"a {type(model).__name__} has no passes of fixed shape")
+        if getattr(model, "budget", None) is not None:
+            raise ValueError("draft.budget removes entries of the draft's cache, which cannot be compiled")
         if not model.is_plain:
-            raise ValueError("weights that are packed for this CPU's own products are not compiled")
-        if id(model) not in self._made:  # which holds the model, so that no other takes its id
+            raise ValueError(
+                f"weights in the {model.layout} layout are multiplied outside torch, which cannot be compiled"
+            )
+        if id(model) not in self._graphed:  # which holds the model, so that no other gets its id
             hold_still(model)
-            self._made[id(model)] = GraphedLM(model, self) if isinstance(model, LlamaLM) else GraphedEagle(model, self)
-        return self._made[id(model)]
+            self._graphed[id(model)] = GraphedModel(model, self)
+        return self._graphed[id(model)]
 
     def of_rule(self, rule: Any) -> GraphedRule:
         """Raises ValueError for a rule that asks the model again or tests a tree."""
         if not isinstance(rule, Rule) or isinstance(rule, StateRule | CandidateRule):
-            raise ValueError(f"{type(rule).__name__} is no rule of one graph")
+            raise ValueError(f"{type(rule).__name__} cannot be compiled as one graph")
         return GraphedRule(rule, self)
 
 
 @cache
 def _count_stalls() -> None:
-    """Have torch tell what it compiles and records, from now on and once a process."""
+    """Have torch report when it compiles and records, once a process."""
     callback_handler.register_start_callback(compiling.begin)
     callback_handler.register_end_callback(compiling.end)
 
 
 def bucket(size: int, least: int = 1, most: int | None = None) -> int:
-    """The next power of two."""
-    found = max(least, 1 << (size - 1).bit_length())
-    return found if most is None else min(found, most)
+    """The next power of two, within the limits."""
+    power = max(least, 1 << (size - 1).bit_length())
+    return power if most is None else min(power, most)
 
 
 @dataclass
 class Buffers:
-    """What graphs write, at addresses that stay: keys and values layer by layer, and the states that drafts read."""
+    """What graphs write, at fixed addresses: keys and values layer by layer, and the states that drafts read."""
 
     layers: list[Float[Tensor, "rows heads capacity dim"]]
     hidden: Float[Tensor, "rows reads room width"]
@@ -130,19 +134,24 @@ class Buffers:
         return [*self.layers, self.hidden]
 
     def of_rows(self, rows: int) -> Buffers:
-        found = Buffers([each[:rows] for each in self.layers], self.hidden[:rows])
-        hold_still(found.all)
-        return found
+        """Views of the first rows."""
+        views = Buffers([layer[:rows] for layer in self.layers], self.hidden[:rows])
+        hold_still(views.all)
+        return views
 
 
 class FixedCache:
-    """A ``Cache`` whose rows are padded to a power of two; those beyond ``lengths`` are nobody's."""
+    """A ``Cache`` whose rows are padded to a power of two; rows beyond ``lengths`` are unused.
 
-    def __init__(self, buffers: Buffers, rows: int, reads: tuple[int, ...] = ()) -> None:
+    Attributes:
+        target: of a draft that reads the target's states, the target's cache.
+        own: of such a draft, its last state.
+    """
+
+    def __init__(self, buffers: Buffers, rows: int, reads: tuple[int, ...], target: FixedCache | None) -> None:
         self.lengths, self.reads = torch.zeros(rows, dtype=torch.int64), reads
         self._buffers = self.buffers = buffers
-        self.target: Any = None  # of a draft that reads it, the target's cache
-        self.own: Tensor | None = None  # and the draft's last state
+        self.target, self.own = target, None
 
     @property
     def rows(self) -> int:
@@ -152,8 +161,12 @@ class FixedCache:
     def capacity(self) -> int:
         return self.buffers.layers[0].shape[2]
 
-    def where(self, new: int) -> tuple[Int[Tensor, "rows"], int]:
-        """Each row's length, on the device, and how far a pass of ``new`` tokens looks.
+    @property
+    def target_states(self) -> Float[Tensor, "rows reads room width"] | None:
+        return None if self.target is None else self.target.buffers.hidden
+
+    def room(self, new: int) -> tuple[Int[Tensor, "rows"], int]:
+        """Each row's length, on the device, and how many positions a pass of ``new`` tokens attends to.
 
         Raises:
             ValueError: there is no room for them.
@@ -165,38 +178,38 @@ class FixedCache:
         return lengths.to(self.buffers.hidden.device, non_blocking=True), bucket(end, LEAST, self.capacity)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        """Rows move up within the buffers; half of them are let go where that is enough."""
+        """Move the rows up within the buffers; the lower half of the buffers is given up where the upper suffices."""
         on_device = rows.to(self.buffers.hidden.device)
-        for each in self.buffers.all:
-            each[: len(rows)] = each[on_device]
+        for buffer in self.buffers.all:
+            buffer[: len(rows)] = buffer[on_device]
         self.lengths = self.lengths[rows.cpu()]
         self.buffers = self._buffers.of_rows(bucket(max(len(rows), 1)))
         if self.own is not None:
             self.own = padded(self.own[on_device], self.rows)
 
 
-def hold_still(found: Any) -> None:
-    """Say of every tensor in ``found`` and in what it is made of that it stays where it is.
+def hold_still(root: Any) -> None:
+    """Mark every tensor in ``root``, and in what it is made of, as one whose address does not change.
 
-    A graph that is replayed would copy any other input to a place of its own at every call: weights, tables, caches.
+    A graph that is replayed copies any other input at every call: weights, tables and caches must not be copied.
     """
     seen: set[int] = set()
 
-    def walk(each: Any) -> None:
-        if id(each) in seen:
+    def walk(item: Any) -> None:
+        if id(item) in seen:
             return
-        seen.add(id(each))
-        if isinstance(each, Tensor):
-            torch._dynamo.mark_static_address(each)
-        elif isinstance(each, partial):  # a product, with its weight
-            walk(each.keywords)
-        elif isinstance(each, dict | list | tuple):
-            for inner in each.values() if isinstance(each, dict) else each:
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            torch._dynamo.mark_static_address(item)
+        elif isinstance(item, partial):  # a product, with its weight
+            walk(item.keywords)
+        elif isinstance(item, dict | list | tuple):
+            for inner in item.values() if isinstance(item, dict) else item:
                 walk(inner)
-        elif type(each).__module__.startswith("pcg."):
-            walk(vars(each))
+        elif type(item).__module__.startswith("pcg."):
+            walk(vars(item))
 
-    walk(found)
+    walk(root)
 
 
 def padded(rows: Tensor, count: int) -> Tensor:
@@ -204,16 +217,12 @@ def padded(rows: Tensor, count: int) -> Tensor:
     return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, count - len(rows)))
 
 
-def _memories(buffers: Buffers, kv_heads: int, span: Span) -> list[Memory]:
-    return [(span.room(each), *each.narrow(2, 0, span.end).split(kv_heads, 1)) for each in buffers.layers]
+class GraphedModel:
+    """A ``LlamaLM`` or ``EagleLM`` whose passes and blocks are graphs; all other attributes are the model's own."""
 
-
-class GraphedLM:
-    """A ``LlamaLM`` whose passes are graphs. What else it has is the model's own."""
-
-    def __init__(self, model: LlamaLM, graphs: Graphs) -> None:
-        self.model, self._step, self._chain = model, graphs.compiled(_llama_step), graphs.compiled(_llama_chain)
-        self._free: Free = defaultdict(list)
+    def __init__(self, model: LlamaLM | EagleLM, graphs: Graphs) -> None:
+        self.model, self._forward, self._block = model, graphs.compiled(_forward), graphs.compiled(_block)
+        self._free: defaultdict[tuple[Any, ...], list[Buffers]] = defaultdict(list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -222,120 +231,47 @@ class GraphedLM:
     def prefill(
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> FixedCache:
-        """As the model's, without a graph: prompts are of any length."""
-        llama = self.model.llama
-        check_room(prompts, capacity, llama.config.positions)
-        cache = fixed_cache(self._free, llama.blocks, len(prompts), capacity, reads)
+        """As the model's own, without a graph: prompts are of any length."""
+        if isinstance(self.model, EagleLM):
+            self.model.check_states(target)
+        check_room(prompts, capacity, self.model.ops.config.positions)
+        cache = self._cache(len(prompts), capacity, reads, target if isinstance(self.model, EagleLM) else None)
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
-        if ids.shape[1]:
-            span = Span(0, ids.shape[1], None, llama.blocks.rope[: ids.shape[1], None], causal=ids.shape[1] > 1)
-            buffers = cache.buffers.of_rows(len(prompts))
-            llama.through(ids, span, _memories(buffers, llama.config.kv_heads, span), reads, buffers.hidden)
+        if length := ids.shape[1]:
+            span = Span(0, length, None, self.model.ops.rope[:length, None], causal=length > 1)
+            places = torch.arange(length, device=ids.device).expand(len(prompts), -1)
+            target_states = None if cache.target_states is None else cache.target_states[: len(prompts)]
+            _states(self.model, ids, places, span, cache.buffers.of_rows(len(prompts)), reads, target_states, None)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        return cache
+
+    def _cache(self, rows: int, capacity: int, reads: tuple[int, ...], target: FixedCache | None) -> FixedCache:
+        """One with room for ``capacity`` positions, in buffers that no other cache uses until it is deleted."""
+        ops, config = self.model.ops, self.model.ops.config
+        ops.check_reads(reads)
+        shape = bucket(rows), 2 * config.kv_heads, bucket(capacity, LEAST, config.positions), config.head_dim
+        if not (free := self._free[shape, reads]):
+            kind: dict[str, Any] = {"dtype": ops.dtype, "device": ops.device}
+            hidden = torch.zeros(shape[0], len(reads), shape[2] if reads else 0, config.width, **kind)
+            free.append(Buffers([torch.zeros(shape, **kind) for _ in range(config.layers)], hidden))
+            hold_still(free[-1].all)
+        buffers = free.pop()
+        for buffer in buffers.all:
+            buffer.zero_()  # a masked NaN is still NaN
+        cache = FixedCache(buffers, rows, reads, target)
+        weakref.finalize(cache, free.append, buffers)
         return cache
 
     @torch.inference_mode()
     def step(self, tokens: Int[Tensor, "batch new"], cache: FixedCache) -> Float[Tensor, "batch new vocab"]:
-        lengths, end = cache.where(tokens.shape[1])
-        logits = self._step(self.model, padded(tokens, cache.rows), lengths, cache.buffers, cache.reads, end)
+        own = None if self._reads_target(cache, tokens.shape[1]) else cache.own
+        lengths, end = cache.room(tokens.shape[1])
+        ids = padded(tokens, cache.rows)
+        logits, last = self._forward(
+            self.model, ids, lengths, cache.buffers, cache.reads, cache.target_states, own, end
+        )
         cache.lengths = cache.lengths + tokens.shape[1]
-        return logits[: len(tokens)].clone()  # what a graph gives, its next replay overwrites
-
-    @torch.inference_mode()
-    def propose(
-        self, latest: Int[Tensor, "batch unread"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
-        sampling: Sampling, history: History | None,
-    ) -> Drafted:  # fmt: skip
-        return _propose(partial(self._chain, self.model), latest, cache, uniform, sampling, history)
-
-
-def _propose(
-    graph: Callable[..., Drafted], latest: Tensor, cache: FixedCache, uniform: Tensor, sampling: Sampling,
-    history: History | None,
-) -> Drafted:  # fmt: skip
-    """What ``graph`` makes of the rows, padded, and of them alone."""
-    count, new = len(latest), latest.shape[1] + uniform.shape[1] - 1
-    lengths, end = cache.where(new)
-    history = history and history.map(lambda part: padded(part, cache.rows))
-    rows = padded(latest, cache.rows), padded(uniform, cache.rows), history
-    tokens, probs, history = graph(*rows, sampling, lengths, cache.buffers, end)
-    cache.lengths = cache.lengths + new
-    return tokens[:count].clone(), probs[:count].clone(), history and history.map(lambda part: part[:count].clone())
-
-
-def _llama_chain(
-    model: LlamaLM, latest: Tensor, uniform: Tensor, history: History | None, sampling: Sampling,
-    lengths: Tensor, buffers: Buffers, end: int,
-) -> Drafted:  # fmt: skip
-    def go(ids: Tensor, at: Tensor, _own: None) -> tuple[Tensor, None]:
-        return _llama_step(model, ids, at, buffers, (), end), None
-
-    return _chain(go, model.token_ids, latest, uniform, sampling, history, lengths)
-
-
-def _chain(
-    go: Callable[..., tuple[Tensor, Any]], token_ids: Callable[[Tensor], Tensor], latest: Tensor, uniform: Tensor,
-    sampling: Sampling, history: History | None, lengths: Tensor,
-) -> Drafted:  # fmt: skip
-    """``chain`` of passes ``go(ids, where they are written, state of the last one)``, which give logits and state."""
-    fed, own = 0, None
-
-    def step(ids: Tensor) -> Tensor:
-        nonlocal fed, own
-        logits, own = go(ids, lengths + fed, own)
-        fed += ids.shape[1]
-        return logits[:, -1]
-
-    return chain(step, token_ids, latest, uniform, sampling, history)
-
-
-def _llama_step(
-    model: LlamaLM, ids: Tensor, lengths: Tensor, buffers: Buffers, reads: tuple[int, ...], end: int
-) -> Tensor:
-    llama = model.llama
-    span = llama.blocks.ragged_span(_places(lengths, ids.shape[1]), end)
-    memories = _memories(buffers, llama.config.kv_heads, span)
-    return model.head(llama.through(ids, span, memories, reads, buffers.hidden))
-
-
-def _places(lengths: Int[Tensor, "rows"], new: int) -> Int[Tensor, "rows new"]:
-    return lengths.unsqueeze(1) + torch.arange(new, device=lengths.device)
-
-
-class GraphedEagle:
-    """An ``EagleLM`` whose passes are graphs, over a target whose are."""
-
-    def __init__(self, model: EagleLM, graphs: Graphs) -> None:
-        self.model = model
-        self._step, self._chain = graphs.compiled(_eagle_step), graphs.compiled(_eagle_chain)
-        self._free: Free = defaultdict(list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    @torch.inference_mode()
-    def prefill(
-        self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
-    ) -> FixedCache:
-        """As the model's, without a graph."""
-        self.model.check_states(target)
-        check_room(prompts, capacity, self.model.config.positions)
-        cache = fixed_cache(self._free, self.model.blocks, len(prompts), capacity)
-        cache.target = target
-        ids = padded(pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True), cache.rows)
-        if ids.shape[1]:
-            lengths, end = cache.where(ids.shape[1])
-            _eagle_step(self.model, ids, lengths, cache.buffers, target.buffers.hidden, None, end)
-        cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        return cache
-
-    @torch.inference_mode()
-    def step(self, tokens: Int[Tensor, "batch new"], cache: FixedCache) -> Float[Tensor, "batch new vocab"]:
-        known = self.model.knows(cache.lengths, tokens.shape[1], cache.target)
-        lengths, end = cache.where(tokens.shape[1])
-        given = cache.buffers, cache.target.buffers.hidden, None if known else cache.own, end
-        logits, own = self._step(self.model, padded(tokens, cache.rows), lengths, *given)
-        cache.lengths, cache.own = cache.lengths + tokens.shape[1], own.clone()
+        cache.own = None if last is None else last.clone()  # what a graph returns, its next replay overwrites
         return logits[: len(tokens)].clone()
 
     @torch.inference_mode()
@@ -343,32 +279,67 @@ class GraphedEagle:
         self, latest: Int[Tensor, "batch unread"], cache: FixedCache, uniform: Float[Tensor, "batch gamma"],
         sampling: Sampling, history: History | None,
     ) -> Drafted:  # fmt: skip
-        """Begins where the target has been; what the draft's own state was before is not read."""
-        assert self.model.knows(cache.lengths, latest.shape[1], cache.target)
-        graph = partial(self._chain, self.model, cache.target.buffers.hidden)
-        return _propose(graph, latest, cache, uniform, sampling, history)
+        """A block; a draft that reads the target begins it with the target's states, never with its own."""
+        assert self._reads_target(cache, latest.shape[1])
+        count, new = len(latest), latest.shape[1] + uniform.shape[1] - 1
+        lengths, end = cache.room(new)
+        history = history and history.map(lambda part: padded(part, cache.rows))
+        rows = padded(latest, cache.rows), padded(uniform, cache.rows), history
+        tokens, probs, history = self._block(
+            self.model, *rows, sampling, lengths, cache.buffers, cache.target_states, end
+        )
+        cache.lengths = cache.lengths + new
+        return tokens[:count].clone(), probs[:count].clone(), history and history.map(lambda part: part[:count].clone())
+
+    def _reads_target(self, cache: FixedCache, new: int) -> bool:
+        """Whether the target's states are there for the next ``new`` tokens; True for a model that reads none."""
+        return not isinstance(self.model, EagleLM) or self.model.knows(cache.lengths, new, cache.target)
 
 
-def _eagle_chain(
-    model: EagleLM, hidden: Tensor, latest: Tensor, uniform: Tensor, history: History | None, sampling: Sampling,
-    lengths: Tensor, buffers: Buffers, end: int,
+def _states(
+    model: LlamaLM | EagleLM, ids: Tensor, places: Tensor, span: Span, buffers: Buffers, reads: tuple[int, ...],
+    target_states: Tensor | None, own: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The last hidden states of a pass that writes at ``places``.
+
+    Args:
+        target_states: of a draft that reads them; ``own``: the draft's own state, which stands in for them.
+    """
+    kv_heads = model.ops.config.kv_heads
+    memories = [(span.room(layer), *layer.narrow(2, 0, span.end).split(kv_heads, 1)) for layer in buffers.layers]
+    if isinstance(model, LlamaLM):
+        return model.llama.through(ids, span, memories, reads, buffers.hidden)
+    if own is None:
+        assert target_states is not None
+        own = model.states(target_states, places - 1)
+    return model.through(ids, own, span, memories[0])
+
+
+def _forward(
+    model: LlamaLM | EagleLM, ids: Tensor, lengths: Tensor, buffers: Buffers, reads: tuple[int, ...],
+    target_states: Tensor | None, own: Tensor | None, end: int,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Logits of a pass, and the last state of a draft that reads the target."""
+    places = lengths.unsqueeze(1) + torch.arange(ids.shape[1], device=lengths.device)
+    span = model.ops.ragged_span(places, end)
+    states = _states(model, ids, places, span, buffers, reads, target_states, own)
+    return model.head(states), states[:, -1:] if isinstance(model, EagleLM) else None
+
+
+def _block(
+    model: LlamaLM | EagleLM, latest: Tensor, uniform: Tensor, history: History | None, sampling: Sampling,
+    lengths: Tensor, buffers: Buffers, target_states: Tensor | None, end: int,
 ) -> Drafted:  # fmt: skip
-    def go(ids: Tensor, at: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        return _eagle_step(model, ids, at, buffers, hidden, own, end)
+    """A drafted block: ``chain`` of passes, each written behind the one before."""
+    fed, own = 0, None
 
-    return _chain(go, model.token_ids, latest, uniform, sampling, history, lengths)
+    def step(ids: Tensor) -> Tensor:
+        nonlocal fed, own
+        logits, own = _forward(model, ids, lengths + fed, buffers, (), target_states, own, end)
+        fed += ids.shape[1]
+        return logits[:, -1]
 
-
-def _eagle_step(
-    model: EagleLM, ids: Tensor, lengths: Tensor, buffers: Buffers, hidden: Tensor, own: Tensor | None, end: int
-) -> tuple[Tensor, Tensor]:
-    """A pass over positions where the target has been, or over the one after with the draft's own state for it."""
-    places = _places(lengths, ids.shape[1])
-    state = model.states(hidden, places - 1) if own is None else own
-    span = model.blocks.ragged_span(places, end)
-    [memory] = _memories(buffers, model.config.kv_heads, span)
-    x = model.through(ids, state, span, memory)
-    return model.logits(x), x[:, -1:]
+    return chain(step, model.token_ids, latest, uniform, sampling, history)
 
 
 class GraphedRule:
@@ -394,44 +365,17 @@ class GraphedRule:
         check_probabilities(draft_probs=draft_probs, target_probs=target_probs)
         assert randomness.streams is not None
         count = len(draft_tokens)
-        given = [draft_tokens, draft_probs, target_probs, positions, randomness.streams]
-        if count != bucket(count):  # with the last row again
+        arguments = [draft_tokens, draft_probs, target_probs, positions, randomness.streams]
+        if count != bucket(count):  # padded with copies of the last row
             last = torch.arange(bucket(count), device=positions.device).clamp_(max=count - 1)
-            given = [each[last] for each in given]
-        verdict = self._verify(self.rule, *given)
+            arguments = [argument[last] for argument in arguments]
+        verdict = self._verify(self.rule, *arguments)
         return Verdict(verdict.accepted[:count].clone(), verdict.token[:count].clone())
 
 
 def _verify(
     rule: Rule, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, positions: Tensor, streams: Tensor
 ) -> Verdict:
-    # its numbers are made in the graph, and are those that a table would hold; a seed would be a constant of the graph
+    # The numbers are hashed in the graph and equal those of a table; a seed would be a constant of the graph.
     randomness = Randomness(0, streams, streams=streams)
     return rule.verify(draft_tokens, draft_probs, target_probs, positions, randomness)
-
-
-Free = defaultdict[tuple[Any, ...], list[Buffers]]
-
-
-def fixed_cache(free: Free, blocks: Blocks, rows: int, capacity: int, reads: tuple[int, ...] = ()) -> FixedCache:
-    """One with room for ``capacity`` positions, in buffers that no other cache uses; they are free again with it."""
-    c = blocks.config
-    blocks.check_cache(capacity, reads)
-    shape = (bucket(rows), 2 * c.kv_heads, bucket(capacity, LEAST, c.positions), c.head_dim)
-    if not free[shape, reads]:
-        free[shape, reads].append(_buffers(blocks, shape, len(reads)))
-    buffers = free[shape, reads].pop()
-    for each in buffers.all:
-        each.zero_()  # a masked NaN is still NaN
-    cache = FixedCache(buffers, rows, reads)
-    weakref.finalize(cache, free[shape, reads].append, buffers)
-    return cache
-
-
-def _buffers(blocks: Blocks, shape: tuple[int, ...], reads: int) -> Buffers:
-    """Zeros, at addresses that graphs may count on."""
-    kind: dict[str, Any] = {"dtype": blocks.dtype, "device": blocks.device}
-    hidden = (shape[0], reads, shape[2] if reads else 0, blocks.config.width)
-    made = Buffers([torch.zeros(shape, **kind) for _ in range(blocks.config.layers)], torch.zeros(hidden, **kind))
-    hold_still(made.all)
-    return made

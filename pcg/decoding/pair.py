@@ -1,4 +1,4 @@
-"""Whether a draft and a target speak the same tokens."""
+"""Checks that a draft and a target have the same speech tokens."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pcg.interfaces import SpeechModel
 
 
 @runtime_checkable
-class Speaks(Protocol):
-    """What of a model tells its tokens; ``text``, if it has one, their names."""
+class HasTokens(Protocol):
+    """The attributes of a model that say which tokens it has; its ``text``, if any, has their names."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -19,14 +19,14 @@ class Speaks(Protocol):
 
 
 def check_compatible(draft: SpeechModel, target: SpeechModel) -> None:
-    """Raises ValueError that names the first difference in what the two models emit, or where they are."""
+    """Raises ValueError that names the first difference in tokens, or the two devices where these differ."""
     check_tokens(draft, target)
     if draft.device != target.device:
         raise ValueError(f"the draft is on {draft.device}, the target on {target.device}: put both on one device")
 
 
-def check_tokens(draft: Speaks, target: Speaks) -> None:
-    """Raises ValueError that names the first difference in what the two models emit."""
+def check_tokens(draft: HasTokens, target: HasTokens) -> None:
+    """Raises ValueError that names the first difference between the tokens of the two models."""
     if draft.vocab_size != target.vocab_size:
         raise ValueError(
             f"draft and target must share one codec: the draft has {draft.vocab_size - 1} audio tokens, "
@@ -37,13 +37,13 @@ def check_tokens(draft: Speaks, target: Speaks) -> None:
     _check_names(draft, target)
 
 
-def _check_names(draft: Speaks, target: Speaks) -> None:
-    """Speech tokens must have the same names, whatever their ids; a model without a tokenizer has none to compare."""
+def _check_names(draft: HasTokens, target: HasTokens) -> None:
+    """Speech tokens must have the same names; their ids may differ. A model without a tokenizer has no names."""
     sides = [getattr(model, "text", None) for model in (draft, target)]
     if not all(hasattr(side, "speech_names") for side in sides):
         return
-    known = [side.speech_names for side in sides]  # type: ignore[union-attr]
-    for index, (in_draft, in_target) in enumerate(zip(*known, strict=True)):
+    names = [side.speech_names for side in sides]  # type: ignore[union-attr]
+    for index, (in_draft, in_target) in enumerate(zip(*names, strict=True)):
         if in_draft != in_target:
             raise ValueError(
                 f"speech token {index} is {in_draft} in the draft, {in_target} in the target: "

@@ -1,4 +1,4 @@
-"""The draft's side of a round: it proposes a block, and takes note of what was said."""
+"""The draft's side of a round: it proposes a block, and drops the tokens that were not kept."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Proposer:
 
     What a draft is fed at the start of a round:
 
-    - A model of its own: the last two tokens. The first of them is news after a block that was kept whole, whose last
-      token the draft has drawn and never read; it is fed always, so that every round has the same shapes.
-    - A draft that reads the target's states: all that the last round added. What its cache holds of these tokens was
-      computed from states of its own; now the target's are there.
+    - A model of its own: the last two tokens. After a block that was kept whole it has not read the first of them,
+      the last token that it drew; in other rounds it is fed again, so that every round has the same shapes.
+    - A draft that reads the target's states: all tokens that the last round added. Its cache entries for them were
+      computed from its own states; now the target's states are there.
 
     Attributes:
-        latest: the latest tokens said, as many as one round can add, in the draft's own ids.
+        latest: the latest tokens of each row, as many as one round can add, in the draft's own ids.
         unread: how many of them are fed next.
     """
 
@@ -40,9 +40,8 @@ class Proposer:
             self.unread, width = (1, gamma + 1) if draft.reads else (2, 2)
             self._total = self._cache.lengths + 1  # tokens of each row, prompt included
             self._cache.lengths = self._total - self.unread
-            # a prompt may be shorter; what stands before it is never fed
-            long = [each if len(each) >= width else F.pad(each, (width - len(each), 0)) for each in ids]
-            self.latest = torch.stack([each[-width:] for each in long])
+            # a prompt may be shorter; the padding before it is never fed
+            self.latest = torch.stack([F.pad(prompt_ids, (width, 0))[-width:] for prompt_ids in ids])
             self._places = torch.arange(1, width + 1, device=draft.device)
 
     def propose(self) -> Drafted:
@@ -63,12 +62,12 @@ class Proposer:
             return self._draft.step(ids, self._cache)[:, -1]
 
     def accept(
-        self, said: Int[Tensor, "batch places"], accepted: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]
+        self, block: Int[Tensor, "batch places"], accepted: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]
     ) -> None:
-        """Forgets the draft tokens that were not kept.
+        """Drops the draft tokens that were not kept.
 
         Args:
-            said: each row's block; its first ``accepted + 1`` tokens are said.
+            block: the tokens of each row's round, of which the first ``accepted + 1`` are emitted.
             on_host: ``accepted`` on the CPU.
         """
         self._total = self._total + on_host + 1
@@ -76,7 +75,7 @@ class Proposer:
             self.unread = int(on_host.max()) + 1
         self._cache.lengths = self._total - self.unread
         newest = accepted.unsqueeze(1) + self._places
-        self.latest = torch.cat([self.latest, self._draft.token_ids(said)], 1).gather(1, newest)
+        self.latest = torch.cat([self.latest, self._draft.token_ids(block)], 1).gather(1, newest)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         self._cache.keep(rows)

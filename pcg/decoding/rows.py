@@ -1,4 +1,4 @@
-"""The rows of a batch while they are decoded: what each has said, where it is, when it stops."""
+"""The rows of a batch while they are decoded: the tokens of each, its position, and when it stops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Listener = Callable[[int, Sequence[int]], None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to say, and the speech tokens of the voice to say it in."""
+    """An utterance, and the speech tokens of its voice prompt."""
 
     utterance: Utterance
     speech: Int[Tensor, "length"] | None = None
@@ -26,13 +26,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Batch:
-    """What is decoded together, and how.
+    """The prompts that are decoded together, and the settings.
 
     Attributes:
         sampling: how the logits of every model become probabilities.
         max_tokens: speech tokens a row, at most.
         randomness: one key a prompt.
-        listener: is told, when a row's tokens are known, its place and the tokens, end-of-speech not among them.
+        listener: called after each round with a row's index and its new tokens, without end-of-speech.
     """
 
     prompts: Sequence[Prompt]
@@ -44,15 +44,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Commit:
-    """What became of a block of tokens, a value per row that was active; all but ``positions`` on the CPU.
+    """The outcome of a round for each active row; all tensors but ``positions`` are on the CPU.
 
     Attributes:
-        rows: place of each in the batch.
+        rows: index of each row in the batch.
         positions: of the first token of each block.
-        accepted: tokens of each block before the last one that it was given.
-        emitted: tokens added, end-of-speech not counted.
-        finished: end-of-speech was among them.
-        active: places, among these rows, of those that go on; None where all do.
+        accepted: number of tokens of each block before the recovered or bonus token.
+        emitted: number of tokens added, end-of-speech not counted.
+        finished: whether end-of-speech was among them.
+        active: indices, among these rows, of those that continue; None if all do.
     """
 
     rows: Int[Tensor, "batch"]
@@ -65,27 +65,27 @@ class Commit:
     def as_round(
         self, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, verdict: Verdict, said: Tensor
     ) -> Round:
-        """The round that ended in this, for an observer."""
+        """The whole round, for an observer."""
         emitted, finished = torch.tensor(self.emitted), torch.tensor(self.finished)
         models = draft_tokens, draft_probs, target_probs
         return Round(self.rows, self.positions, *models, verdict, said, emitted, finished)
 
 
 class Rows:
-    """The active rows; a row leaves when it says end-of-speech or reaches ``max_tokens``.
+    """The active rows; a row leaves at end-of-speech or at ``max_tokens``.
 
     Attributes:
-        index: place of each active row in the batch that was asked for, on the CPU.
-        positions: how many tokens each has generated, which is also the position of its next token.
+        index: of each active row in the batch, on the CPU.
+        positions: number of tokens that each has generated, which is also the position of its next token.
         prompts, sampling, max_tokens: of the batch.
-        history: what was said before the next token, as far as sampling asks for it.
+        history: of the tokens before the next one, if sampling reads it.
     """
 
     def __init__(self, batch: Batch, target: TokenLM, beyond: int = 0) -> None:
-        """``beyond``: positions after ``max_tokens`` that numbers are asked for."""
+        """``beyond``: number of positions after ``max_tokens`` that need random numbers."""
         prompts, max_tokens, sampling, randomness = batch.prompts, batch.max_tokens, batch.sampling, batch.randomness
         if max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens}: 1 or more")
+            raise ValueError(f"max_tokens={max_tokens} must be 1 or more")
         device = randomness.keys.device
         self.prompts, self.sampling, self.max_tokens = prompts, sampling, max_tokens
         self._end, self._listener = target.end, batch.listener
@@ -99,15 +99,15 @@ class Rows:
     def commit(
         self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"], **probs: Float[Tensor, "batch ..."]
     ) -> Commit:
-        """Add the first ``count`` (at least 1) tokens of each row's block, up to end-of-speech or the maximum.
+        """Adds the first ``count`` (at least 1) tokens of each row's block, up to end-of-speech or the maximum.
 
-        This is the one time in a round that the host waits for a device: all that it must know comes in one copy.
+        This is the only time in a round that the host waits for the device; one copy brings all that the host needs.
 
         Args:
-            probs: what the tokens were drawn from, checked here where nobody could look before.
+            probs: the distributions of the round, checked here where ``may_look`` was False before.
 
         Raises:
-            ValueError: rows that are no distributions.
+            ValueError: some row is not a distribution.
         """
         wrong = [] if may_look(block) or not probs else [unsound(*probs.values()).unsqueeze(1)]
         packed = torch.cat([*wrong, block, count.unsqueeze(1)], 1).cpu()

@@ -1,4 +1,4 @@
-"""The target's side of a round: it scores a block in one pass, and forgets what was not kept."""
+"""The target's side of a round: it scores a block in one pass, and drops the tokens that were not kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Step = Callable[[Int[Tensor, "batch new"], Any], Float[Tensor, "batch new vocab"
 
 
 class Scorer:
-    """A target with its cache, which holds every token of a row but the last: that one is fed first.
+    """A target with its cache, which holds every token of a row but the last; the next pass begins with that one.
 
     Args:
         room: positions that a pass may write after the last token.
@@ -30,7 +30,7 @@ class Scorer:
         self._target, self._rows, self._clock = target, rows, clock
         with clock.during("prefill"):
             self.cache = target.prefill(ids, max(map(len, ids)) + rows.max_tokens + room, reads)
-            self._last = torch.stack([each[-1:] for each in ids])
+            self._last = torch.stack([prompt_ids[-1:] for prompt_ids in ids])
             self.total = self.cache.lengths + 1  # tokens of each row, prompt included
 
     def score(
@@ -42,8 +42,8 @@ class Scorer:
         """The target's distributions after the last token and after each of ``tokens``.
 
         Args:
-            history: of each of these places.
-            step: makes the pass, where the tokens are no sequence; the target's own otherwise.
+            history: the tokens before each of these places, where sampling depends on them.
+            step: makes the pass where the tokens form a tree; None for the target's own ``step``.
         """
         block = torch.cat([self._last, self._target.token_ids(tokens)], 1)
         with self._clock.during("target"):
@@ -51,11 +51,11 @@ class Scorer:
         return self._rows.sampling.probabilities(logits, history)
 
     def accept(self, token: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]) -> None:
-        """Forgets the draft tokens that were not kept.
+        """Drops the draft tokens that were not kept.
 
         Args:
-            token: the one that was emitted after those kept.
-            on_host: how many were kept, on the CPU.
+            token: the recovered or bonus token.
+            on_host: how many draft tokens were kept, on the CPU.
         """
         self.total = self.total + on_host + 1
         self.cache.lengths = self.total - 1

@@ -1,7 +1,7 @@
 """Speculative decoding with any acceptance rule (Leviathan et al. 2211.17192, Chen et al. 2302.01318).
 
-A round: the draft proposes gamma tokens, one target pass scores all gamma + 1 positions, the rule keeps some and
-emits one more, and both models forget the rest by setting lengths. Rows of a batch advance each at its own pace.
+A round: the draft proposes gamma tokens, one target pass scores all gamma + 1 positions, the rule keeps some and emits
+one more, and both models drop the rest by setting lengths. Each row of a batch advances at its own pace.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def speculative_decode(
 
     Args:
         gamma: draft tokens a round.
-        observer: sees every round; its time is not decoding time.
+        observer: called with every round; its time is not counted as decoding.
     """
     if gamma < 1:
-        raise ValueError(f"gamma={gamma}: 1 or more")
+        raise ValueError(f"gamma={gamma} must be 1 or more")
     clock = clock or Clock(target.device)
     rows = Rows(batch, target, beyond=gamma)
     scorer = Scorer(target, rows, gamma, draft.reads + states_of(rule, target), clock)
@@ -65,13 +65,13 @@ def speculative_decode(
 
 
 def states_of(rule: Rule | StateRule, target: TokenLM) -> tuple[int, ...]:
-    """The hidden states that the target must keep for the rule, after those that the draft reads.
+    """The hidden states that the target must keep for the rule, besides those that the draft reads.
 
     Raises:
-        ValueError: the target shows no states.
+        ValueError: the target does not give hidden states.
     """
     if not isinstance(rule, StateRule):
         return ()
     if not isinstance(target, Readable):
-        raise ValueError(f"{type(rule).__name__} reads hidden states, which a {type(target).__name__} does not show")
+        raise ValueError(f"{type(rule).__name__} needs hidden states, which a {type(target).__name__} does not give")
     return (target.layers,)

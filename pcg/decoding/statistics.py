@@ -1,8 +1,8 @@
-"""From rounds to counts, one set an utterance. Rates are derived elsewhere (``pcg.results.schema``).
+"""From rounds to counts, one set for each utterance. Rates are derived elsewhere (``pcg.results.schema``).
 
 A draft token is *tested* up to and including the first rejected one of its round, and never beyond an accepted
 end-of-speech or the maximum length. So ``emitted == accepted + recovered + bonus`` holds for every utterance,
-end-of-speech counted in all of them. A position that has several candidates is tested once, whichever is kept.
+end-of-speech counted in all of them. A position with several candidates counts as one test, whichever is kept.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ COUNTS = (
     "emitted",
 )
 KINDS = ("exact", "group", "candidate", "recovered", "bonus")
-_LEAST = 1e-9  # a rule may emit what a truncated target gives no probability at all
-# A token below this share of the target's largest probability is one that the target hardly ever says. On the bundled
+_LEAST = 1e-9  # a rule may emit a token to which a truncated target gives probability 0
+# A token below this share of the target's largest probability counts as unlikely. On the bundled
 # pair (temperature .8) these are 4,036 of 4,097 tokens and hold .7 % of the target's mass, but 21 % of the draft's.
 UNLIKELY = 1e-3
 
 
 class Statistics:
-    """An observer of ``speculative_decode``; ``annotate`` then adds what it saw to the generations.
+    """An observer of ``speculative_decode``; ``annotate`` then adds the counts to the generations.
 
     Args:
         randomness: the one given to the loop, for the numbers that the acceptance tests used.
-        rule: distortion is measured where it has a ``law``.
-        movers: distances that are too dear to be measured at every tested position.
+        rule: distortion is measured if it has a ``law``.
+        movers: distances that are measured at a sample of the tested positions, since they are slow.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Statistics:
         distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1).double().cpu()
         sums[:, : len(DISTANCES)].index_add_(0, row, distances)
         if self._movers is not None:
-            every = self._movers.every  # counted from where the utterance says, and so alike in every batch
+            every = self._movers.every  # counted from an offset that the utterance's key fixes, alike in every batch
             first = self._randomness.keys.cpu()[seen.rows] % every + seen.positions.cpu()
             chosen = ((first[row] + place) % every == 0).nonzero()[:, 0]
             moved = self._movers.sums(law[chosen], target[chosen])
@@ -136,19 +136,19 @@ class Statistics:
         return sums
 
     def _note_kinds(self, seen: Round, kinds: Int[Tensor, "batch gamma"], last: Int[Tensor, "batch"]) -> None:
-        """``last``: the kind of the token after those kept."""
+        """``last``: the kind of the recovered or bonus token."""
         kinds = F.pad(kinds, (0, 1)).scatter(1, seen.verdict.accepted.cpu()[:, None], last[:, None])
         for row, emitted, block in zip(seen.rows.tolist(), seen.emitted.tolist(), kinds.tolist(), strict=True):
             self._kinds[row].extend(KINDS[kind] for kind in block[:emitted])
 
     def _note_probs(self, seen: Round, bonus: Bool[Tensor, "batch"]) -> None:
-        """Both models' probabilities of what was emitted. The draft was not asked for a bonus token."""
-        said = seen.said.unsqueeze(2)
-        target, draft = seen.target_probs.gather(2, said), seen.draft_probs.gather(2, said[:, :-1])
+        """Both models' probabilities of the emitted tokens; the draft has none for a bonus token."""
+        tokens = seen.said.unsqueeze(2)
+        target, draft = seen.target_probs.gather(2, tokens), seen.draft_probs.gather(2, tokens[:, :-1])
         blocks = torch.cat([target, draft], 1).squeeze(2).tolist()
-        places = said.shape[1]
-        asked = torch.where(bonus, seen.verdict.accepted.cpu(), places)
-        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), asked.tolist(), blocks, strict=True)
+        places = tokens.shape[1]
+        drafted_places = torch.where(bonus, seen.verdict.accepted.cpu(), places)
+        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), drafted_places.tolist(), blocks, strict=True)
         for row, emitted, drafted, block in rows:
             self._target_probs[row].extend(map(_short, block[:places][:emitted]))
             self._draft_probs[row].extend([*map(_short, block[places:][:drafted]), None][:emitted])
@@ -181,7 +181,7 @@ class Statistics:
 
 
 def _short(probability: float) -> float:
-    """Four significant digits: a run keeps two of these a token."""
+    """Four significant digits, since a run stores two of these for each token."""
     return float(f"{probability:.4g}")
 
 
@@ -206,16 +206,16 @@ def kl(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
 def overshoot_unlikely(
     law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
-    """What the law puts above the target at tokens that the target hardly ever says, 0 to 1.
+    """The probability that the law has above the target at unlikely tokens (``UNLIKELY``), 0 to 1.
 
-    The overshoot ``sum (law - p)+`` is the total variation, as both sum to 1: the rest of it lies at likely tokens.
+    The sum of ``(law - p)+`` over all tokens is the total variation, since both sum to 1; the rest is at likely tokens.
     """
     unlikely = target < UNLIKELY * target.amax(-1, keepdim=True)
     return ((law - target).clamp(min=0) * unlikely).sum(-1)
 
 
 def outside(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
-    """The share of the law at tokens to which the target gives nothing, as after top-k and top-p, 0 to 1."""
+    """The law's probability of tokens that have none under the target, as after top-k and top-p, 0 to 1."""
     return (law * (target == 0)).sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""Audio of speech tokens while they come."""
+"""Audio of speech tokens while they are decoded."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from pcg.interfaces import Codec
 
 
 class Stream:
-    """Audio of tokens as they come, near to what a codec would make of all of them at once.
+    """Decodes tokens to audio piece by piece, close to what the codec makes of all of them at once.
 
-    A piece is decoded with the ``context`` tokens before it, the voice prompt's at first, and with the ``ahead`` tokens
-    after it, for which it waits; over one frame it is cross-faded with the next. What is given lies ``ahead`` tokens
-    behind what was fed, until the end.
+    A piece is decoded together with the ``context`` tokens before it (at first those of the voice prompt) and the
+    ``ahead`` tokens after it, for which it waits; over one frame it is cross-faded with the next piece. So the audio
+    that has been returned ends ``ahead`` tokens before the tokens that have been fed, until ``finish``.
 
-    Of a codec that hears no further, and one frame less ahead, this is what it gives of the whole, but for rounding.
-    docs/streaming.md says how far others are from it. ``context`` and ``ahead`` are rounded up to whole frames.
+    Where a codec's receptive field is within ``context`` before and ``ahead`` less one frame after a token, the audio
+    equals that of the whole up to rounding; docs/streaming.md says how far other codecs are from it. ``context`` and
+    ``ahead`` are rounded up to whole frames.
 
     Args:
-        voice: tokens of the voice prompt, which are not given themselves; None without one.
+        voice: tokens of the voice prompt, whose audio is not returned; None without one.
         chunk: tokens a piece.
 
     Attributes:
@@ -43,13 +44,13 @@ class Stream:
         self._fade = np.zeros(0, dtype=np.float32)  # what the last piece made of the frame after it
 
     def feed(self, tokens: Sequence[int]) -> np.ndarray:
-        """The samples that can be given now; none while a piece is not full."""
+        """The samples of the next piece; none until its tokens are all there."""
         self._tokens += tokens
         full = len(self._tokens) // self._codec.frame >= self._fed + self.chunk // self._codec.frame
         return self._decode(self._ahead) if full else np.zeros(0, dtype=np.float32)
 
     def finish(self) -> np.ndarray:
-        """The rest."""
+        """The samples of all remaining tokens."""
         return self._decode(0)
 
     def _decode(self, ahead: int) -> np.ndarray:
@@ -67,27 +68,27 @@ class Stream:
 
 
 def waits(
-    known: Sequence[tuple[int, float]], chunk: int, ahead: int, token_seconds: float, piece_seconds: float
+    arrivals: Sequence[tuple[int, float]], chunk: int, ahead: int, token_seconds: float, piece_seconds: float
 ) -> tuple[float, float]:
-    """Seconds until a player has its first audio, and the longest that it then waits for a next piece.
+    """Seconds until a player has its first audio, and the longest time that it then waits for the next piece.
 
-    The codec takes turns with decoding, as in ``pcg speak``: a piece is there ``piece_seconds`` after its last token,
-    and delays those after it by as much.
+    The codec takes turns with decoding, as in ``pcg speak``: a piece is ready ``piece_seconds`` after its last token,
+    and delays all later pieces by as much.
 
     Args:
-        known: tokens that are known and the seconds until then, as they grow; one entry at least.
-        token_seconds: how long a token is heard.
-        piece_seconds: what the codec takes for a piece.
+        arrivals: how many tokens there are and the seconds until then, in order; one entry at least.
+        token_seconds: length of a token's audio.
+        piece_seconds: how long the codec takes for a piece.
     """
-    total, ready, played, worst = known[-1][0], 0.0, 0.0, 0.0
+    total, ready, played, worst = arrivals[-1][0], 0.0, 0.0, 0.0
     ends = [*range(chunk, total, chunk), total]
     first, before = 0.0, 0
     for place, end in enumerate(ends):
-        ready = next(seconds for tokens, seconds in known if tokens >= end) + (place + 1) * piece_seconds
-        given = end if end == total else end - ahead
+        ready = next(seconds for tokens, seconds in arrivals if tokens >= end) + (place + 1) * piece_seconds
+        given_end = end if end == total else end - ahead
         if place == 0:
             first = played = ready
         worst = max(worst, ready - played)
-        played = max(ready, played) + (given - before) * token_seconds
-        before = given
+        played = max(ready, played) + (given_end - before) * token_seconds
+        before = given_end
     return first, worst

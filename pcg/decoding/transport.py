@@ -1,14 +1,14 @@
-"""The earth mover's distance of a rule's law from the target: how far what is said lies from what would have been said.
+"""The earth mover's distance between a rule's law and the target.
 
 ``W_1`` is the least cost of turning one distribution into the other, where moving mass m from token s to token t costs
 m times the distance of s and t (DESIGN section 3, *Sound distance*; docs/sound.md). The distance of two tokens is that
-of their vectors: what is heard of them, or their embeddings. Total variation is the same with every distance 1.
+of their vectors, which hold their sound or are their embeddings. With all distances 1, ``W_1`` is total variation.
 
-Where distances obey the triangle inequality, mass that both distributions hold stays where it is. So only what the law
-has above the target is moved, to where it has less. Few tokens hold nearly all of that. Those are solved exactly, by
-the network simplex of POT (Flamary et al., JMLR 2021; Bonneel et al. 2011); all others together are one more token of
-each side that costs nothing to reach. The result is never above ``W_1``, and the bound that comes with it says by how
-much it may be below.
+Since distances obey the triangle inequality, mass that both distributions hold stays where it is: only what the law has
+above the target is moved, to where it has less. Few tokens hold nearly all of that mass. The problem of these tokens is
+solved exactly, by the network simplex of POT (Flamary et al., JMLR 2021; Bonneel et al. 2011); the other tokens of each
+side are merged into one that costs nothing to reach. So the result is a lower bound of ``W_1``, and a second number
+says how much larger ``W_1`` may be.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _NOISE = 1e-6  # total variation that float32 makes of two equal distributions
 
 @dataclass(frozen=True)
 class EarthMover:
-    """Moves what a law has above the target to where it has less.
+    """Measures the distance for tokens that have vectors.
 
     Attributes:
-        vectors: a row a token.
-        end: end-of-speech, as far from every other token as ``farthest``.
-        farthest: no two tokens are farther apart.
-        unit: rows are brought to length 1 first; a distance then is ``sqrt(2 - 2 cosine)``.
-        kept: tokens are told apart until they hold this share of what is moved.
-        most: but no more tokens than this on each side.
+        vectors: one row a token.
+        end: end-of-speech, whose distance from every other token is ``farthest``.
+        farthest: the largest distance of any two tokens.
+        unit: whether rows are first brought to length 1; a distance then is ``sqrt(2 - 2 cosine)``.
+        kept: the tokens of each side that are not merged hold this share of the moved mass,
+        most: or are this many, whichever is reached first.
     """
 
     vectors: Float[Tensor, "tokens dims"] = field(repr=False)
@@ -48,16 +48,16 @@ class EarthMover:
     def __call__(
         self, law: Float[Tensor, "positions vocab"], target: Float[Tensor, "positions vocab"]
     ) -> Float[Tensor, "positions 2"]:
-        """Of each position the distance, and how much higher it may be at most; both in the unit of the vectors."""
+        """For each position the lower bound and how much larger the distance may be, in the unit of the vectors."""
         change = law - target
         sides = torch.stack([change, -change]).clamp_(min=0)
         totals = sides.sum(-1, dtype=torch.float64).cpu()
         masses, ids = sides.topk(min(self.most, law.shape[-1]), -1)
         masses, ids = masses.double().cpu(), ids.cpu()
-        found = torch.zeros(len(law), 2, dtype=torch.float64)
+        distances = torch.zeros(len(law), 2, dtype=torch.float64)
         for place in (totals.amin(0) > _NOISE).nonzero()[:, 0].tolist():
-            found[place] = self._one(masses[:, place], ids[:, place], totals[:, place])
-        return found
+            distances[place] = self._one(masses[:, place], ids[:, place], totals[:, place])
+        return distances
 
     def _one(
         self, masses: Float[Tensor, "2 most"], ids: Int[Tensor, "2 most"], totals: Float[Tensor, "2"]
@@ -78,7 +78,7 @@ class EarthMover:
         return torch.tensor([cost, left]) * moved
 
     def distances(self, left: Int[Tensor, "left"], right: Int[Tensor, "right"]) -> np.ndarray:
-        """Of each token of ``left`` from each of ``right``."""
+        """Distances of each token of ``left`` from each token of ``right``."""
         ends = (left == self.end)[:, None] ^ (right == self.end)[None]
         x, y = self._rows(left), self._rows(right)
         squared = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * x @ y.T
@@ -87,13 +87,13 @@ class EarthMover:
         return apart
 
     def _rows(self, ids: Int[Tensor, "ids"]) -> np.ndarray:
-        """Where the vectors have no row for end-of-speech another stands in, whose distances are not read."""
+        """Vectors of the ids. Where end-of-speech has none, another row stands in, whose distances are not read."""
         rows = self.vectors[ids.clamp(max=len(self.vectors) - 1).to(self.vectors.device)].double().cpu()
         return (torch.nn.functional.normalize(rows) if self.unit else rows).numpy()
 
 
 def _with_rest(shares: Float[Tensor, "kept"]) -> tuple[np.ndarray, float]:
-    """The shares with that of all other tokens behind them, so that they sum to 1."""
+    """The shares followed by the share of all other tokens, so that they sum to 1; and that last share."""
     rest = max(1.0 - shares.sum().item(), 0.0)
     whole = np.append(shares.numpy(), rest)
     return whole / whole.sum(), rest
@@ -101,11 +101,11 @@ def _with_rest(shares: Float[Tensor, "kept"]) -> tuple[np.ndarray, float]:
 
 @dataclass(frozen=True)
 class Movers:
-    """The distances that are measured at a sample of the tested positions.
+    """Earth mover's distances at a sample of the tested positions.
 
     Attributes:
-        by_name: figure -> what measures it.
-        every: the sample is every this-many-th position of an utterance.
+        by_name: the figure's name -> what measures it.
+        every: the sample is every n-th position of an utterance.
     """
 
     by_name: Mapping[str, EarthMover]
@@ -113,22 +113,22 @@ class Movers:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What ``sums`` holds, in this order."""
+        """Names of the columns of ``sums``."""
         return ("moved_positions", *(name for key in self.by_name for name in (key, f"{key}_rest")))
 
     def sums(
         self, law: Float[Tensor, "positions vocab"], target: Float[Tensor, "positions vocab"]
     ) -> Float[Tensor, "positions columns"]:
-        """Of each position 1, and each distance with what may be missing of it."""
-        found = [mover(law, target) for mover in self.by_name.values()]
-        return torch.cat([torch.ones(len(law), 1, dtype=torch.float64), *found], 1)
+        """For each position the number 1, then each distance and how much larger it may be."""
+        distances = [mover(law, target) for mover in self.by_name.values()]
+        return torch.cat([torch.ones(len(law), 1, dtype=torch.float64), *distances], 1)
 
 
 def farthest(vectors: Float[Tensor, "tokens dims"], block: int = 1024) -> float:
-    """The largest distance of two rows, never with all of them side by side.
+    """The largest distance of two rows, found without comparing all pairs.
 
-    Rows are taken by how far they lie from the mean, farthest first. Two rows are no farther apart than both are from
-    the mean, so later blocks cannot hold a better pair once the best is above what is left.
+    Rows are sorted by their distance from the mean, largest first. Two rows are no farther apart than the sum of their
+    distances from the mean, so the search ends where no remaining pair can exceed the best one.
     """
     rows = vectors.float() - vectors.float().mean(0)
     lengths, order = rows.norm(dim=1).sort(descending=True)
@@ -142,5 +142,5 @@ def farthest(vectors: Float[Tensor, "tokens dims"], block: int = 1024) -> float:
 
 
 def installed() -> bool:
-    """Whether the solver is there."""
+    """Whether the solver (POT) is installed."""
     return importlib.util.find_spec("ot") is not None

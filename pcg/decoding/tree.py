@@ -1,10 +1,9 @@
 """Speculative decoding with several candidates at each position: a chain of stars (pcg.acceptance.candidates).
 
-The draft proposes a chain of gamma tokens, as always, and at each of its positions draws some rivals more from the
-distribution that it has there anyway: no further draft pass. One target pass scores the chain and what would follow
-each rival, a tree of 1 + gamma * candidates tokens. Where a token of the chain is rejected, a rival may be kept
-instead: it ends the round, with a bonus token after it. So one entry of the target's cache at most lies out of place.
-docs/trees.md says why this tree and no other.
+The draft proposes a chain of gamma tokens as always, and draws some rivals at each position from the distribution that
+it has there: this takes no further draft pass. One target pass scores the chain and the rivals, a tree of
+1 + gamma * candidates tokens. Where a token of the chain is rejected, a rival may be kept instead; it ends the round
+and a bonus token follows it. So at most one entry of a row's cache must be moved. docs/trees.md compares other trees.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ class StarVerdict(Verdict):
 
 @runtime_checkable
 class BranchingLM(TokenLM, Protocol):
-    """A target that scores several continuations in one pass. Its caches can ``move`` an entry of each row."""
+    """A target that scores a tree of continuations in one pass. Its caches can ``move`` an entry of each row."""
 
     def step_tree(self, tokens: Int[Tensor, "batch new"], cache: Any, tree: Tree) -> Float[Tensor, "batch new vocab"]:
-        """As ``step`` for tokens of this shape; entries lie in the cache one after another, whatever their depths."""
+        """As ``step`` for a tree of tokens; their cache entries lie one after another, in the order of ``tokens``."""
 
 
 @runtime_checkable
@@ -71,7 +70,7 @@ class OutcomeRule(Rule, Protocol):
         target_probs: Float[Tensor, "batch vocab"],
         uniform: Float[Tensor, "batch n"],
     ) -> Int[Tensor, "batch n"]:
-        """What each token is tested as."""
+        """The outcome that each token is tested as."""
 
     def mass(
         self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
@@ -86,7 +85,7 @@ class OutcomeRule(Rule, Protocol):
 
 @runtime_checkable
 class CandidateRule(Protocol):
-    """Tests several candidates a position; the first ones are a chain, and a rival that is kept ends its round."""
+    """Tests several candidates at each position. The first ones form a chain; a rival that is kept ends the round."""
 
     count: int  # candidates a position
 
@@ -108,7 +107,7 @@ class CandidateRule(Protocol):
     def first_acceptance(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch"]:
-        """That the first is, so that the chain goes on."""
+        """Probability that the first candidate is kept, so that the chain goes on."""
 
 
 @torch.inference_mode()
@@ -123,7 +122,7 @@ def tree_decode(
 ) -> list[Generation]:
     """As ``speculative_decode``, with ``rule.count`` candidates at each position.
 
-    An observer is shown the first candidate of each position, and the target's distributions along what was said.
+    An observer gets the first candidate of each position, and the target's distributions along the emitted tokens.
     """
     clock = clock or Clock(target.device)
     tree = stars(gamma, rule.count, target.device)
@@ -164,7 +163,7 @@ def tree_decode(
 
 
 def stars(gamma: int, count: int, device: torch.device) -> Tree:
-    """The last token, the chain of gamma after it, then each position's rivals, which see the chain before them."""
+    """The tree of a round: the last token, the chain after it, then each position's rivals, which see that chain."""
     of_rivals = torch.arange(1, gamma + 1, device=device).repeat_interleave(count - 1)
     depths = torch.cat([torch.arange(gamma + 1, device=device), of_rivals])
     nodes = torch.arange(len(depths), device=device)
@@ -175,7 +174,7 @@ def stars(gamma: int, count: int, device: torch.device) -> Tree:
 def draw_rivals(
     draft_probs: Float[Tensor, "batch gamma vocab"], count: int, rows: Rows
 ) -> Int[Tensor, "batch gamma {count}-1"]:
-    """The other candidates of each position: draws from gamma on of the round's start, after those of the chain."""
+    """The other candidates of each position, by the draws of the round's start that follow those of the chain."""
     gamma = draft_probs.shape[1]
     uniform = rows.randomness.draws(rows.positions, Purpose.TOKEN, gamma * count)[:, gamma:]
     return draw_several(draft_probs, uniform.unflatten(1, (gamma, count - 1)))
@@ -188,6 +187,6 @@ def history_of_nodes(history: History, rivals: Int[Tensor, "batch gamma others"]
 
 
 def last_kept(verdict: StarVerdict, gamma: int, count: int) -> Int[Tensor, "batch"]:
-    """Where in the pass the last token that is kept stands; 0 is the one before the round."""
+    """The index, within the pass, of the last token that is kept; 0 is the token before the round."""
     accepted, rival = verdict.accepted, verdict.rival
     return torch.where(rival > 0, gamma + (accepted - 1) * (count - 1) + rival, accepted)

@@ -1,4 +1,4 @@
-"""An utterance's voice prompt and its recording as speech tokens, whether they are stored as audio or coded already."""
+"""An utterance's voice prompt and its recording as speech tokens, whether the dataset stores audio or codes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pcg.types import Audio, Utterance
 
 
 def voice_tokens(utterance: Utterance, codec: Codec | None, audio_tokens: int) -> Int[Tensor, "length"] | None:
-    """Of the voice prompt; None for a text without one.
+    """Tokens of the voice prompt; None for an utterance without one.
 
     Args:
-        codec: None where everything is coded already.
-        audio_tokens: how many the models know.
+        codec: encodes audio; None where the dataset stores codes.
+        audio_tokens: number of audio tokens of the models.
 
     Raises:
-        ValueError: a code that they do not know, or a recording without a codec.
+        ValueError: a code is not among these tokens, or there is audio and no codec.
     """
     return _tokens(utterance, "voice", utterance.load_prompt_codes, utterance.load_prompt, codec, audio_tokens)
 
 
 def spoken_tokens(utterance: Utterance, codec: Codec | None, audio_tokens: int) -> Int[Tensor, "length"]:
-    """Of the text as it was spoken; raises as ``voice_tokens``, and where nobody has spoken it."""
+    """Tokens of the recording of the text; raises as ``voice_tokens``, and where there is no recording."""
     tokens = _tokens(utterance, "recording", utterance.load_codes, utterance.load_reference, codec, audio_tokens)
     if tokens is None:
-        raise ValueError(f"utterance {utterance.id!r} has no reference recording to read: choose another dataset")
+        raise ValueError(f"utterance {utterance.id!r} has no recording of its text: choose a dataset with recordings")
     return tokens
 
 
@@ -43,14 +43,14 @@ def _tokens(
     audio_tokens: int,
 ) -> Int[Tensor, "length"] | None:
     if codes is not None:
-        found = torch.from_numpy(codes().astype(np.int64))
-        wrong = found[(found < 0) | (found >= audio_tokens)]
-        if len(wrong):
+        tokens = torch.from_numpy(codes().astype(np.int64))
+        unknown = tokens[(tokens < 0) | (tokens >= audio_tokens)]
+        if len(unknown):
             raise ValueError(
-                f"utterance {utterance.id!r}: its {what} holds code {int(wrong[0])}, but the models know "
-                f"{audio_tokens:,} audio tokens, 0 to {audio_tokens - 1}: these codes are of another codec"
+                f"utterance {utterance.id!r}: its {what} holds code {int(unknown[0])}, but the models have "
+                f"{audio_tokens:,} audio tokens, 0 to {audio_tokens - 1}: choose a dataset coded by their codec"
             )
-        return found
+        return tokens
     if recorded is None:
         return None
     if codec is None:

@@ -1,1 +1,1 @@
-"""pcg inside other engines: the acceptance rules where those have their own."""
+"""pcg inside other engines: its acceptance rules replace theirs."""

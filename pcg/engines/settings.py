@@ -1,8 +1,8 @@
-"""From what an engine is told to a rule: ``{"rule": "pcg", "groups": "groups.safetensors"}``.
+"""Builds a rule from the settings given to an engine: ``{"rule": "pcg", "groups": "groups.safetensors"}``.
 
-``rule`` is the name of a rule as in ``grouping=NAME``; ``groups`` a file of ``pcg groups``, or ``{"theta": .45}`` with
-or without ``"center"`` to build them from the target's input table when the engine starts. All other keys are the
-rule's own arguments.
+``rule`` is the name of a rule as in ``grouping=NAME``. ``groups`` is a file written by ``pcg groups``, or
+``{"theta": .45}``, with or without ``"center"``, to build them from the target's input table when the engine starts.
+All other keys are arguments of the rule.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ import torch
 import pcg.acceptance
 from pcg.config.build import TARGET, build
 from pcg.config.validate import ConfigError, nearest, problems_of_node
-from pcg.engines.tables import in_words
+from pcg.engines.tables import sizes_in_words
 from pcg.groups.table import GroupTable
 from pcg.interfaces import Rule
 
 _TABLES = "pcg.engines.tables"
-_PATH = "pcg"  # where an engine's configuration has these settings
+_PATH = "pcg"  # the key of these settings in an engine's configuration
 
 
 @cache
 def rules() -> dict[str, type]:
-    """By the name of its file each rule that verifies chains from distributions alone."""
-    found = {}
+    """The rules that verify chains from distributions alone, by the names of their files."""
+    classes = {}
     for module in pkgutil.iter_modules(pcg.acceptance.__path__):
         inside = vars(importlib.import_module(f"{pcg.acceptance.__name__}.{module.name}"))
         for name, value in inside.items():
             own = inspect.isclass(value) and name.lower() == module.name.replace("_", "")
             if own and hasattr(value, "verify") and not hasattr(value, "first_acceptance"):
-                found[module.name] = value
-    return found
+                classes[module.name] = value
+    return classes
 
 
 def node_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as a config node that names its constructors.
+    """The settings as a config node with ``_target_`` keys.
 
     Raises:
-        ConfigError: everything that is wrong with them.
+        ConfigError: lists everything that is wrong with them.
     """
     if not isinstance(settings, Mapping) or "rule" not in settings:
-        raise ConfigError([f'{_PATH}: want keys and values, {{"rule": "pcg", "groups": "groups.safetensors"}}'])
-    name, given = settings["rule"], {key: value for key, value in settings.items() if key != "rule"}
+        raise ConfigError([f'{_PATH} must be an object such as {{"rule": "pcg", "groups": "groups.safetensors"}}'])
+    name, arguments = settings["rule"], {key: value for key, value in settings.items() if key != "rule"}
     if name not in rules():
-        raise ConfigError([f"{_PATH}.rule={name!r}: no such rule{nearest(str(name), rules())}"])
+        raise ConfigError([f"{_PATH}.rule={name!r} does not exist{nearest(str(name), rules())}"])
     make = rules()[name]
-    node = {TARGET: f"{make.__module__}.{make.__name__}", **given}
+    node = {TARGET: f"{make.__module__}.{make.__name__}", **arguments}
     problems = []
     if "groups" in inspect.signature(make).parameters:
-        groups = given.get("groups")
+        groups = arguments.get("groups")
         if isinstance(groups, str):
             node["groups"] = {TARGET: f"{_TABLES}.of_file", "path": groups}
         elif isinstance(groups, Mapping):
             node["groups"] = {TARGET: f"{_TABLES}.of_model", **groups}
         else:
             node["groups"] = {TARGET: f"{_TABLES}.of_file", "path": ""}
-            problems.append(f'{_PATH}.groups={groups!r}: a file that `pcg groups` has made, or {{"theta": 0.45}}')
+            problems.append(f'{_PATH}.groups={groups!r} must be a file written by `pcg groups`, or {{"theta": 0.45}}')
     problems += problems_of_node(node, _PATH)
     if problems:
         raise ConfigError(problems)
@@ -70,14 +70,14 @@ def node_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rule_of(settings: Mapping[str, Any], model: str, vocab_size: int, device: torch.device) -> Rule:
-    """The rule, its groups on the device.
+    """Builds the rule, with its groups on the device.
 
     Args:
         model: folder or hub id of the target.
-        vocab_size: tokens of the target, text included.
+        vocab_size: number of tokens of the target, text included.
 
     Raises:
-        ConfigError, FileNotFoundError, ValueError: the settings, the file or the model do not fit.
+        ConfigError, FileNotFoundError, ValueError: the settings are wrong, or the file is not for this model.
     """
     node = node_of(settings)
     if "groups" not in node:
@@ -86,10 +86,10 @@ def rule_of(settings: Mapping[str, Any], model: str, vocab_size: int, device: to
     return build(node, groups=table.to(device))
 
 
-def told(rule: Rule) -> str:
-    """The rule and its groups, in a line."""
+def described(rule: Rule) -> str:
+    """The rule and its groups in one line."""
     arguments = {name: getattr(rule, name) for name in inspect.signature(type(rule)).parameters}
     groups = arguments.pop("groups", None)
     name = next(name for name, make in rules().items() if make is type(rule))
     shown = " ".join([name, *(f"{key}={value}" for key, value in arguments.items())])
-    return f"{shown}; {in_words(groups)}" if isinstance(groups, GroupTable) else shown
+    return f"{shown}; {sizes_in_words(groups)}" if isinstance(groups, GroupTable) else shown

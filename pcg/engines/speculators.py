@@ -1,14 +1,14 @@
-"""Writes a draft that reads the target (``pcg.models.eagle``) as vllm-project/speculators and vLLM read EAGLE-3 heads.
+"""Writes a draft that reads the target (``pcg.models.eagle``) in the EAGLE-3 format of speculators and vLLM.
 
-The format was read in speculators' ``Eagle3Converter`` and in vLLM 0.32's loader. It cannot say all that ours can:
+The format was taken from speculators' ``Eagle3Converter`` and vLLM 0.32's loader. It differs from ours:
 
-- ``midlayer.*`` is ``layers.0.*``; what config.json says of the layer lies under ``transformer_layer_config``.
-- ``eagle_aux_hidden_state_layer_ids`` counts as ours does: state i comes after i layers. vLLM gives the states in
-  ascending order, and the last one as it is before the last norm, where ours is normed: a head that reads it cannot be
-  said.
-- ``norm_before_residual`` is written always, since vLLM takes it for true where it is missing.
-- Output rows are those of speech tokens, the head's own or, where it speaks through the target's, copies of these:
-  ``d2t[i]`` is how far row i's id in the target lies above i, ``t2d`` marks these ids.
+- ``midlayer.*`` is ``layers.0.*``; settings of the layer are under ``transformer_layer_config``.
+- ``eagle_aux_hidden_state_layer_ids`` counts as ``reads`` does: state i comes after i layers. vLLM passes the states in
+  ascending order, and the last one before its norm, where ours is normed: a head that reads the last state cannot be
+  written.
+- ``norm_before_residual`` is always written, since vLLM takes it as true where it is missing.
+- Output rows are those of speech tokens: the head's own, or copies of the target's where it uses the target's head.
+  ``d2t[i]`` is row i's id in the target less i; ``t2d`` marks these ids.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _LAYER = (
 
 
 def write(draft: str, target: str, speech_ids: Int[Tensor, "vocab"], gamma: int, out: Path) -> str:
-    """Write the folder, and say what it is.
+    """Writes the folder and returns a description of it.
 
     Args:
         draft, target: their folders, or hub ids.
         speech_ids: the target's own id of each token of the speech vocabulary.
-        gamma: draft tokens a round, which an engine takes where it is told nothing else.
+        gamma: draft tokens a round, an engine's default.
 
     Raises:
-        ValueError: the head belongs to another target, or reads states that the format cannot say.
+        ValueError: the head belongs to another target, or reads states that the format does not support.
     """
     head, owner = Checkpoint(resolve_folder(draft)), Checkpoint(resolve_folder(target))
-    meant = head.config.get("target_fingerprint")
-    if meant not in (None, owner.fingerprint):
+    trained_on = head.config.get("target_fingerprint")
+    if trained_on not in (None, owner.fingerprint):
         raise ValueError(
-            f"draft {draft}: was trained on the target with fingerprint {meant}, that of {target} is "
+            f"draft {draft}: was trained on the target with fingerprint {trained_on}, but {target} has "
             f"{owner.fingerprint}: choose that target"
         )
     reads = _reads(head, owner.config["num_hidden_layers"], draft)
@@ -65,9 +65,9 @@ def _reads(head: Checkpoint, layers: int, draft: str) -> tuple[int, ...]:
     reads = states_read(head.config, layers, draft)
     if reads != tuple(sorted(set(reads))) or reads[-1] >= layers:
         raise ValueError(
-            f"draft {draft}: reads the states {list(reads)}; format=speculators can say ascending ones from 0 to "
-            f"{layers - 1}, as vLLM gives them: the last, {layers}, is normed here and not there. Train with "
-            f"trainer.student.reads=[{layers // 3},{2 * layers // 3},{layers - 1}]"
+            f"draft {draft}: reads the states {list(reads)}, but format=speculators supports only ascending ones from "
+            f"0 to {layers - 1}, as vLLM passes them (the last, {layers}, is normed here and not there). Train a head "
+            f"with trainer.student.reads=[{layers // 3},{2 * layers // 3},{layers - 1}]"
         )
     return reads
 
@@ -75,7 +75,7 @@ def _reads(head: Checkpoint, layers: int, draft: str) -> tuple[int, ...]:
 def _tensors(
     head: Checkpoint, owner: Checkpoint, speech_ids: Int[Tensor, "vocab"]
 ) -> tuple[dict[str, Tensor], Int[Tensor, "rows"]]:
-    """All tensors by the format's names, and the target's id of each output row."""
+    """All tensors under the format's names, and the target's id of each output row."""
     names = [name for name in head.names if name not in ("lm_head.weight", "d2t", "t2d")]
     tensors = {name.replace(LAYER, "layers.0.", 1): head.tensor(name, None).contiguous() for name in names}
     if "lm_head.weight" in head:
@@ -97,9 +97,9 @@ def _tensors(
 def _config(
     head: Checkpoint, owner: Checkpoint, target: str, reads: tuple[int, ...], rows: int, gamma: int
 ) -> dict[str, Any]:
-    positions = max(each.config["max_position_embeddings"] for each in (head, owner))
+    positions = max(checkpoint.config["max_position_embeddings"] for checkpoint in (head, owner))
     layer = {key: head.config[key] for key in _LAYER if head.config.get(key) is not None}
-    rope = layer.get("rope_parameters", {})  # of transformers 5; before it these were two keys
+    rope = layer.get("rope_parameters", {})  # of transformers 5; earlier versions have two keys
     if "rope_theta" in rope:
         layer["rope_theta"] = rope["rope_theta"]
     if rope.get("rope_type", "default") != "default":

@@ -1,6 +1,6 @@
-"""Tables of groups over all tokens of a model, read from its folder: no weights are loaded but rows of a table.
+"""Group tables over all tokens of a model, built from its folder; of its weights only rows of one table are read.
 
-An engine's tokens are the model's own, text among them. Speech tokens are told by their names, and only they are
+An engine's tokens are the model's own, text included. Speech tokens are recognised by their names, and only these are
 grouped.
 """
 
@@ -17,74 +17,72 @@ from pcg.config.build import build
 from pcg.groups.cosine import Cosine
 from pcg.groups.table import GroupTable
 from pcg.models.checkpoint import resolve_folder
-from pcg.models.look import numbered
+from pcg.models.contents import numbered_tokens
 from pcg.models.phonemes import TOKENS, Phonemes
 from pcg.models.unloaded import UnloadedHead, UnloadedModel
 
 
 def unloaded(node: Mapping[str, Any], device: torch.device) -> UnloadedModel:
-    """A model as a config names it (``conf/target``).
+    """The model of a config node (``conf/target``), without its weights.
 
     Raises:
-        ValueError: it has no text side to tell its tokens by, or they are not those of its folder.
+        ValueError: the node has no path or text side, or the text side does not fit the folder.
     """
     if not isinstance(node.get("text"), Mapping) or not isinstance(node.get("path"), str):
-        raise ValueError(f"{node.get('_target_')} has no path and text side, by which an engine would know its tokens")
+        raise ValueError(f"{node.get('_target_')} has no path and text, which an engine needs to find speech tokens")
     text = build(node["text"])
     return UnloadedModel(node["path"], text.speech_ids, device, text)
 
 
 def unloaded_draft(node: Mapping[str, Any], target: UnloadedModel) -> UnloadedModel | UnloadedHead:
-    """A draft likewise; one without a text side reads the target and has its tokens."""
+    """The draft of a config node, likewise; one without ``text`` reads the target and has its tokens."""
     return unloaded(node, target.device) if "text" in node else UnloadedHead(node["path"], target)
 
 
 def audio_ids(path: str) -> Int[Tensor, "tokens"]:
-    """Audio tokens 0, 1, ... of a model's folder, by their names or as its ``tokens.json`` says.
+    """Ids of audio tokens 0, 1, ... of a model's folder, found by their names or in its ``tokens.json``.
 
     Raises:
-        ValueError: there are none, or one is missing among them.
+        ValueError: there are none, or one is missing.
     """
     folder = resolve_folder(path)
     if (folder / TOKENS).is_file():
         return Phonemes(str(folder)).speech_ids[:-1]
-    found = numbered(folder)
-    if found is None or found.gap is not None:
-        missing = "numbered speech tokens" if found is None else found.gap
-        raise ValueError(
-            f"{path}: the tokenizer lacks {missing}; `pcg inspect {path}` tells what its tokens are called"
-        )
-    return found.ids
+    family = numbered_tokens(folder)
+    if family is None or family.gap is not None:
+        missing = "numbered speech tokens" if family is None else family.gap
+        raise ValueError(f"{path}: the tokenizer lacks {missing}; `pcg inspect {path}` shows the names of its tokens")
+    return family.ids
 
 
 def of_file(path: str, vocab_size: int) -> GroupTable:
-    """A table that ``pcg groups`` has written.
+    """A table written by ``pcg groups``.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or over another vocabulary.
+        FileNotFoundError, ValueError: the file is missing, or its table is for another vocabulary.
     """
     table = GroupTable.load(path)
     if table.vocab_size != vocab_size:
         raise ValueError(
-            f"{path}: groups over {table.vocab_size:,} tokens, but the model has {vocab_size:,}; "
-            "`pcg groups target=... out=FILE` makes them for a model"
+            f"{path} has groups over {table.vocab_size:,} tokens, but the model has {vocab_size:,}: "
+            "run `pcg groups target=... out=FILE` for this model"
         )
     return table
 
 
 def of_model(theta: float, model: str, vocab_size: int, center: bool = False) -> GroupTable:
-    """The paper's groups from the model's input table: all audio tokens with a cosine above theta."""
+    """The paper's groups, built from the model's input table: audio tokens whose cosine is above theta."""
     ids = audio_ids(model)
     vectors = UnloadedModel(model, ids).embeddings("input")
     return Cosine(theta, center).build(vectors, None).in_vocabulary(ids, vocab_size)
 
 
-def in_words(table: GroupTable) -> str:
-    """How many tokens have company and how much of it, for a log."""
-    company = table.sizes[table.sizes > 1].double()
-    if not len(company):
-        return f"every one of {table.vocab_size:,} tokens alone: this is exact speculative decoding"
+def sizes_in_words(table: GroupTable) -> str:
+    """How many groups have several tokens and how many tokens these have, for a log."""
+    sizes = table.sizes[table.sizes > 1].double()
+    if not len(sizes):
+        return f"every group is one of the {table.vocab_size:,} tokens: this is exact speculative decoding"
     return (
-        f"{len(company):,} groups of {company.mean().item():.1f} tokens on average, {int(company.max()):,} at most; "
-        f"{len(table) - len(company):,} of {table.vocab_size:,} tokens alone"
+        f"{len(sizes):,} groups of {sizes.mean().item():.1f} tokens on average, {int(sizes.max()):,} at most; "
+        f"{len(table) - len(sizes):,} of {table.vocab_size:,} tokens have a group of their own"
     )

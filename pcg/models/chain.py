@@ -1,4 +1,4 @@
-"""A block of tokens from a draft, one step after another."""
+"""Drafts a block of tokens, one step after another."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ def chain(
     sampling: Sampling,
     history: History | None,
 ) -> Drafted:
-    """A token for each number of ``uniform``, each fed to the next step: the tokens, the distribution that each was
-    drawn from, and the history before each and at the end."""
+    """Draws a token with each number of ``uniform`` and feeds it to the next step.
+
+    Returns:
+        The tokens, the distribution that each was drawn from, and the history before each of them and at the end.
+    """
     tokens: list[Tensor] = []
     probs, histories = [], [history]
     for number in uniform.unbind(1):
@@ -31,5 +34,5 @@ def chain(
         token = draw(probs[-1], number)
         tokens.append(token.unsqueeze(1))
         histories.append(histories[-1] and histories[-1].after(token))
-    places = [each for each in histories if each is not None]
-    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(places, 1) if places else None
+    known = [history for history in histories if history is not None]
+    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(known, 1) if known else None

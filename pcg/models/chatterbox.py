@@ -1,9 +1,9 @@
-"""Chatterbox Turbo and Nano (Resemble AI, MIT): GPT-2 over text and speech, in a voice that a file holds.
+"""Chatterbox Turbo and Nano (Resemble AI, MIT): GPT-2 over text and speech, in a voice that is read from a file.
 
-Their repositories hold no config.json: the shape is read from the tensors of ``t3_*_v1.safetensors``. A prompt is the
-voice (its speaker embedding through a linear map, then speech tokens of a recording of it), the text in GPT-2's tokens
-and the token that begins speech; positions count through. As in their ``T3.inference_turbo``, but that a repetition
-penalty comes before temperature, top-k and top-p here, as everywhere in this framework.
+Their repositories have no config.json, so the shape is read from the tensors of ``t3_*_v1.safetensors``. A prompt is
+the voice (its speaker embedding after a linear map, then speech tokens of a recording), the text in GPT-2's tokens and
+the token that begins speech, at consecutive positions. This is their ``T3.inference_turbo``. Departure: a repetition
+penalty is applied before temperature, top-k and top-p, as everywhere in this framework.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from pcg.types import Utterance
 CODES, BEGIN, END = 6561, 6561, 6562  # speech tokens are ids 0 to 6560 of the speech table
 _SPEECH = END + 1  # rows of it
 _HEAD_DIM = 64  # of every GPT-2
-# Read besides all of ``tfmr``; the text head, GPT-2's own table and older files' causal masks say nothing here.
+# Prefixes of the tensors that are used. The text head, GPT-2's own table and causal masks of older files are not.
 _READ = ("text_emb.", "speech_emb.", "speech_head.", "cond_enc.spkr_enc.", "tfmr.")
 _NOT_USED = ("text_head.weight", "text_head.bias", "tfmr.wte.weight")
 _MASKS = (".attn.bias", ".masked_bias")
 _TEXT = 50_276  # rows of the text table: GPT-2's tokens and 19 tags
 _PUBLISHED = {"t3_turbo_v1.safetensors": (24, 1024, 8196), "t3_nano_v1.safetensors": (12, 768, 8196)}
-# As Turbo's own cleaning of punctuation.
+# Replacements of punctuation, as in Turbo's own code.
 _WRITTEN = {"…": ", ", ":": ",", "—": "-", "–": "-", " ,": ",", "“": '"', "”": '"', "‘": "'", "’": "'"}
 
 
 def footprint(path: str, weights: str, dtype: str) -> Footprint:
-    """Of ``ChatterboxLM`` with these settings; raises FileNotFoundError for neither a file here nor a known shape."""
+    """Sizes of ``ChatterboxLM`` with these settings; raises FileNotFoundError without the file or a known shape."""
     file = _folder(path, weights, fetched=False) / weights
     if not file.is_file() and weights not in _PUBLISHED:
-        raise FileNotFoundError(f"{file} is not there, and its shape is not known (known: {', '.join(_PUBLISHED)})")
+        raise FileNotFoundError(f"{file} is missing, and shapes are known only of {', '.join(_PUBLISHED)}")
     layers, width, positions = _shape(_shapes(file)) if file.is_file() else _PUBLISHED[weights]
     head, size = _SPEECH * (width + 1), dtype_of(dtype).itemsize
     body = layers * (12 * width**2 + 13 * width) + 2 * width
@@ -61,18 +61,16 @@ def footprint(path: str, weights: str, dtype: str) -> Footprint:
 
 
 class ChatterboxLM(CausalLM):
-    """A T3 of the Turbo kind: the ``TokenLM`` of ``pcg.interfaces``, through transformers' GPT-2.
+    """A ``TokenLM`` made of a T3 of the Turbo kind, by transformers' GPT-2.
 
     Args:
         path: folder with the tokenizer and the weights, or a hub id.
-        weights: the file that holds them.
+        weights: name of the file of weights.
         voice: a safetensors file with ``speaker_emb`` (256 numbers) and ``cond_prompt_speech_tokens`` (speech tokens of
-            a recording of that voice), as in the repository's ``conds.pt``; every utterance is said in it.
-        dtype: float32, bfloat16 or float16.
-        device: a torch device.
+            a recording of that voice), as in the repository's ``conds.pt``; every utterance is spoken in it.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing from the files, or wrong in them.
+        FileNotFoundError, ValueError: something in the files is missing or wrong; the message names it.
     """
 
     footprint = staticmethod(footprint)
@@ -83,14 +81,14 @@ class ChatterboxLM(CausalLM):
         _check_names(folder / weights, tensors)
         speaker, heard = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
         row = tensors["cond_enc.spkr_enc.weight"].float() @ speaker + tensors["cond_enc.spkr_enc.bias"].float()
-        found = repr(sorted(digest.of_tensors(folder / weights).items()))
-        self.fingerprint = hashlib.blake2b(found.encode(), digest_size=5).hexdigest()
+        digests = repr(sorted(digest.of_tensors(folder / weights).items()))
+        self.fingerprint = hashlib.blake2b(digests.encode(), digest_size=5).hexdigest()
         text = ChatterboxText(folder, heard, len(tensors["text_emb.weight"]))
         super().__init__(_gpt2(tensors, row).to(dtype_of(dtype)), text, path, device)
 
 
 class ChatterboxText:
-    """Ids of one table: speech tokens, then the tokenizer's, then the speaker.
+    """The text side. Ids of its one table are speech tokens, then the tokenizer's, then the speaker.
 
     Args:
         folder: of the tokenizer.
@@ -98,7 +96,7 @@ class ChatterboxText:
         rows: of the text table.
 
     Raises:
-        ValueError: the tokenizer knows more than the table has rows.
+        ValueError: the tokenizer has more tokens than the table has rows.
     """
 
     def __init__(self, folder: Path, heard: Int[Tensor, "_"], rows: int) -> None:
@@ -110,20 +108,20 @@ class ChatterboxText:
         self.speech_names = (*(f"speech token {number}" for number in range(CODES)), "end of speech")
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
-        """Raises ValueError for a text in which nothing is said, and for an utterance with a voice of its own."""
+        """Raises ValueError for a text that has nothing to say, and for an utterance with a voice prompt."""
         if not says_something(utterance.text):
             raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
         if prompt_tokens is not None:
             raise ValueError(
-                f"utterance {utterance.id}: has a voice of its own, and Chatterbox speaks in that of voice=FILE, since "
-                "a voice is a speaker embedding too: choose texts without voices (dataset=texts)"
+                f"utterance {utterance.id} has a voice prompt, but Chatterbox speaks in the voice of target.voice, "
+                "since a voice needs a speaker embedding too: choose texts without voices (dataset=texts)"
             )
         ids = self._tokenizer.encode(cleaned(utterance.text), add_special_tokens=False)
         return torch.cat([self._voice, torch.tensor(ids) + _SPEECH, torch.tensor([BEGIN])])
 
 
 def cleaned(text: str) -> str:
-    """A capital first, single spaces, plain punctuation, and some of it at the end."""
+    """The text with a capital first letter, single spaces, plain punctuation, and a punctuation mark at the end."""
     text = " ".join(text.split())
     text = text[:1].upper() + text[1:]
     for sign, written in _WRITTEN.items():
@@ -143,7 +141,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{file} is missing")
     try:
         tensors = load_file(file)
-    except Exception as error:  # safetensors' own, of a file that is cut or another format
+    except Exception as error:  # safetensors raises its own error for a file that is truncated or of another format
         raise ValueError(f"{file} is truncated or not safetensors ({error}): fetch it again") from error
     for name, tensor in tensors.items():
         check_finite(f"{file}: {name}", tensor)
@@ -155,47 +153,48 @@ def _check_names(file: Path, tensors: dict[str, Tensor]) -> None:
     wanted += [f"{part}.{kind}" for part in ("speech_head", "cond_enc.spkr_enc") for kind in ("weight", "bias")]
     missing = [name for name in wanted if name not in tensors]
     if missing:
-        raise ValueError(f"{file} has no {', '.join(missing)}: it is no T3 of Chatterbox Turbo's kind")
+        raise ValueError(f"{file} lacks {', '.join(missing)}, so it is not a T3 of Chatterbox Turbo's kind")
     unread = sorted(name for name in tensors if not name.startswith(_READ) and name not in _NOT_USED)
     if unread:
         raise ValueError(f"{file}: {unread_tensors(unread)}")
     if len(tensors["speech_emb.weight"]) != _SPEECH:
-        raise ValueError(f"{file}: speech_emb.weight has {len(tensors['speech_emb.weight'])} rows, not {_SPEECH}")
+        raise ValueError(f"{file}: speech_emb.weight has {len(tensors['speech_emb.weight'])} rows, expected {_SPEECH}")
 
 
 def _voice(file: str | None, width: int) -> tuple[Float[Tensor, "width"], Int[Tensor, "heard"]]:
     if file is None:
         raise ValueError(
-            "voice: Chatterbox speaks in a voice that a file holds, voice=FILE.safetensors: docs/models.md"
+            "target.voice is required: Chatterbox reads its voice from a file, target.voice=FILE.safetensors "
+            "(docs/models.md)"
         )
     if not Path(file).expanduser().is_file():
-        raise FileNotFoundError(f"voice={file}: there is no such file; docs/models.md says how to make one")
+        raise FileNotFoundError(f"voice={file}: the file does not exist; docs/models.md says how to make one")
     tensors = _read(Path(file).expanduser())
     missing = [name for name in ("speaker_emb", "cond_prompt_speech_tokens") if name not in tensors]
     if missing:
-        raise ValueError(f"voice={file}: has no {', '.join(missing)}")
+        raise ValueError(f"voice={file} lacks {', '.join(missing)}")
     speaker, heard = tensors["speaker_emb"].float().flatten(), tensors["cond_prompt_speech_tokens"].long().flatten()
     if len(speaker) != width:
-        raise ValueError(f"voice={file}: speaker_emb has {len(speaker)} numbers, this model reads {width}")
+        raise ValueError(f"voice={file}: speaker_emb has {len(speaker)} numbers, but this model needs {width}")
     if len(heard) and not 0 <= int(heard.min()) <= int(heard.max()) < CODES:
-        raise ValueError(f"voice={file}: cond_prompt_speech_tokens holds others than 0 to {CODES - 1}")
+        raise ValueError(f"voice={file}: cond_prompt_speech_tokens has tokens beyond 0 to {CODES - 1}")
     return speaker, heard
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """From the header alone."""
+    """Shapes of all tensors, from the file's header."""
     with safe_open(str(file), framework="pt") as opened:
         return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
 def _shape(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int, int]:
-    """Layers, width, positions."""
+    """Numbers of layers, width, positions."""
     layers = sum(name.endswith(".ln_1.weight") for name in shapes)
     return layers, shapes["speech_emb.weight"][1], shapes["tfmr.wpe.weight"][0]
 
 
 def _gpt2(tensors: dict[str, Tensor], speaker: Float[Tensor, "width"]) -> Any:
-    """One table of speech, text and speaker in place of GPT-2's, and the speech head in place of its own."""
+    """GPT-2 with one table of speech, text and speaker instead of its own, and the speech head instead of its own."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     layers, width, positions = _shape({name: tensor.shape for name, tensor in tensors.items()})
@@ -214,6 +213,6 @@ def _gpt2(tensors: dict[str, Tensor], speaker: Float[Tensor, "width"]) -> Any:
     head = {"lm_head.weight": tensors["speech_head.weight"], "lm_head.bias": tensors["speech_head.bias"]}
     try:
         model.load_state_dict({**body, **head, "transformer.wte.weight": table})
-    except RuntimeError as error:  # names and shapes that do not fit
-        raise ValueError(f"these weights are no T3 of Chatterbox Turbo's kind: {error}") from error
+    except RuntimeError as error:  # names or shapes do not fit
+        raise ValueError(f"these weights are not a T3 of Chatterbox Turbo's kind: {error}") from error
     return model

@@ -23,7 +23,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _FLOATS = tuple(_DTYPES)  # as safetensors calls them
 _QUANTISED_KEYS = ("quantization_config", "compression_config", "quantization")
-# Tensors that folders hold and no model reads: angles and masks that are made anew, the inverse of ``d2t``.
+# Tensors that no model needs: rotary angles and masks, which are computed, and ``t2d``, which follows from ``d2t``.
 _HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|t2d)")
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 _SCALE = re.compile(
@@ -34,7 +34,7 @@ _SCALE = re.compile(
 def resolve_folder(path: str) -> Path:
     """A model folder: a path, ``bundled:NAME`` for one that ships inside the package, or a hub id ``owner/name``.
 
-    Raises FileNotFoundError for a hub id that is neither in the local cache nor to be fetched.
+    Raises FileNotFoundError for a hub id that is not in the local cache and cannot be fetched.
     """
     if path.startswith(BUNDLED):
         return Path(str(files("pcg.models"))) / "bundled" / path.removeprefix(BUNDLED)
@@ -42,7 +42,7 @@ def resolve_folder(path: str) -> Path:
 
 
 class Described(dict[str, Any]):
-    """An object of a JSON file: asked for a key that it lacks, it raises a ValueError that names file and key."""
+    """An object of a JSON file. Reading a missing key raises a ValueError that names the file and the key."""
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         super().__init__(values)
@@ -60,7 +60,9 @@ def read_json(file: Path) -> dict[str, Any]:
     if lost := dead_link(file):
         raise FileNotFoundError(lost)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: a model folder holds config.json, its tokens and *.safetensors")
+        raise FileNotFoundError(
+            f"{file} is missing: a model folder must have config.json, tokenizer files and *.safetensors"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda found: Described(found, file))
     except ValueError as error:  # of JSON, or of UTF-8
@@ -71,17 +73,18 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """The tensors of a model folder, read one by one so that no second copy of a model is ever held.
+    """The tensors of a model folder, read one by one so that memory never holds a second copy of a model.
 
-    What is read is noted, so that ``refuse_unread`` can name what a folder holds beyond it.
+    It records which tensors were read, so that ``refuse_unread`` can name the others.
 
     Args:
-        shapes_only: give tensors as shapes on the ``meta`` device: a model that is built of them costs nothing, and
-            tells whether the folder's names and shapes are its own.
+        shapes_only: return tensors on the ``meta`` device, without reading them: a model built of these costs nothing
+            and shows whether the folder's names and shapes fit.
 
-    Raises FileNotFoundError for a missing folder, config or shard, ValueError for a folder of pickles only, of two
-    models or of an adapter, quantised weights, a truncated file, or a tensor that is missing, of the wrong shape or not
-    finite.
+    Raises:
+        FileNotFoundError: the folder, its config or a shard is missing.
+        ValueError: the folder holds only pickles, two models, an adapter or quantised weights, a file is truncated, or
+            a tensor is missing, has the wrong shape or is not finite.
     """
 
     def __init__(self, folder: Path, shapes_only: bool = False) -> None:
@@ -89,8 +92,8 @@ class Checkpoint:
         self.config = read_json(folder / "config.json")
         if (folder / "adapter_config.json").is_file():
             raise ValueError(
-                f"{folder} holds an adapter (adapter_config.json), which is not read: merge it into the model and save "
-                "that (peft: merge_and_unload().save_pretrained(NEW))"
+                f"{folder} holds an adapter (adapter_config.json), which is not supported: merge it into the model and "
+                "save the result (peft: merge_and_unload().save_pretrained(NEW))"
             )
         files, index = self._files()
         self._open = {file: _open_safetensors(file) for file in files}
@@ -100,7 +103,7 @@ class Checkpoint:
         self._refuse_quantised()
 
     def _files(self) -> tuple[list[Path], dict[str, Path]]:
-        """The files of weights, and by name of each tensor of an index its file."""
+        """The files of weights, and the file of each tensor that an index names."""
         index, whole = self.folder / _INDEX, self.folder / _WHOLE
         for file in (index, whole):
             if lost := dead_link(file):
@@ -111,7 +114,7 @@ class Checkpoint:
             if whole.is_file() and whole not in shards:
                 raise ValueError(
                     f"{self.folder} holds two models: {_WHOLE}, and {_INDEX}, which names {len(shards)} shard(s) "
-                    f"({shards[0].name}, ...): remove the one that is older, the index with its shards or {_WHOLE}"
+                    f"({shards[0].name}, ...): remove one of them, either {_WHOLE} or the index with its shards"
                 )
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:
@@ -122,25 +125,26 @@ class Checkpoint:
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in self.folder.glob(pattern))
         if pickles:
             raise ValueError(
-                f"{self.folder} holds pickled weights only ({pickles[0]}): refused, since loading them can run code; "
-                "where you trust them, convert once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)"
+                f"{self.folder} holds only pickled weights ({pickles[0]}), which are refused, since loading them can "
+                "run code; if you trust them, convert once: "
+                "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)"
             )
         raise FileNotFoundError(f"{self.folder} holds neither {_WHOLE} nor {_INDEX}")
 
     def _refuse_misplaced(self, index: Mapping[str, Path]) -> None:
         held = {file: set(handle.keys()) for file, handle in self._open.items()}
-        wrong = [(name, file) for name, file in index.items() if name not in held[file]]
-        if wrong:
-            name, file = wrong[0]
+        misplaced = [(name, file) for name, file in index.items() if name not in held[file]]
+        if misplaced:
+            name, file = misplaced[0]
             raise ValueError(
-                f"{self.folder}: {_INDEX} says that {file.name} holds {name}, and it does not"
-                + (f" (nor {len(wrong) - 1} others)" if len(wrong) > 1 else "")
+                f"{self.folder}: {_INDEX} says that {file.name} holds {name}, but it does not"
+                + (f" (nor {len(misplaced) - 1} others)" if len(misplaced) > 1 else "")
                 + ": fetch the folder again"
             )
 
     @property
     def twice(self) -> dict[str, list[str]]:
-        """By name of each tensor that several shards hold, these shards; that of the index is read here."""
+        """The tensors that several shards hold, with these shards; we read the one that the index names."""
         held: dict[str, list[str]] = {}
         for file, handle in self._open.items():
             for name in handle.keys():  # noqa: SIM118
@@ -149,19 +153,19 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """Ten hexadecimal digits of all weights: names, types, shapes and every number, however they are sharded."""
+        """Ten hexadecimal digits that depend on all names, types, shapes and numbers, but not on the sharding."""
         by_file = {file: digest.of_tensors(file) for file in self._open}
-        found = sorted((name, by_file[file][name]) for name, file in self._where.items())
-        return hashlib.blake2b(repr(found).encode(), digest_size=5).hexdigest()
+        digests = sorted((name, by_file[file][name]) for name, file in self._where.items())
+        return hashlib.blake2b(repr(digests).encode(), digest_size=5).hexdigest()
 
     def refuse_unread(self) -> None:
-        """Raise ValueError for tensors that have not been read: a model without them is not the one that was saved."""
+        """Raises ValueError for tensors that were not read: a model without them is not the one that was saved."""
         unread = sorted(name for name in self._where if name not in self._read and not is_harmless(name))
         if unread:
             raise ValueError(f"{self.folder}: {unread_tensors(unread)}")
 
     def _refuse_quantised(self) -> None:
-        """Numbers that mean something only times a scale, by the config, by their type or by a scale beside them."""
+        """Raises ValueError where the config, a tensor's type or a scale beside it shows quantised weights."""
         signs = [f"config.json has {key}" for key in _QUANTISED_KEYS if self.config.get(key)]
         for name, file in self._where.items():
             dtype = self._open[file].get_slice(name).get_dtype()
@@ -171,8 +175,8 @@ class Checkpoint:
                 signs.append(f"there is {name}")
         if signs:
             raise ValueError(
-                f"{self.folder} holds quantised weights ({', '.join(signs[:3])}): only {', '.join(_FLOATS)} are read. "
-                "Take the checkpoint that it was made from, or undo it once: "
+                f"{self.folder} holds quantised weights ({', '.join(signs[:3])}): only {', '.join(_FLOATS)} are "
+                "supported. Use the checkpoint that it was made from, or convert it once: "
                 "AutoModelForCausalLM.from_pretrained(FOLDER).dequantize().save_pretrained(NEW)"
             )
 
@@ -184,21 +188,21 @@ class Checkpoint:
         return name in self._where
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the header of its file."""
+        """As the header of its file says."""
         return tuple(self._open[self._where[name]].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """As safetensors calls it."""
+        """The type, as safetensors calls it."""
         return self._open[self._where[name]].get_slice(name).get_dtype()
 
     def rows(self, name: str, ids: Tensor) -> Tensor:
-        """Rows of a table, as stored; no more is read than lies between the lowest and the highest of them."""
+        """Rows of a table, as stored; reads only the part between the lowest and the highest of them."""
         self._read.add(name)
         file, low, high = self._where[name], int(ids.min()), int(ids.max()) + 1
         return _complete(file, lambda: self._open[file].get_slice(name)[low:high])[ids - low]
 
     def tensor(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
-        """The whole tensor as stored, on the CPU; ``shape`` is what it must have, None where any will do."""
+        """The whole tensor as stored, on the CPU; ``shape`` is checked unless it is None."""
         if name not in self._where:
             raise ValueError(f"{self.folder} has no tensor {name}")
         self._read.add(name)
@@ -215,25 +219,25 @@ class Checkpoint:
 
 
 def is_harmless(name: str) -> bool:
-    """Whether a tensor may be left unread: it says nothing that is not made anew."""
+    """Whether a tensor may be left unread, since no model needs it."""
     return _HARMLESS.fullmatch(name) is not None
 
 
 def unread_tensors(names: Sequence[str]) -> str:
-    """What is wrong with tensors that no part of a model reads, the first few by name."""
+    """An error message that names the first few tensors which no part of a model reads."""
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
-        f"{shown}: no part of the model reads {'them' if len(names) > 1 else 'it'}, so it would not be the one that "
-        "was saved. Either config.json leaves out what they are (biases: attention_bias; layers: num_hidden_layers), "
-        "or they belong to another architecture; where they are left over, save the folder without them"
+        f"{shown}: no part of the model reads {'them' if len(names) > 1 else 'it'}, so it would not be the model that "
+        "was saved. Correct config.json if a setting is missing there (biases: attention_bias; layers: "
+        "num_hidden_layers), choose a decoder for that architecture, or save the folder without these tensors"
     )
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raises ValueError for a NaN or an infinity, which would reach every token that comes after."""
+    """Raises ValueError for a NaN or an infinity, which would spread to every later token."""
     if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
         return
-    bad = int((~tensor.isfinite()).sum())  # a sum may overflow where no number does
+    bad = int((~tensor.isfinite()).sum())  # the sum may overflow although no number is infinite
     if bad:
         raise ValueError(f"{name} holds NaN or infinity in {bad} of its {tensor.numel()} numbers: fetch it again")
 
@@ -253,5 +257,5 @@ def dtype_of(name: str) -> torch.dtype:
     """``float32``, ``bfloat16`` or ``float16``."""
     choices = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in choices:
-        raise ValueError(f"dtype={name!r}: one of {', '.join(choices)}")
+        raise ValueError(f"dtype={name!r} is not supported; choose {', '.join(choices)}")
     return choices[name]

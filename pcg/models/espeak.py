@@ -1,4 +1,4 @@
-"""Phonemes by eSpeak NG, as NeuTTS was trained on: an extra (`pip install pcg[espeak]`), which brings its library."""
+"""Phonemes by eSpeak NG, which NeuTTS was trained on. Needs `pip install pcg[espeak]`, which includes its library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 @cache
 def phonemizer_of(language: str) -> Callable[[str], str]:
-    """Text to phonemes with stress and punctuation, words a space apart.
+    """A function from text to phonemes, with stress, punctuation and a space between words.
 
     Raises:
         ImportError: the extra is not installed.
@@ -19,10 +19,10 @@ def phonemizer_of(language: str) -> Callable[[str], str]:
         from phonemizer.backend import EspeakBackend
         from phonemizer.backend.espeak.wrapper import EspeakWrapper
     except ImportError as error:
-        raise ImportError(f"text.phonemes={language}: needs eSpeak NG, `pip install pcg[espeak]` ({error})") from error
+        raise ImportError(f"text.phonemes={language}: needs eSpeak NG: pip install pcg[espeak] ({error})") from error
 
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
-    EspeakWrapper.set_data_path(espeakng_loader.get_data_path())  # else eSpeak NG ends the process
+    EspeakWrapper.set_data_path(espeakng_loader.get_data_path())  # without it eSpeak NG ends the process
     try:
         backend = EspeakBackend(language, preserve_punctuation=True, with_stress=True)
     except RuntimeError as error:

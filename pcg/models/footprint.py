@@ -1,4 +1,4 @@
-"""What a Llama takes and moves, from its config.json alone."""
+"""Memory and traffic of a Llama, computed from its config.json alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LLAMA_3 = {
     "model_type": "llama", "vocab_size": 193_800, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
     "rms_norm_eps": 1e-5,
 }  # fmt: skip
-# The published shapes, for a plan where no folder is at hand (cards of Llama 3.1 8B, 3.2 3B and 1B; LLaSA's rows).
+# The published shapes, for plans without the model's folder (cards of Llama 3.1 8B, 3.2 3B and 1B; LLaSA's rows).
 PUBLISHED: dict[str, dict[str, Any]] = {
     "HKUSTAudio/Llasa-8B": _LLAMA_3 | {
         "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32,
@@ -36,11 +36,11 @@ class Footprint:
 
     Attributes:
         parameters: of the checkpoint, tied tables counted once.
-        weights: what stays on the device.
-        read: what a pass reads of them.
-        multiplied: weights that each token is multiplied by: 2 floating-point operations each.
+        weights: on the device.
+        read: of these, by a pass.
+        multiplied: number of weights that each token is multiplied by, with 2 floating-point operations each.
         cache: keys and values of one token of one row.
-        published: the shape is the published one, because no config.json is at hand.
+        published: whether the shape is the published one, because there is no config.json.
     """
 
     parameters: int
@@ -52,11 +52,11 @@ class Footprint:
 
 
 def footprint(path: str, dtype: str, head: str, speech_rows: int, layers: int | None = None) -> Footprint:
-    """Of ``pcg.models.llama.LlamaLM`` with these settings.
+    """Sizes of ``pcg.models.llama.LlamaLM`` with these settings.
 
     Args:
-        speech_rows: audio tokens and end-of-speech, which a sliced head keeps.
-        layers: None for all of its own.
+        speech_rows: number of audio tokens and end-of-speech, the rows of a head of speech alone.
+        layers: None for all of its layers.
 
     Raises:
         FileNotFoundError: neither a folder with a config.json nor a hub id whose shape is known.
@@ -91,7 +91,7 @@ def _config(path: str) -> tuple[dict[str, Any], bool]:
         return read_json(Path(cached)), False
     if path not in PUBLISHED:
         raise FileNotFoundError(
-            f"{path}: no config.json at hand to plan with, and its shape is not known here (known: "
-            f"{', '.join(PUBLISHED)}); `hf download {path} config.json` fetches it"
+            f"{path}: config.json is not in the local cache, and the shape is known only of {', '.join(PUBLISHED)}; "
+            f"run `hf download {path} config.json`"
         )
     return PUBLISHED[path], True

@@ -1,7 +1,7 @@
-"""Any causal language model of transformers, with its own cache, through the same protocol.
+"""Any causal language model of transformers, with transformers' own cache.
 
 Slower than ``pcg.models.llama``: every pass goes through transformers' modelling code, the whole output head is
-computed, and tokens that were rolled back in one row but not in another stay in the cache, masked out.
+computed, and tokens that were rolled back in one row but not in another stay in the cache and are masked out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.blocks import check_room
 from pcg.models.checkpoint import (
     Checkpoint,
     Dtype,
@@ -25,23 +24,24 @@ from pcg.models.checkpoint import (
     resolve_folder,
     unread_tensors,
 )
+from pcg.models.decoder import refuse_window
 from pcg.models.footprint import footprint
+from pcg.models.layer_ops import check_room
 from pcg.models.llama import TextSide
-from pcg.models.sliding_window import refuse_window
 from pcg.types import Utterance
 
 
 class HfCache:
-    """Transformers' cache, in which every pass adds a column to all rows, and which columns count for which row.
+    """Transformers' cache, where every pass adds a column to all rows, with a mask of the columns valid in each row.
 
-    A row's tokens are its valid columns, in order; positions count those. Where ``lengths`` was set lower, the last
-    valid columns of the row are made invalid at the next pass, and columns that no row needs are cut off the end.
+    A row's tokens are its valid columns, in order; positions count these. Where ``lengths`` was set lower, the last
+    valid columns of the row become invalid at the next pass, and trailing columns that no row needs are removed.
     """
 
     lengths: Int[Tensor, "batch"]
 
     def __init__(self, hidden: Float[Tensor, "batch reads capacity width"], reads: tuple[int, ...]) -> None:
-        """``hidden``: room for the states that a draft reads, by position."""
+        """``hidden``: zeros, for the states that a draft reads, by position."""
         from transformers import DynamicCache
 
         batch = len(hidden)
@@ -70,31 +70,31 @@ class HfCache:
 
 
 def cache_argument(forward: Callable[..., Any]) -> str:
-    """What ``forward`` calls the cache: ``cache``, or in transformers before 5.24 ``past_key_values``.
+    """The name of ``forward``'s cache argument: ``cache``, or before transformers 5.24 ``past_key_values``.
 
     Raises:
-        ValueError: it takes neither, so its past is no cache of keys and values.
+        ValueError: it takes neither, so the model does not keep its past in keys and values.
     """
     takes = inspect.signature(forward).parameters
     for name in ("cache", "past_key_values"):
         if name in takes:
             return name
-    raise ValueError(f"takes no cache of keys and values, only {', '.join(takes)}")
+    raise ValueError(f"the model takes no cache of keys and values; its arguments are {', '.join(takes)}")
 
 
 class CausalLM:
-    """A causal language model of transformers that speaks: the ``TokenLM`` of ``pcg.interfaces``.
+    """A ``TokenLM`` made of a causal language model of transformers.
 
-    It must tell positions by ``position_ids`` (as those with rotary embeddings do) and attend to its whole past.
+    The model must take ``position_ids`` (as those with rotary embeddings do) and attend to its whole past.
 
     Args:
         model: with its weights.
-        text: how this model writes text and speech.
-        path: what errors call it.
+        text: its text side.
+        path: its name in error messages.
         device: a torch device.
 
     Raises:
-        ValueError: the model keeps no past in keys and values, or has fewer rows than the text side has ids.
+        ValueError: the model has no cache of keys and values, or the text side has ids beyond its rows.
     """
 
     reads: tuple[int, ...] = ()
@@ -117,7 +117,7 @@ class CausalLM:
     def prefill(
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> HfCache:
-        """``capacity`` is that of the hidden states; the rest of the cache grows."""
+        """``capacity`` is that of the hidden states; the rest of the cache grows as needed."""
         config = self._model.config
         check_room(prompts, capacity, getattr(config, "max_position_embeddings", None) or capacity)
         hidden = torch.zeros(
@@ -139,7 +139,7 @@ class CausalLM:
     def _forward(
         self, ids: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"], cache: HfCache
     ) -> Float[Tensor, "batch new rows"]:
-        """Append ``ids``, of which those that are not ``real`` are padding."""
+        """Append ``ids``; those that are not ``real`` are padding."""
         positions = cache.lengths.to(self.device).unsqueeze(1) + real.cumsum(1) - 1
         cache.append(real)
         output: Any = self._model(
@@ -165,50 +165,48 @@ class CausalLM:
         """Raises ValueError for a source other than ``input`` and ``output``."""
         tables = {"input": self._model.get_input_embeddings, "output": self._model.get_output_embeddings}
         if source not in tables:
-            raise ValueError(f"embedding source {source!r}: input or output")
+            raise ValueError(f"embedding source {source!r} does not exist; choose input or output")
         return tables[source]().weight.detach()[self._speech_ids].float()
 
 
 def pretrained(make: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """A model of transformers with all of a folder's tensors in it, and no others.
+    """A model of transformers that holds exactly the tensors of a folder.
 
     Args:
         make: a class with ``from_pretrained``.
 
     Raises:
-        ValueError: tensors that it does not read, that it wants and the folder lacks, that two shards hold, or that are
-            not finite.
+        ValueError: the folder has tensors that the model does not use, lacks some that it needs, has one in two shards,
+            or has numbers that are not finite.
     """
     folder = checkpoint.folder
     if twice := checkpoint.twice:
         name, shards = next(iter(twice.items()))
         raise ValueError(
-            f"{folder}: {name} lies in {' and '.join(shards)}, and transformers does not ask the index which one "
-            "counts: save the folder anew, or read it by target=hf where this decoder does"
+            f"{folder}: {name} is in both {' and '.join(shards)}, and transformers does not look up in the index which "
+            "one counts: save the folder again, or use target=hf if its architecture is supported there"
         )
-    model, found = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-    unread = sorted(name for name in found["unexpected_keys"] if not is_harmless(name))
+    model, report = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+    unread = sorted(name for name in report["unexpected_keys"] if not is_harmless(name))
     if unread:
         raise ValueError(f"{folder}: {unread_tensors(unread)}")
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-        raise ValueError(f"{folder} lacks {shown}: fetch it again, or correct its config.json")
+        raise ValueError(f"{folder} lacks the tensors {shown}: fetch it again, or correct its config.json")
     for name, weight in model.named_parameters():
         check_finite(f"{folder}: {name}", weight)
     return model.eval().requires_grad_(False)
 
 
 class HfLM(CausalLM):
-    """Any ``AutoModelForCausalLM`` from its folder. Code that comes with a checkpoint is never run.
+    """Any ``AutoModelForCausalLM`` from its folder. Code in the folder is never run.
 
     Args:
         path: a Hugging Face folder, or a hub id.
-        text: how this model writes text and speech.
-        dtype: float32, bfloat16 or float16.
-        device: a torch device.
+        text: its text side.
 
     Raises:
-        ValueError: as ``CausalLM`` and ``pretrained``, and where the model attends to a window of its past only.
+        ValueError: as ``CausalLM`` and ``pretrained``, and where the model attends only to a window of its past.
     """
 
     footprint = staticmethod(footprint)  # of a Llama; other architectures take about as much

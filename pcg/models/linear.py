@@ -1,4 +1,4 @@
-"""x @ weight.T, by the quickest kernel here that gives the same numbers. docs/bench.md has the times of each."""
+"""x @ weight.T in several layouts of the weight, which give the same numbers; ``pcg.models.layout`` chooses one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def linear(
     bias: Float[Tensor, "outputs"] | None = None,
     layout: Layout = "plain",
 ) -> Linear:
-    """The map with ``weight`` and ``bias`` as stored in a checkpoint, computed in ``dtype`` on ``device``.
+    """x @ weight.T + bias, with the weight as stored in a checkpoint, computed in ``dtype`` on ``device``.
 
     Args:
-        layout: how the weight lies in memory, and so who multiplies; ``layout_for`` names the quickest.
+        layout: of the weight in memory, which decides what multiplies; one of ``layouts``.
     """
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
     if layout == "native":
@@ -40,25 +40,22 @@ def linear(
     return partial(F.linear, weight=weight.to(device=device, dtype=dtype), bias=bias)
 
 
-def layout_for(head_dim: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device) -> Layout:
-    """The quickest layout for a model that computes in ``dtype`` with weights that are ``stored`` so.
-
-    ``native`` runs on one thread and was the quickest on every machine and model that was measured (docs/bench.md).
-    ``packed`` takes 1 / 2.7 of the time of torch's own product, on one thread too, so from four threads on torch's is
-    chosen.
-    """
-    threads = torch.get_num_threads()
+def layouts(head_dim: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device, threads: int) -> list[Layout]:
+    """The layouts that this machine supports for computing in ``dtype`` with weights that are ``stored`` so."""
+    supported: list[Layout] = ["plain"]
     if device.type != "cpu":
-        return "plain"
+        return supported
+    if dtype == torch.float32 and stored == torch.float16 and can_pack():
+        supported.append("packed")
     if threads == 1 and native.can_pass(head_dim, dtype):
-        return "native"
-    if threads <= 3 and (dtype, stored) == (torch.float32, torch.float16) and can_pack():
-        return "packed"
-    return "reordered" if dtype == torch.bfloat16 and can_reorder() else "plain"
+        supported.append("native")
+    if dtype == torch.bfloat16 and can_reorder():
+        supported.append("reordered")
+    return supported
 
 
 def is_plain(multiply: Linear) -> bool:
-    """Whether it is ``F.linear``, and not a product of a CPU's own, which no compiler sees through."""
+    """Whether it is ``F.linear``, which can be compiled, unlike the kernels of the other layouts."""
     return isinstance(multiply, partial) and multiply.func is F.linear
 
 
@@ -73,7 +70,7 @@ def _packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "output
     Widening a float16 weight loses nothing, so this is the float32 product to within rounding. It reads half
     the memory, and its kernels are made for few rows: 3 to 5 times as fast as MKL's at 1 to 8 rows (AMD Zen 4).
     """
-    with warnings.catch_warnings():  # torch announces that these functions will go; ``can_pack`` then says no
+    with warnings.catch_warnings():  # torch will remove these functions; ``can_pack`` is then False
         warnings.filterwarnings("ignore", message="fbgemm_")
         packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.float())
         multiply = partial(torch.fbgemm_linear_fp16_weight_fp32_activation, packed_weight=packed, bias=bias)
@@ -82,12 +79,12 @@ def _packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "output
 
 
 def can_reorder() -> bool:
-    """Whether oneDNN is there, and multiplies in bfloat16 on this processor (AVX512-BF16, AMX)."""
+    """Whether oneDNN is available and multiplies in bfloat16 on this processor (AVX512-BF16, AMX)."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _reordered(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None) -> Linear:
-    """As ``F.linear`` in bfloat16, which takes a third longer for few rows: it lays out the weight at every call."""
+    """As ``F.linear`` in bfloat16, which takes a third longer for few rows: it reorders the weight at each call."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16), None)
     multiply = torch.ops.mkldnn._linear_pointwise.default
     return lambda x: multiply(x, packed, bias, "none", [], "")

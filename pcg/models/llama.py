@@ -1,8 +1,7 @@
-"""Llama's line for decoding: a static cache with a length per row, few operations a layer, no modelling framework.
+"""Llama, Qwen2 and Qwen3 for decoding: few operations a layer, and a static cache with a length per row.
 
-Reads Hugging Face folders of Llama, Qwen2 and Qwen3 and gives the logits of transformers' classes for them. A pass
-appends a fixed number of tokens to every row at that row's own length and attends only to what is filled, so that
-rows that accept less are simply shorter and rolling back is setting lengths.
+Reads Hugging Face folders of these models and computes the logits that transformers computes. How a pass uses the cache
+is described in ``pcg.models.layer_ops``.
 """
 
 from __future__ import annotations
@@ -16,18 +15,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pcg.models.blocks import Blocks, LlamaCache, Memory, Span, check_room
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
-from pcg.models.linear import is_plain, layout_for
+from pcg.models.layer_ops import LayerOps, LlamaCache, Memory, Span, check_room
+from pcg.models.layout import choose
+from pcg.models.linear import is_plain
 from pcg.models.tree import Tree
 from pcg.types import Utterance
 
 
 @runtime_checkable
 class TextSide(Protocol):
-    """How a model writes text and speech: its own ids, and the prompt that leads up to speech."""
+    """The text side of a model: the ids of its speech tokens, and the prompt that precedes speech."""
 
     speech_ids: Int[Tensor, "vocab"]  # the model's own id of each entry of the speech vocabulary
 
@@ -40,22 +40,22 @@ class Llama:
     def __init__(
         self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, head_rows: Int[Tensor, "rows"] | None
     ) -> None:
-        """``head_rows``: the token ids to give logits for; None for all.
+        """``head_rows``: the token ids to compute logits for; None for all.
 
-        Raises ValueError for tensors that are missing, of the wrong shape, or that no part of it reads.
+        Raises ValueError for tensors that are missing, of the wrong shape, or not part of this architecture.
         """
         self.config = c = LlamaConfig.read(checkpoint.config, checkpoint.folder)
         table = checkpoint.tensor("model.embed_tokens.weight", (c.vocab, c.width))
-        self.blocks = Blocks(c, dtype, device, layout_for(c.head_dim, table.dtype, dtype, device))
+        self.ops = LayerOps(c, dtype, device, choose(c, table.dtype, dtype, device))
         self.table = table.to(device, dtype)
-        self.head = self.blocks.linear(self._output_rows(checkpoint, table, head_rows))
-        self.layers = [self.blocks.read_layer(checkpoint, f"model.layers.{i}.") for i in range(c.layers)]
-        self.norm = self.blocks.read_norm(checkpoint, "model.norm.weight")
-        self.passes = self.blocks.passes(self.layers)
+        self.head = self.ops.linear(self._output_rows(checkpoint, table, head_rows))
+        self.layers = [self.ops.read_layer(checkpoint, f"model.layers.{i}.") for i in range(c.layers)]
+        self.norm = self.ops.read_norm(checkpoint, "model.norm.weight")
+        self.passes = self.ops.passes(self.layers)
         checkpoint.refuse_unread()
 
     def _output_rows(self, checkpoint: Checkpoint, table: Tensor, rows: Tensor | None) -> Float[Tensor, "rows width"]:
-        """A head that the folder holds is the model's, whatever config.json says of tied tables, as in transformers."""
+        """The output table: ``lm_head`` where the folder has one, even if config.json ties it, as in transformers."""
         c = self.config
         self.tied = c.tied and "lm_head.weight" not in checkpoint
         weight = table if self.tied else checkpoint.tensor("lm_head.weight", (c.vocab, c.width))
@@ -64,12 +64,12 @@ class Llama:
     def forward(
         self, ids: Int[Tensor, "batch new"], cache: LlamaCache, tree: Tree | None = None
     ) -> Float[Tensor, "batch new width"]:
-        """Append ``ids``, in sequence or as a tree, to each row at its own length; the states after each, headless."""
+        """Append ``ids``, in sequence or as a tree, to each row at its own length; the last hidden states of each."""
         if self.passes is not None:
             cache.room(ids.shape[1])
             x = self.passes.through(F.embedding(ids, self.table), self.norm, cache, tree)
         else:
-            span = self.blocks.span(cache, ids.shape[1]) if tree is None else self.blocks.tree_span(cache, tree)
+            span = self.ops.span(cache, ids.shape[1]) if tree is None else self.ops.tree_span(cache, tree)
             x = self.through(ids, span, span.memories(cache.states, self.config.kv_heads), cache.reads, cache.hidden)
         cache.lengths = cache.lengths + ids.shape[1]
         return x
@@ -82,15 +82,15 @@ class Llama:
         reads: tuple[int, ...],
         hidden: Float[Tensor, "batch reads capacity width"],
     ) -> Float[Tensor, "batch new width"]:
-        """One pass through all layers, each with its memory; states of ``reads`` are written into ``hidden``."""
-        blocks = self.blocks
+        """One pass through all layers; writes the states that ``reads`` names into ``hidden``."""
+        ops = self.ops
         x = F.embedding(ids, self.table)
         seen = {0: x} if reads else {}
-        for depth, state in enumerate(blocks.through(self.layers, x, span, memories), 1):
+        for depth, state in enumerate(ops.through(self.layers, x, span, memories), 1):
             x = state
             if depth in reads:
                 seen[depth] = state
-        x = blocks.rms(x, self.norm)
+        x = ops.rms(x, self.norm)
         if reads:
             seen[len(self.layers)] = x
             span.write(span.room(hidden), torch.stack([seen[depth] for depth in reads], 1))
@@ -101,27 +101,23 @@ class Llama:
 
 
 class LlamaLM:
-    """A Llama that speaks: the ``TokenLM`` of ``pcg.interfaces``.
+    """A ``TokenLM`` of the Llama family.
 
     Attributes:
-        folder: where its weights lie.
+        folder: of its weights.
 
     Args:
-        path: a Hugging Face Llama folder, or ``bundled:NAME`` for one inside the package.
-        text: how this model writes text and speech.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        device: a torch device.
-        head: ``speech`` computes logits of the speech vocabulary only; ``full`` computes all, then takes those.
+        path: a Hugging Face folder, or ``bundled:NAME`` for one inside the package.
+        text: its text side.
+        head: ``speech`` computes logits of the speech vocabulary only; ``full`` computes all and selects those.
     """
 
-    footprint = staticmethod(footprint)  # what it will take, before it is there
+    footprint = staticmethod(footprint)
     reads: tuple[int, ...] = ()
 
     def __init__(
         self, path: str, text: TextSide, dtype: Dtype, device: str | torch.device, head: Literal["speech", "full"]
     ) -> None:
-        if head not in ("speech", "full"):
-            raise ValueError(f"head={head!r}: speech or full")
         self.device, self.text = torch.device(device), text
         self.folder = resolve_folder(path)
         self._checkpoint = Checkpoint(self.folder)
@@ -140,14 +136,18 @@ class LlamaLM:
         self.fingerprint = self._checkpoint.fingerprint
 
     @property
+    def ops(self) -> LayerOps:
+        return self.llama.ops
+
+    @property
     def is_plain(self) -> bool:
-        """Whether its products are torch's own, which a compiler sees through."""
+        """Whether its products are torch's own, which can be compiled."""
         return is_plain(self.llama.head) and is_plain(self.llama.layers[0].qkv)
 
     @property
     def layout(self) -> str:
-        """How its weights lie in memory, and so what multiplies by them (``pcg.models.linear``)."""
-        return self.llama.blocks.layout
+        """The memory layout of its weights (``pcg.models.layout``)."""
+        return self.ops.layout
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens).to(self.device)
@@ -156,10 +156,10 @@ class LlamaLM:
     def prefill(
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> LlamaCache:
-        """Raises ValueError where ``capacity`` is more positions than the model knows, or a state is not there."""
+        """Raises ValueError where ``capacity`` exceeds the model's positions, or it has no such hidden state."""
         check_room(prompts, capacity, self.llama.config.positions)
-        cache = self.llama.blocks.cache(len(prompts), capacity, reads)
-        # padded at the end: what the pads write lies beyond each row's length
+        cache = self.ops.cache(len(prompts), capacity, reads)
+        # padded at the end, so that entries of the padding lie beyond each row's length
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         if ids.shape[1]:
             self.llama.forward(ids, cache)
@@ -189,7 +189,7 @@ class LlamaLM:
     def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
         """Raises ValueError for a source other than ``input`` and ``output``."""
         if source not in ("input", "output"):
-            raise ValueError(f"embedding source {source!r}: input or output")
+            raise ValueError(f"embedding source {source!r} does not exist; choose input or output")
         c = self.llama.config
         name = "lm_head.weight" if source == "output" and not self.llama.tied else "model.embed_tokens.weight"
         rows = self._checkpoint.tensor(name, (c.vocab, c.width))[self.text.speech_ids]

@@ -1,12 +1,11 @@
-"""Passes of ``passes.c``: products, attention and all between them, on one thread of a CPU.
+"""Calls of ``passes.c``: whole passes of a model (products, attention, norms) on one thread of a CPU.
 
-The C file is built once a machine, by the compiler at hand (``cc``, or ``$CC``), and kept under ``$PCG_CACHE``. It is
-arithmetic like torch's, in float32 or, where the processor multiplies it, bfloat16, summed in another order, and in the
-same order whatever the number of tokens in a pass: a pass of five gives what five passes of one give, to the last bit,
-which no product of torch promises. A pass makes one call instead of some twenty operations a layer, and reads weights,
-keys and values once. What it gives is float32 in either dtype.
+The C file is built once on each machine, by the compiler ``cc`` or ``$CC``, and kept under ``$PCG_CACHE``. It computes
+in float32 or, where the processor multiplies it, bfloat16, and returns float32. Sums are made in one order whatever
+the number of tokens: a pass of five tokens equals five passes of one to the last bit, which torch does not promise. One
+call replaces some twenty operations a layer, and reads weights, keys and values once.
 
-Where there is no compiler, or several threads are wanted, torch's products are used (``pcg.models.linear``).
+Without a compiler, or with several threads, torch multiplies (``pcg.models.linear``).
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class _Sizes(ctypes.Structure):
 class _Pass(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("rows", "fresh")),
-        *((name, ctypes.c_void_p) for name in ("lengths", "depths", "sees", "rope", "states")),
+        *((name, ctypes.c_void_p) for name in ("lengths", "dropped", "depths", "sees", "rope", "states")),
         *((name, ctypes.c_int64) for name in ("layer_step", "row_step", "head_step")),
         ("reads", ctypes.c_void_p), ("read_count", ctypes.c_int64), ("hidden", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("hidden_row_step", "hidden_read_step")),
@@ -71,18 +70,18 @@ class _Pass(ctypes.Structure):
 
 @cache
 def library() -> Any:
-    """The built C file; None, and the reason in the log, where it cannot be built here."""
+    """The built C file; None where it cannot be built, with the reason in the log."""
     try:
-        found = ctypes.CDLL(str(_built()))
+        built = ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or error
-        log.info("no C compiler that builds %s (%s): torch's products are used", SOURCE.name, str(said).strip()[:200])
+        reason = getattr(error, "stderr", "") or error
+        log.info("no C compiler that builds %s (%s): torch multiplies instead", SOURCE.name, str(reason).strip()[:200])
         return None
-    return found
+    return built
 
 
 def can_pass(head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether the library is there, and takes heads of this size in this dtype."""
+    """Whether the library is built and supports heads of this size in this dtype."""
     if library() is None:
         return False
     if dtype == torch.bfloat16:
@@ -91,9 +90,9 @@ def can_pass(head_dim: int, dtype: torch.dtype) -> bool:
 
 
 def _built() -> Path:
-    """The library for this source, compiler and processor; built where it is not there yet."""
+    """The library for this source, compiler and processor, built where it does not exist yet."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    # what -march=native means here tells the processor, and the macros the compiler
+    # the macros of -march=native identify the processor and the compiler
     macros = subprocess.run(
         [*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, text=True, check=True
     ).stdout
@@ -117,7 +116,7 @@ class _Draft(ctypes.Structure):
 
 
 class Product:
-    """x @ weight.T + bias as ``passes.c`` does it; a ``pcg.models.linear.Linear``.
+    """x @ weight.T + bias by ``passes.c``; a ``pcg.models.linear.Linear``.
 
     Args:
         weight: as stored.
@@ -143,31 +142,36 @@ class Product:
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         x = x.float().contiguous()
-        made = x.new_empty(*x.shape[:-1], self.matrix.outputs)
+        outputs = x.new_empty(*x.shape[:-1], self.matrix.outputs)
         rows = x.numel() // self.matrix.inputs
-        _done(library().product(ctypes.byref(self.matrix), _at(x), rows, _at(made), 0))
-        return made
+        _check(library().product(ctypes.byref(self.matrix), _at(x), rows, _at(outputs), 0))
+        return outputs
 
     def of_states(
         self, hidden: Float[Tensor, "batch reads capacity width"], lengths: Int[Tensor, "batch"], new: int
     ) -> Float[Tensor, "batch new outputs"]:
-        """Of the states before each of ``new`` tokens from ``lengths`` on, side by side; zeros before the first."""
-        made = torch.empty(len(hidden), new, self.matrix.outputs)
+        """The product with the target's states of the positions before each of ``new`` tokens, zeros before position 0.
+
+        Args:
+            hidden: the states, which are concatenated over ``reads``.
+            lengths: position of the first of the tokens in each row.
+        """
+        outputs = torch.empty(len(hidden), new, self.matrix.outputs)
         steps = ctypes.c_int64(hidden.stride(0)), ctypes.c_int64(hidden.stride(1))
         sizes = hidden.dtype == torch.bfloat16, hidden.shape[-1], len(hidden), new
-        _done(
+        _check(
             library().fused_states(
-                ctypes.byref(self.matrix), _at(hidden), *steps, *sizes, _at(lengths.contiguous()), _at(made)
+                ctypes.byref(self.matrix), _at(hidden), *steps, *sizes, _at(lengths.contiguous()), _at(outputs)
             )
         )
-        return made
+        return outputs
 
 
 class Passes:
-    """The layers of one model as ``passes.c`` reads them.
+    """The layers of one model in the structures of ``passes.c``.
 
     Args:
-        layers: of ``pcg.models.blocks``, with products of this file; as ``cache`` is, in what follows.
+        layers: each a ``pcg.models.layer_ops.Layer`` with products of this file.
         rope: cos and sin of every position.
     """
 
@@ -183,11 +187,11 @@ class Passes:
     def through(
         self, x: Float[Tensor, "batch new width"], norm: Float[Tensor, "width"], cache: Any, tree: Tree | None
     ) -> Float[Tensor, "batch new width"]:
-        """Through all layers and the last norm; keys, values and states that are read go into ``cache``."""
+        """A pass through all layers and the last norm; writes keys, values and hidden states into ``cache``."""
         x = x.float().contiguous()  # a copy, or what an embedding has just made: it is changed in place
-        given, _held = self._pass(x, cache, tree)
+        pass_, _held = self._pass(x, cache, tree)
         pointers = ctypes.byref(self._sizes), self._layers, len(self._layers), _at(norm)
-        _done(library().layers(*pointers, ctypes.byref(given), _at(x)))
+        _check(library().layers(*pointers, ctypes.byref(pass_), _at(x)))
         return x
 
     def reading(
@@ -198,26 +202,26 @@ class Passes:
         normed_residual: bool,
         cache: Any,
     ) -> Float[Tensor, "batch new width"]:
-        """Through the one layer of a draft that reads states (``pcg.models.eagle``); ``x`` stays as it was.
+        """A pass through the one layer of a draft that reads states (``pcg.models.eagle``); ``x`` is not changed.
 
-        ``normed_residual``: what attention makes is added to the normed states.
+        ``normed_residual``: whether attention's output is added to the normed states.
         """
         x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         embedded = embedded.float().contiguous()
-        given, _held = self._pass(x, cache, None)
-        pointers = ctypes.byref(self._sizes), self._layers, _at(state_norm), normed_residual, ctypes.byref(given)
-        _done(library().reading_layer(*pointers, _at(embedded), _at(x)))
+        pass_, _held = self._pass(x, cache, None)
+        pointers = ctypes.byref(self._sizes), self._layers, _at(state_norm), normed_residual, ctypes.byref(pass_)
+        _check(library().reading_layer(*pointers, _at(embedded), _at(x)))
         return x
 
     def rms(
         self, x: Float[Tensor, "batch new width"], weight: Float[Tensor, "width"]
     ) -> Float[Tensor, "batch new width"]:
         x, width = x.float().contiguous(), self._sizes.width
-        made = torch.empty_like(x)
+        normed = torch.empty_like(x)
         library().rms(
-            ctypes.byref(self._sizes), _at(x), x.numel() // width, _at(weight), _at(made), ctypes.c_int64(width)
+            ctypes.byref(self._sizes), _at(x), x.numel() // width, _at(weight), _at(normed), ctypes.c_int64(width)
         )
-        return made
+        return normed
 
     def drafting(
         self,
@@ -229,10 +233,10 @@ class Passes:
         norm: Float[Tensor, "width"],
         normed_residual: bool,
     ) -> Drafting:
-        """What makes blocks with the one layer of a draft that reads states.
+        """Drafts whole blocks with the one layer of a draft that reads states.
 
         Args:
-            head: gives logits of the tokens at ``places``; None: of all.
+            head: computes logits of the tokens at ``places``, all where None.
             table: embeddings by the model's ``ids``, float32 or bfloat16.
         """
         held = (places, table, ids, state_norm, norm, head)
@@ -244,20 +248,20 @@ class Passes:
         return Drafting(self, draft, held)
 
     def _pass(self, x: Float[Tensor, "batch new width"], cache: Any, tree: Tree | None) -> tuple[_Pass, Any]:
-        """Where it writes and what it sees, and the tensors that it points to."""
+        """The structure of one pass, and the tensors that it points to, which must outlive the call."""
         rows, fresh = x.shape[:2]
-        lengths, states, hidden = cache.lengths.contiguous(), cache.states, cache.hidden
+        entries, dropped, states, hidden = cache.entries, cache.dropped, cache.states, cache.hidden
         depths, sees = _chain(fresh) if tree is None else (tree.depths.int(), tree.sees.to(torch.uint8).contiguous())
         reads = _numbers(cache.reads)
-        given = _Pass(
-            rows, fresh, *map(_address, (lengths, depths, sees, self._rope, states)), *states.stride()[:3],
+        pass_ = _Pass(
+            rows, fresh, *map(_address, (entries, dropped, depths, sees, self._rope, states)), *states.stride()[:3],
             _address(reads), len(cache.reads), _address(hidden), *hidden.stride()[:2],
         )  # fmt: skip
-        return given, (lengths, depths, sees, reads)
+        return pass_, (entries, dropped, depths, sees, reads)
 
 
 class Drafting:
-    """Blocks of a draft, each in one call; ``Passes.drafting`` makes one."""
+    """Drafts each block in one call; made by ``Passes.drafting``."""
 
     def __init__(self, passes: Passes, draft: _Draft, held: Any) -> None:
         self._passes, self._draft, self._held = passes, draft, held
@@ -269,22 +273,27 @@ class Drafting:
         temperature: float,
         uniform: Float[Tensor, "batch gamma"],
     ) -> tuple[Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Float[Tensor, "batch 1 width"]]:
-        """Tokens, the distribution that each was drawn from, and the last state, after a pass that left ``own``; of
-        what the cache then holds, gamma - 1 tokens more, its lengths do not tell."""
+        """Tokens, the distribution that each was drawn from, and the draft's last state.
+
+        The cache gets entries of gamma - 1 tokens more; the caller adds them to its lengths.
+
+        Args:
+            own: the draft's state after the pass that read the latest token.
+        """
         own = own.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         uniform, (rows, gamma) = uniform.double().contiguous(), uniform.shape
         tokens = torch.empty(rows, gamma, dtype=torch.int64)
         probs = torch.empty(rows, gamma, self._draft.vocab)
-        given, _held = self._passes._pass(own, cache, None)
-        pointers = ctypes.byref(self._passes._sizes), ctypes.byref(self._draft), ctypes.byref(given), _at(own)
+        pass_, _held = self._passes._pass(own, cache, None)
+        pointers = ctypes.byref(self._passes._sizes), ctypes.byref(self._draft), ctypes.byref(pass_), _at(own)
         scale = ctypes.c_float(temperature)
-        _done(library().chain(*pointers, scale, _at(uniform), gamma, _at(tokens), _at(probs)))
+        _check(library().chain(*pointers, scale, _at(uniform), gamma, _at(tokens), _at(probs)))
         return tokens, probs, own
 
 
 @lru_cache(maxsize=64)
 def _chain(fresh: int) -> tuple[Int[Tensor, "new"], UInt8[Tensor, "new new"]]:
-    """Depths and sights of tokens in sequence."""
+    """Depths and mask of tokens in sequence."""
     return torch.arange(fresh, dtype=torch.int32), torch.ones(fresh, fresh, dtype=torch.uint8).tril()
 
 
@@ -294,7 +303,7 @@ def _numbers(values: tuple[int, ...]) -> Int[Tensor, "count"]:
 
 
 def _layer(layer: Any) -> _Layer:
-    products = [each.matrix for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    products = [product.matrix for product in (layer.qkv, layer.out, layer.gate_up, layer.down)]
     return _Layer(*map(_address, (layer.attention_norm, layer.mlp_norm, layer.head_norms)), *products)
 
 
@@ -306,6 +315,6 @@ def _at(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _done(had_memory: int) -> None:
+def _check(had_memory: int) -> None:
     if not had_memory:
-        raise MemoryError("no memory for a pass")
+        raise MemoryError("out of memory in a pass")

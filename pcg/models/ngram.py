@@ -1,7 +1,7 @@
-"""A draft without a model: n-grams over the speech tokens that the row itself has said so far.
+"""A draft without a neural model: n-grams over the speech tokens that the row has so far.
 
-Prompt lookup (Saxena 2023) copies the longest match; this gives a whole distribution instead, so that every
-acceptance rule applies: counts interpolated by Witten and Bell (1991), method C.
+Prompt lookup (Saxena 2023) copies the longest match; this computes a whole distribution instead, so that every
+acceptance rule applies: counts are interpolated by Witten and Bell (1991), method C.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pcg.types import Utterance
 
 
 class NGramCache:
-    """The tokens of each row; what lies beyond a row's length is forgotten."""
+    """The tokens of each row; those beyond a row's length do not count."""
 
     lengths: Int[Tensor, "batch"]
 
@@ -32,16 +32,16 @@ class NGramCache:
 
 @checked
 class NGram:
-    """``pcg.interfaces.TokenLM`` whose own ids are the speech vocabulary, and one more that fills what is not there.
+    """A ``TokenLM`` whose own ids are the speech vocabulary and one filler.
 
-    ``p_n(t) = (count(context t) + kinds * p_{n-1}(t)) / (count(context) + kinds)``, ``kinds`` being how many
-    different tokens have followed the context; the shortest order is uniform. Runs on the CPU, on the history of
-    each row, the voice prompt's tokens included.
+    ``p_n(t) = (count(context t) + kinds * p_{n-1}(t)) / (count(context) + kinds)``, where ``kinds`` is how many
+    different tokens have followed the context; order 0 is uniform. Runs on the CPU, on the tokens of each row, those of
+    the voice prompt included.
 
     Args:
-        order: longest n-gram; its last token is the one predicted.
+        order: length of the longest n-gram; its last token is the one predicted.
         vocab_size: audio tokens and end-of-speech; the runner gives the target's.
-        device: where logits go.
+        device: of the logits.
 
     Raises:
         ValueError: an order below 1.
@@ -64,7 +64,7 @@ class NGram:
         self, prompts: Sequence[Int[Tensor, "_"]], capacity: int, reads: tuple[int, ...] = (), target: Any = None
     ) -> NGramCache:
         if reads:
-            raise ValueError("n-grams have no hidden states to read: choose another target for this draft")
+            raise ValueError("n-grams have no hidden states: choose another target for a draft that reads them")
         cache = NGramCache(len(prompts), capacity)
         for row, prompt in zip(cache.tokens, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
@@ -72,7 +72,7 @@ class NGram:
         return cache
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: NGramCache) -> Float[Tensor, "batch new vocab"]:
-        """Logarithms of the probabilities."""
+        """Log-probabilities."""
         new = tokens.shape[1]
         cache.tokens.scatter_(1, cache.lengths.unsqueeze(1) + torch.arange(new), tokens.cpu())
         logits = torch.stack(
@@ -87,13 +87,13 @@ class NGram:
     def _next(self, history: Int[Tensor, "length"]) -> Float[Tensor, "vocab"]:
         probs = torch.full((self.vocab_size,), 1 / self.vocab_size)
         for context in range(min(self._order, len(history))):
-            # a place where the last ``context`` tokens have stood before, and what followed
+            # earlier places of the last ``context`` tokens, and the tokens that followed them
             windows = history.unfold(0, context + 1, 1)
             alike = (windows[:, :context] == history[len(history) - context :]).all(1)
             followers = windows[alike, -1]
             counts = torch.bincount(followers[followers < self.vocab_size], minlength=self.vocab_size)
             kinds, total = int((counts > 0).sum()), int(counts.sum())
-            if total == 0:  # not seen, so no longer context has been either
+            if total == 0:  # a context that has not been seen, so no longer one has either
                 break
             probs = (counts + kinds * probs) / (total + kinds)
         return probs
@@ -102,5 +102,5 @@ class NGram:
         return speech
 
     def embeddings(self, source: str) -> Float[Tensor, "vocab dim"]:
-        """Raises ValueError: there is no table."""
-        raise ValueError(f"draft=ngram has no {source} table: take the groups' source from the target or the codec")
+        """Raises ValueError, since there is no table."""
+        raise ValueError(f"draft=ngram has no {source} table: build groups from the target or the codec")

@@ -52,10 +52,10 @@ typedef struct {
 } Sizes;
 
 /* Where a pass writes and what it sees. Token i of a row is written at the row's length + i, turned as position
- * length + depths[i], and sees what was there before the pass and the tokens j of it with sees[i][j]. */
+ * length + dropped + depths[i], and sees what was there before the pass and the tokens j of it with sees[i][j]. */
 typedef struct {
     int32_t rows, fresh;
-    const int64_t *lengths; /* of each row */
+    const int64_t *lengths, *dropped; /* of each row; entries that were left out lie before its length */
     const int32_t *depths;
     const uint8_t *sees; /* [fresh][fresh] */
     const float *rope;   /* [positions][dim / 2][2]: cos and sin */
@@ -400,7 +400,7 @@ static void attend(const Sizes *s, const Layer *l, const Pass *p, long depth, co
         float *fresh = qkv + (long)row * p->fresh * wide;
         char *states = p->states + size * (depth * p->layer_step + row * p->row_step);
         for (int i = 0; i < p->fresh; i++) {
-            const float *angles = p->rope + (p->lengths[row] + p->depths[i]) * s->dim;
+            const float *angles = p->rope + (p->lengths[row] + p->dropped[row] + p->depths[i]) * s->dim;
             for (int h = 0; h < heads; h++) {
                 float *head = fresh + i * wide + (long)h * s->dim;
                 if (h < s->heads + s->kv_heads)

@@ -1,4 +1,4 @@
-"""The text side of the bundled pair: phonemes in, LLaSA's prompt form."""
+"""The text side of the bundled pair: phonemes in LLaSA's prompt format."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _PAUSES = {";": ",", ":": ",", "—": ",", "(": ",", ")": ",", "…": ".", "“"
 
 @cache
 def _front_end() -> Any:
-    from hibari.g2p import G2P  # 0.3 s; needed only where text is spoken
+    from hibari.g2p import G2P  # takes 0.3 s to import
 
     return G2P()
 
 
 @lru_cache(maxsize=1024)
 def phonemize(text: str) -> str:
-    """Misaki-style English phonemes, as hibari-tts speaks them, sentence by sentence.
+    """Misaki-style English phonemes, by the front end of hibari-tts, sentence by sentence.
 
-    Departs from it for what it cannot read or would leave out: other ways of typing a sign are one
-    (``pcg.text.plain``), numbers beyond its words are read digit by digit, words longer than it reads in parts,
-    Latin and Greek letters that it does not know by their names.
+    Departures, for input that hibari cannot read or would leave out: variants of a sign are unified
+    (``pcg.text.plain``), numbers beyond its vocabulary are read digit by digit, very long words in parts, and Latin and
+    Greek letters that it does not know by their names.
 
     Raises:
-        ValueError: naming letters of other scripts.
+        ValueError: the text has letters of other scripts; the message names them.
     """
     from hibari import Hibari
 
@@ -66,15 +66,15 @@ def _readable(text: str) -> str:
     }
     unread = [sign for sign, reading in letters.items() if reading is None]
     if unread:
-        raise ValueError(f"no way to say {_named(unread)} in {text!r}")
+        raise ValueError(f"cannot pronounce {_named(unread)} in {text!r}")
     return text.translate(str.maketrans(letters))
 
 
 def _letter(sign: str) -> str | None:
-    """How hibari reads a letter beyond ASCII: itself, its small form, or its name without accents; else None."""
-    known = _front_end().oov.cin
-    if sign in known or sign.lower() in known:
-        return sign if sign in known else sign.lower()
+    """How hibari can read a letter beyond ASCII: as itself, as its small form, or by its name; None if it cannot."""
+    signs = _front_end().oov.cin
+    if sign in signs or sign.lower() in signs:
+        return sign if sign in signs else sign.lower()
     name = _LETTER_NAME.match(unicodedata.name(sign, ""))
     return name and (name[1].lower() if len(name[1]) == 1 else f" {name[1].lower()} ")
 
@@ -89,10 +89,10 @@ class Phonemes:
     ``{"markers": {"text_start", "text_end", "speech_start", "speech_end": id}, "phonemes": {character: id},
     "audio_offset": id of audio token 0, "audio_tokens": how many}``.
 
-    The prompt has LLaSA's form: ``text_start``, phonemes of the voice prompt's text and of the text to say,
-    ``text_end``, ``speech_start``, the voice prompt's audio tokens. Dashes, brackets, colons and the like are pauses
-    where the model was not trained on them. Raises ValueError for any other phoneme that it does not know, and for a
-    text in which nothing is said.
+    The prompt has LLaSA's format: ``text_start``, phonemes of the voice prompt's text and of the text to say,
+    ``text_end``, ``speech_start``, the voice prompt's audio tokens. Dashes, brackets, colons and similar signs become
+    pauses if the model has no phoneme for them. ``prompt`` raises ValueError for any other unknown phoneme, and for a
+    text that has nothing to say.
     """
 
     def __init__(self, path: str) -> None:
@@ -107,11 +107,11 @@ class Phonemes:
         self.speech_ids = torch.cat([audio, torch.tensor([self._markers["speech_end"]])])
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
-        # each text by itself, as the training corpus was phonemized, so the join never alters a sentence's reading
-        said = phonemize(utterance.text)
-        if _SILENT.issuperset(said):
+        # each text by itself, as in the training corpus, so that joining them does not change how a text is read
+        spoken = phonemize(utterance.text)
+        if _SILENT.issuperset(spoken):
             raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
-        text = f"{phonemize(utterance.prompt_text)} {said}".lstrip()
+        text = f"{phonemize(utterance.prompt_text)} {spoken}".lstrip()
         marker = self._markers
         ids = [marker["text_start"], *self._ids(text, utterance.id), marker["text_end"], marker["speech_start"]]
         speech = (
@@ -123,11 +123,11 @@ class Phonemes:
         phonemes = self._with_pauses(phonemes)
         unknown = sorted({c for c in phonemes if c not in self._phonemes and not c.isspace()})
         if unknown:
-            raise ValueError(f"utterance {utterance_id}: phonemes that {self._file} does not list: {_named(unknown)}")
+            raise ValueError(f"utterance {utterance_id}: {self._file} lists no phonemes {_named(unknown)}")
         return [self._phonemes[c] for c in phonemes if c in self._phonemes]
 
     def _with_pauses(self, phonemes: str) -> str:
-        """Write signs that the model has no phoneme for as its commas and full stops, one pause at a time."""
+        """Replaces signs that the model has no phoneme for by commas and full stops, never two pauses in a row."""
         pauses = {sign: pause for sign, pause in _PAUSES.items() if sign not in self._phonemes}
         if not pauses.keys() & set(phonemes):
             return phonemes

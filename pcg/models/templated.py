@@ -21,30 +21,30 @@ _MARKER = re.compile(r"<[^<>\s{}]+>")  # <|NAME|>, <custom_token_3>
 
 
 class Templated:
-    """A template with the text in it, then the voice prompt's speech tokens; the model goes on from there.
+    """A template that holds the text, followed by the voice prompt's speech tokens, which the model continues.
 
-    With a voice prompt the text is what the prompt says, then ``between``, then the text to say.
+    With a voice prompt, the text is that of the voice prompt, ``between`` and the text to say.
 
     Args:
         path: folder with the tokenizer, or a hub id.
-        template: ``{}`` for the text; tokens by name; ``{voice}`` for those of the utterance's voice.
-        speech: what speech tokens are called, ``{}`` for the number.
-        end: what ends speech.
-        codes: how many speech tokens are the codec's, where a family calls others alike; None for all.
+        template: has ``{}`` for the text, names of tokens, and ``{voice}`` for the tokens of the utterance's voice.
+        speech: name of speech tokens, with ``{}`` for the number.
+        end: name of the token that ends speech.
+        codes: how many speech tokens belong to the codec, where other tokens have such names too; None for all.
         first: number of the first of them.
-        slots: speech tokens of a frame, where each has codes of its own: token t belongs to slot
+        slots: speech tokens of a frame, where each place in a frame has codes of its own: token t belongs to slot
             ``t // (codes / slots)``. Groups never mix slots.
-        between: stands between what the voice prompt says and the text; None where the family takes no voice prompts.
-        phonemes: language of eSpeak NG that the text is written in the phonemes of; None for the text itself.
-        voice: what the tokens of a voice are called, ``{}`` for the number; None without ``{voice}``.
-        voice_length: how many of them a voice has.
-        begun: whether the prompt begins with what the tokenizer puts before any text: Llama 3's ``<|begin_of_text|>``,
-            nothing of Qwen's.
+        between: text between that of the voice prompt and the text to say; None where the family has no voice prompts.
+        phonemes: language of eSpeak NG, to write the text in phonemes; None for the text itself.
+        voice: name of the tokens of a voice, with ``{}`` for the number; None without ``{voice}``.
+        voice_length: how many tokens a voice has.
+        begun: whether the prompt begins with the token that the tokenizer puts before any text: Llama 3's
+            ``<|begin_of_text|>``; Qwen has none.
 
     Raises:
-        ImportError: phonemes are asked for and eSpeak NG is not installed.
-        ValueError: a template without one ``{}``, ``{voice}`` without ``voice`` or the reverse, codes that are no whole
-            number of slots, or a tokenizer that lacks what is named.
+        ImportError: ``phonemes`` is set and eSpeak NG is not installed.
+        ValueError: the template does not have one ``{}``; only one of ``{voice}`` and ``voice`` is there; the codes
+            cannot be divided among the slots; or the tokenizer lacks a token.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Templated:
         begun: bool = False,
     ) -> None:
         if template.count("{}") != 1:
-            raise ValueError(f"text.template={template!r}: needs one {{}} for the text")
+            raise ValueError(f"text.template={template!r}: must have one {{}} for the text")
         if (_VOICE in template) != (voice is not None):
             raise ValueError(
                 f"text.template={template!r}, text.voice={voice!r}: give both {_VOICE} and text.voice, or neither"
@@ -72,36 +72,39 @@ class Templated:
         self.speech_names = (*audio_names(self._tokenizer, speech, path, codes, first), end)
         self.slots = slots
         if (len(self.speech_names) - 1) % slots:
-            raise ValueError(f"text.slots={slots}: {len(self.speech_names) - 1} codes cannot be shared out evenly")
+            raise ValueError(
+                f"text.slots={slots}: {len(self.speech_names) - 1} codes cannot be divided evenly among them"
+            )
         self._begin = _begin(self._tokenizer) if begun else []
-        known = self._tokenizer.get_vocab()
-        missing = [name for name in (end, *_MARKER.findall(template)) if name not in known]
+        vocabulary = self._tokenizer.get_vocab()
+        missing = [name for name in (end, *_MARKER.findall(template)) if name not in vocabulary]
         if missing:
-            raise ValueError(f"{path}: the tokenizer does not know {', '.join(missing)}")
+            raise ValueError(f"{path}: the tokenizer lacks {', '.join(missing)}")
         self._written = phonemizer_of(phonemes) if phonemes is not None else str
         self._voices = () if voice is None else tuple(audio_names(self._tokenizer, voice, path, key="voice"))
         self._voice_length = voice_length
         self._refused = ("<|", speech.partition("{}")[0])  # what the names of the model's own tokens begin with
-        self.speech_ids = torch.tensor([known[name] for name in self.speech_names])
+        self.speech_ids = torch.tensor([vocabulary[name] for name in self.speech_names])
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
-        """Ids of the template with the text and the voice in it, then those of the voice prompt.
+        """Ids of the template that holds the text and the voice, then those of the voice prompt.
 
         Raises:
-            ValueError: a text in which nothing is said or that spells a token of the model, a voice prompt where the
-                family takes none, or no voice where it needs one.
+            ValueError: the text has nothing to say or contains the name of a token of the model; there is a voice
+                prompt and the family has none; or there is no voice and the family needs one.
         """
         if not says_something(utterance.text):
             raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
         if prompt_tokens is not None and self._between is None:
             raise ValueError(
-                f"utterance {utterance.id}: has a voice prompt, and this family takes none: it has the voice that "
-                "text.template names; choose texts without voices (dataset=texts)"
+                f"utterance {utterance.id} has a voice prompt, but this family speaks in the voice that text.template "
+                "names: choose texts without voices (dataset=texts)"
             )
         for sign in self._refused:
             if sign in f"{utterance.prompt_text} {utterance.text}":
                 raise ValueError(
-                    f"utterance {utterance.id}: the text holds {sign!r}, which begins the model's own tokens"
+                    f"utterance {utterance.id}: the text contains {sign!r}, with which names of the model's own tokens "
+                    "begin"
                 )
         texts = [self._written(text) for text in (utterance.prompt_text, utterance.text) if text]
         before, after = self._template.replace(_VOICE, self._voice(utterance)).split("{}")
@@ -110,22 +113,22 @@ class Templated:
         return torch.cat([torch.tensor([*self._begin, *ids]), speech])
 
     def _voice(self, utterance: Utterance) -> str:
-        """Names of the tokens of the utterance's voice; empty where the family has none."""
+        """Names of the tokens of the utterance's voice; empty for a family without such tokens."""
         if not self._voices:
             return ""
         if utterance.load_voice is None:
             raise ValueError(
-                f"utterance {utterance.id}: this family needs {self._voice_length} tokens of the voice; dataset=tokens "
-                "dataset.voice=COLUMN names the column that holds them"
+                f"utterance {utterance.id}: this family needs {self._voice_length} tokens of the voice; name the "
+                "column that holds them: dataset=tokens dataset.voice=COLUMN"
             )
         codes = utterance.load_voice().tolist()
         if len(codes) != self._voice_length:
             raise ValueError(
                 f"utterance {utterance.id}: its voice has {len(codes)} tokens; this family needs {self._voice_length}"
             )
-        wrong = [code for code in codes if not 0 <= code < len(self._voices)]
-        if wrong:
-            raise ValueError(f"utterance {utterance.id}: voice token {wrong[0]} is not in 0 to {len(self._voices) - 1}")
+        unknown = [code for code in codes if not 0 <= code < len(self._voices)]
+        if unknown:
+            raise ValueError(f"utterance {utterance.id}: voice token {unknown[0]} exceeds 0 to {len(self._voices) - 1}")
         return "".join(self._voices[code] for code in codes)
 
 

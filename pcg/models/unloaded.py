@@ -1,4 +1,4 @@
-"""A model whose weights are not loaded, as where an engine holds them: its prompts, its tokens, rows of its tables."""
+"""A model whose weights an engine holds: its prompts, its tokens and rows of its tables, read from its folder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.models.checkpoint import resolve_folder
-from pcg.models.look import look
+from pcg.models.contents import read_contents
 from pcg.types import Utterance
 
 
 class UnloadedModel:
-    """See ``pcg.interfaces.SpeechModel``.
+    """A ``SpeechModel`` that is read from a folder without its weights.
 
     Attributes:
-        ids: the model's own, of each token of the speech vocabulary.
-        rows: tokens of the model, text included.
+        ids: the model's own id of each token of the speech vocabulary.
+        rows: number of tokens of the model, text included.
     """
 
     def __init__(
@@ -26,21 +26,21 @@ class UnloadedModel:
     ) -> None:
         """
         Args:
-            device: where rows of its tables go.
-            text: its text side, which prompts need.
+            device: of the rows of its tables.
+            text: its text side, needed for prompts only.
 
         Raises:
-            FileNotFoundError, ValueError: there is no such folder, its weights are not whole, or it has fewer rows.
+            FileNotFoundError, ValueError: there is no such folder, weights are missing, or an id is beyond its rows.
         """
-        resolve_folder(path)  # fetches a model of the hub that is not here yet: the engine will want it whole
-        found = look(path)
-        if found.problems:
-            raise ValueError("; ".join(found.problems))
-        if found.checkpoint is None or found.table is None:
-            raise ValueError(f"{path}: no input table to build groups of: unknown names")
+        resolve_folder(path)  # downloads a model of the hub with its weights, which the engine needs
+        contents = read_contents(path)
+        if contents.problems:
+            raise ValueError("; ".join(contents.problems))
+        if contents.checkpoint is None or contents.table is None:
+            raise ValueError(f"{path}: has no input table under a known name, which groups are built from")
         self.path, self.ids, self.device, self.text = path, ids, torch.device(device), text
-        self._checkpoint, self._input_table = found.checkpoint, found.table
-        self.rows, self.vocab_size, self.end = found.checkpoint.shape(found.table)[0], len(ids), len(ids) - 1
+        self._checkpoint, self._input_table = contents.checkpoint, contents.table
+        self.rows, self.vocab_size, self.end = contents.checkpoint.shape(contents.table)[0], len(ids), len(ids) - 1
         if int(ids.max()) >= self.rows:
             raise ValueError(f"{path}: speech token id {int(ids.max())} is beyond its {self.rows} rows")
 
@@ -54,7 +54,7 @@ class UnloadedModel:
 
 
 class UnloadedHead:
-    """A draft that reads the target (``pcg.models.eagle``): tokens, prompts and tables are the target's."""
+    """A draft that reads the target (``pcg.models.eagle``); it has the target's tokens, prompts and tables."""
 
     def __init__(self, path: str, target: UnloadedModel) -> None:
         self.path, self.device, self._target = path, target.device, target

@@ -155,14 +155,14 @@ class BatchRunner:
         codec, tokens = self.composition.codec, own.generations[place].tokens.tolist()
         found: dict[str, float | None] = {}
         stream, piece_seconds = None, 0.0
-        if codec is not None and own.known is not None and tokens:
+        if codec is not None and own.arrivals is not None and tokens:
             stream = Stream(codec, prompt.speech, self.run.decoding.chunk)
             began = time.perf_counter()
             if not len(stream.feed(tokens[: stream.chunk])):
                 stream.finish()
             piece_seconds = time.perf_counter() - began
         for prefix, decoded in (("", own), ("baseline_", alone)):
-            known = decoded.known[place] if decoded is not None and decoded.known is not None else []
+            known = decoded.arrivals[place] if decoded is not None and decoded.arrivals is not None else []
             first: float | None = None
             worst: float | None = None
             if known and stream is not None and codec is not None:

@@ -13,7 +13,7 @@ from pcg.config.settings import pick_device
 from pcg.config.validate import problems_of_node, refuse
 from pcg.config.values import problems_of_values
 from pcg.constraints import Device
-from pcg.engines.tables import in_words, unloaded
+from pcg.engines.tables import sizes_in_words, unloaded
 from pcg.runner.groups import group_table
 
 
@@ -52,5 +52,5 @@ def write(config: Mapping[str, Any]) -> Path:
     unfinished = place.with_name(f"{place.name}.partial")
     table.save(unfinished)
     unfinished.replace(place)
-    print(f"{place}: {in_words(table)}")
+    print(f"{place}: {sizes_in_words(table)}")
     return place

@@ -1,4 +1,4 @@
-"""Causal attention for training on CPUs, as transformers takes it."""
+"""Causal attention for training on CPUs, as an attention function of transformers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def products(
     batch, heads, length, size = query.shape
     mask = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
     flat = [
-        each.repeat_interleave(heads // each.shape[1], 1).reshape(batch * heads, length, size)
-        for each in (query, key, value)
+        part.repeat_interleave(heads // part.shape[1], 1).reshape(batch * heads, length, size)
+        for part in (query, key, value)
     ]
     weights = torch.baddbmm(mask.expand(batch * heads, -1, -1), flat[0], flat[1].transpose(1, 2), alpha=scaling)
     return (weights.softmax(-1) @ flat[2]).view(query.shape).transpose(1, 2), None
 
 
 def prefer_products(model: nn.Module) -> None:
-    """Make a model use ``products`` where there is no GPU; on a GPU the fused kernels are faster."""
+    """Makes a model use ``products`` where there is no GPU; on a GPU the fused kernels are faster."""
     from transformers import AttentionInterface
 
     if not torch.cuda.is_available():

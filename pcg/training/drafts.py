@@ -1,9 +1,8 @@
-"""Trains a draft for the acceptance of its proposals: on the target's own distributions, at the temperature of use.
+"""Trains a draft for the acceptance of its tokens, on the target's distributions at the temperature of use.
 
-Two students: a Llama of its own (``pcg.training.speech``), and one that reads the target's states
-(``pcg.training.eagle``), whose draft steps are unrolled and weighed .8^n (LK losses, arXiv 2602.23881). The target runs
-beside the student and is not trained. What is reported is what is trained for: held-out alpha, exact and on groups, by
-depth.
+The student is a Llama of its own weights (``pcg.training.speech``), or one that reads the target's states
+(``pcg.training.eagle``), whose draft steps are unrolled and weighted .8^n (LK losses, arXiv 2602.23881). The target
+runs beside the student and is not trained. Reports give alpha on held-out speech, exact and on groups, by depth.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from pcg.constraints import ABOVE_0, FROM_0, FROM_1, SHARE_ABOVE_0
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.models.checkpoint import Dtype, read_json, resolve_folder
+from pcg.training.eagle import View
 from pcg.training.fit import Stage, fit, optimizers, resumed_at, take_step
 from pcg.training.losses.alpha import acceptance, coarse_acceptance
 from pcg.training.sequences import Batches, Epoch, corpus, pad_ids, read_tokens, samples
@@ -29,22 +29,23 @@ from pcg.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
 DECAY = 0.8  # weight of a depth over that of the one before
+SPARSE = 0.5  # weight of the loss with a budget beside that with the whole cache
 
 Loss = Callable[[Float[Tensor, "positions vocab"], Float[Tensor, "positions vocab"]], Float[Tensor, ""]]
 
 
 class Student(Protocol):
-    """A draft as it is trained; an ``nn.Module``."""
+    """A draft in training; an ``nn.Module``."""
 
     def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
-        """By depth, a state for each position: what comes before ``logits``."""
+        """For each depth the states of all positions, from which ``logits`` are computed."""
 
     def logits(
         self, states: Float[Tensor, "positions width"], teacher: Teacher
     ) -> Float[Tensor, "positions vocab"]: ...
 
     def matrices(self) -> list[nn.Parameter]:
-        """What Muon trains."""
+        """The parameters that Muon trains."""
 
 
 class DraftModule(L.LightningModule):
@@ -82,36 +83,60 @@ class DraftModule(L.LightningModule):
         return optimizers(matrices, rest, self.stage.learning_rate)
 
     def distributions(
-        self, ids: Int[Tensor, "batch length"], share: float
+        self, ids: Int[Tensor, "batch length"], share: float, view: View | None = None
     ) -> tuple[list[Float[Tensor, "positions vocab"]], Float[Tensor, "positions vocab"]]:
-        """Draft log-probabilities by depth, and the target's probabilities, at a share of the spoken positions."""
+        """Draft log-probabilities by depth, and the target's probabilities, at a share of the spoken positions.
+
+        ``view``: of a draft with a budget, after its prompt, for ids that have just been read without it.
+        """
         [teacher] = self._teacher
-        teacher.read(ids)
+        if view is None:
+            teacher.read(ids)
         spoken = teacher.spoken(ids)
+        if view is not None:
+            spoken[:, : view.cut] = False
         if share < 1:
             spoken = spoken & (torch.rand(spoken.shape, device=ids.device) < share)
         temperature = self.stage.temperature
         with torch.no_grad():
             target = (teacher.logits(teacher.hidden[-1][:, :-1][spoken]) / temperature).softmax(-1)
-        states = self.student.states(ids, teacher, self.stage.depths)
+        states = self.student.states(ids, teacher, self.stage.depths, *([] if view is None else [view]))
         logits = [self.student.logits(state[:, :-1][spoken], teacher) for state in states]
         return [(draft / temperature).log_softmax(-1) for draft in logits], target
 
     def training_step(self, ids: Int[Tensor, "batch length"], index: int) -> None:
         drafts, target = self.distributions(ids, self.stage.share)
-        losses = torch.stack([self._loss(draft, target) for draft in drafts])
-        weights = losses.new_tensor([DECAY**depth for depth in range(len(drafts))])
-        take_step(self, losses @ weights / weights.sum(), self.stage, largest_gradient=0.5)
+        loss, first = self._weighted(drafts, target)
+        if (view := self._view(ids.shape[1])) is not None:
+            loss = loss + SPARSE * self._weighted(*self.distributions(ids, self.stage.share, view))[0]
+        take_step(self, loss, self.stage, largest_gradient=0.5)
         if self.trained % 50 == 0:
             with torch.no_grad():
                 alphas = {f"alpha_{n}": acceptance(draft, target).mean() for n, draft in enumerate(drafts, 1)}
-            self.log_dict({"loss": losses[0].detach(), **alphas})
+            self.log_dict({"loss": first.detach(), **alphas})
         if self._heldout and self.trained % self.stage.report_every == 0:
             self.log_dict(self.held_out())
 
+    def _weighted(self, drafts: Sequence[Tensor], target: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The loss over all depths, and that of the first."""
+        losses = torch.stack([self._loss(draft, target) for draft in drafts])
+        weights = losses.new_tensor([DECAY**depth for depth in range(len(drafts))])
+        return losses @ weights / weights.sum(), losses[0]
+
+    def _view(self, length: int) -> View | None:
+        """A budget of the student's and a prompt of a quarter to three quarters of the batch; None without budgets.
+
+        Small budgets are drawn more often (.4, .3, .2, .1 of four), as in BudgetDraft.
+        """
+        budgets = sorted(getattr(self.student, "budgets", ()))
+        if not budgets:
+            return None
+        chosen = int(torch.arange(len(budgets), 0, -1.0).multinomial(1))
+        return View(int(torch.randint(length // 4, 3 * length // 4 + 1, ())), budgets[chosen])
+
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Expected acceptance on speech that was not trained on: ``exact_1`` is exact at depth 1, and so on."""
+        """Expected acceptance on held-out speech; ``heldout_exact_1`` is that of exact at depth 1."""
         sums: dict[str, float] = {}
         positions = 0
         for ids in self._heldout:
@@ -132,21 +157,23 @@ class DraftTrainer(Stage):
 
     Args:
         tokens: folder of the token corpus, or of the target's own samples.
-        labels: ``corpus``: the sequences of the corpus; ``self``: what the target said itself (``trainer=samples``).
+        labels: ``corpus``: the sequences of the corpus; ``self``: samples of the target (``trainer=samples``).
         target: folder of the target that it will draft for.
-        target_dtype: in which the target runs.
-        text: the target's text side, which knows its speech ids.
-        student: ``make(teacher) -> Student`` and ``save``: one of ``pcg.training.students``.
+        target_dtype: of the target's computation.
+        text: the target's text side.
+        student: one of ``pcg.training.students``.
         loss: one of ``pcg.training.losses``.
         temperature: at which the draft will be used.
         depths: draft steps unrolled.
-        share: of the positions of a batch that the loss is taken at.
-        batch_tokens: most padded tokens a step and device.
-        groups: by name, group builders over the target's input table on which acceptance is reported.
-        report_every: steps between two reports on held-out speech; ``heldout``: its batches, 0 for no reports.
+        share: of the positions of a batch, at which the loss is computed; two softmaxes over the vocabulary cost more
+            than the student does.
+        batch_tokens: largest number of padded tokens for a step and device.
+        groups: by name, group builders over the target's input table; acceptance on each is reported.
+        report_every: steps between two reports on held-out speech.
+        heldout: number of held-out batches; 0 for no reports.
     """
 
-    REPORTS: ClassVar[frozenset[str]] = frozenset({"groups", "report_every", "heldout"})  # what is learnt is the same
+    REPORTS: ClassVar[frozenset[str]] = frozenset({"groups", "report_every", "heldout"})  # no part of the model
 
     tokens: str
     labels: Literal["corpus", "self"]
@@ -184,6 +211,6 @@ class DraftTrainer(Stage):
 
 
 def on_groups(loss: Any, teacher: Teacher) -> Loss:
-    """A loss whose groups are given by their builder gets the table over the target's embeddings."""
+    """The loss with a group table over the target's embeddings, where it has a builder of groups."""
     builder = getattr(loss, "groups", None)
     return loss if builder is None or isinstance(builder, GroupTable) else replace(loss, groups=teacher.groups(builder))

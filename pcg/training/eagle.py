@@ -1,30 +1,41 @@
-"""The draft of ``pcg.models.eagle`` as it is trained: all positions at once, several draft steps unrolled.
+"""The draft of ``pcg.models.eagle`` in training: all positions at once, several draft steps unrolled.
 
-At depth 1 every position reads the target's states. At depth n it reads what depth n - 1 made of the position before,
-and attends to entries of depth 1 where a round would have true states, and to its own chain since (the training-time
-test of EAGLE-3, arXiv 2503.01840). So the draft learns on its own states what it will decode with.
+At depth 1 every position reads the target's states. At depth n it reads the state that depth n - 1 computed at the
+position before; it attends to entries of depth 1 at positions where a round would have the target's states, and to its
+own chain after these (the training-time test of EAGLE-3, arXiv 2503.01840). So the draft is trained on the states that
+it will have when decoding.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pcg.models.budget import kept_entries
 from pcg.models.decoder import LlamaConfig
 from pcg.models.rope import rope_table
 
 _SELF, _MLP = "self_attn.", "mlp."
 
 
+@dataclass(frozen=True)
+class View:
+    """A draft with a budget: positions from ``cut`` on attend only to ``budget`` entries of those before it."""
+
+    cut: int
+    budget: int
+
+
 class Norm(nn.Module):
-    """Root mean square, in float32."""
+    """RMS norm in float32."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -35,7 +46,7 @@ class Norm(nn.Module):
 
 
 class MidLayer(nn.Module):
-    """The decoder layer; names as in the folder."""
+    """The decoder layer; its parameters have the names of the folder's tensors."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -55,7 +66,7 @@ class MidLayer(nn.Module):
 
 
 class Eagle(nn.Module):
-    """Embeddings and target states in, normed states of each depth out; the target's head makes logits of those."""
+    """Maps embeddings and target states to normed states of each depth, from which the target's head makes logits."""
 
     rotations: Tensor
 
@@ -73,16 +84,20 @@ class Eagle(nn.Module):
         embedded: Float[Tensor, "batch length width"],
         states: Float[Tensor, "batch length features"],
         depths: int,
+        view: View | None = None,
     ) -> list[Float[Tensor, "batch length width"]]:
-        """State n at position p, from which depth n + 1 predicts the token after p."""
+        """State n at position p, from which depth n + 1 predicts the token after p; ``view``: with a budget."""
         x, layer = self.fc(_later(states)), self.midlayer
         out: list[Tensor] = []
         past: list[tuple[Tensor, Tensor]] = []  # keys and values of each depth
+        barred: Tensor | None = None
         for _ in range(depths):
             read = torch.cat([layer.input_layernorm(embedded), layer.hidden_norm(x)], -1)
             query, key, value = (self._heads(layer.self_attn[name](read)) for name in ("q_proj", "k_proj", "v_proj"))
             past.append((self._turn(key), value))
-            mixed = _chain_attention(self._turn(query), past)
+            if view is not None and barred is None:
+                barred = _barred(past[0][0].detach(), view)
+            mixed = _chain_attention(self._turn(query), past, barred)
             x = x + layer.self_attn["o_proj"](mixed.transpose(1, 2).flatten(2))
             x = x + layer.feed(x)
             out.append(self.norm(x))
@@ -98,7 +113,7 @@ class Eagle(nn.Module):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
     def start_from(self, layer: dict[str, Tensor], norm: Tensor) -> None:
-        """Take a layer of the target: its attention on the states, its MLP; embeddings are not heard at first."""
+        """Starts from a layer of the target: its attention, for the states alone at first, and its MLP."""
         with torch.no_grad():
             for name, module in self.midlayer.self_attn.items():
                 old, weight = layer[f"{_SELF}{name}.weight"].float(), module.get_parameter("weight")
@@ -117,7 +132,7 @@ class Eagle(nn.Module):
             self.fc.weight[:, -width:] += torch.eye(width)
 
     def save(self, folder: Path, config: dict[str, Any]) -> None:
-        """The folder that ``pcg.models.eagle`` reads, in float16."""
+        """Writes the folder that ``pcg.models.eagle`` reads, in float16."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -128,22 +143,34 @@ class Eagle(nn.Module):
 
 
 def _later(x: Float[Tensor, "batch length width"], by: int = 1) -> Float[Tensor, "batch length width"]:
-    """What stood ``by`` positions before, zero at the start."""
+    """``x`` shifted ``by`` positions later, with zeros at the start."""
     return F.pad(x, (0, 0, by, 0))[:, : x.shape[1]]
 
 
+def _barred(keys: Float[Tensor, "batch heads length dim"], view: View) -> Bool[Tensor, "batch length length"]:
+    """Marks entries of the prompt (columns) that later positions (rows) do not attend to."""
+    positions = torch.arange(keys.shape[2], device=keys.device)
+    kept = torch.stack([torch.isin(positions, kept_entries(row[:, : view.cut], view.budget)) for row in keys])
+    return (~kept & (positions < view.cut)).unsqueeze(1) & (positions >= view.cut).unsqueeze(1)
+
+
 def _chain_attention(
-    query: Float[Tensor, "batch heads length dim"], past: list[tuple[Tensor, Tensor]]
+    query: Float[Tensor, "batch heads length dim"],
+    past: list[tuple[Tensor, Tensor]],
+    barred: Bool[Tensor, "batch length length"] | None = None,
 ) -> Float[Tensor, "batch heads length dim"]:
     """Attention at depth n: entries of depth 1 up to n - 1 positions back, then one entry of each depth since."""
     batch, heads, length, size = query.shape
     query = query.reshape(batch * heads, length, size) * size**-0.5
     (keys, values), *chain = [
-        tuple(each.repeat_interleave(heads // each.shape[1], 1).reshape(batch * heads, length, size) for each in pair)
+        tuple(part.repeat_interleave(heads // part.shape[1], 1).reshape(batch * heads, length, size) for part in pair)
         for pair in past
     ]
     mask = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device).triu(1 - len(chain))
-    scores = [torch.baddbmm(mask.expand(batch * heads, -1, -1), query, keys.transpose(1, 2))]
+    mask = mask.expand(batch * heads, -1, -1)
+    if barred is not None:
+        mask = mask.masked_fill(barred.repeat_interleave(heads, 0), -torch.inf)
+    scores = [torch.baddbmm(mask, query, keys.transpose(1, 2))]
     near = [
         (_later(key, len(chain) - 1 - i), _later(value, len(chain) - 1 - i)) for i, (key, value) in enumerate(chain)
     ]

@@ -1,7 +1,7 @@
-"""The one place where Lightning's Trainer is set up: resumable, quiet, the same on CPU and GPU, on one device or many.
+"""Trains a module with Lightning's Trainer: resumable, quiet, the same on CPU and GPU, on one device or several.
 
-On several, Lightning starts the same command once more for each further one, every one reads its own share of the
-batches (``pcg.training.sequences.Batches``), and gradients are averaged; the first writes what is written.
+With several devices Lightning starts the same command once more for each further one. Each reads its own share of the
+batches (``pcg.training.sequences.Batches``), gradients are averaged, and the first one writes the files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class _Checkpoint(L.Callback):
-    """Saves the trainer's state and the exported model every so many steps and at the end, atomically."""
+    """Saves the trainer's state and the exported model every ``every`` steps and at the end, atomically."""
 
     def __init__(self, path: Path, every: int, export: Callable[[], None]) -> None:
         self.path, self.every, self.export = path, every, export
@@ -54,7 +54,7 @@ class _Checkpoint(L.Callback):
 
 
 def _checkpoint(out: str) -> Path:
-    """Beside the folder: its whole name, dots and all, and ``.ckpt``."""
+    """The checkpoint beside the folder: the folder's whole name and ``.ckpt``."""
     return Path(out).with_name(f"{Path(out).name}.ckpt")
 
 
@@ -63,10 +63,10 @@ def _name(checkpoint: Path) -> str:
 
 
 def _state(out: str) -> dict[str, Any] | None:
-    """What the checkpoint beside ``out`` holds of the module.
+    """The module's state in the checkpoint beside ``out``; None without a checkpoint.
 
     Raises:
-        ValueError: it cannot be read; naming it.
+        ValueError: the checkpoint cannot be read.
     """
     path = _checkpoint(out)
     if not path.exists():
@@ -74,11 +74,11 @@ def _state(out: str) -> dict[str, Any] | None:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} is cut short or no checkpoint ({error}): remove it to begin anew") from error
+        raise ValueError(f"{path} is truncated or no checkpoint ({error}): remove it to start again") from error
 
 
 def resumed_at(out: str) -> int:
-    """The step that the checkpoint beside ``out`` was taken at, 0 without one: seeds the data that follow."""
+    """The step of the checkpoint beside ``out``, 0 without one; it seeds the order of the data after it."""
     state = _state(out)
     return 0 if state is None else int(state["trained"])
 
@@ -140,7 +140,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=_logger(stage),
-        log_every_n_steps=1,  # the modules say at which steps
+        log_every_n_steps=1,  # the modules decide at which steps
     )
     resume = str(checkpoint) if checkpoint.exists() else None
     if resume:
@@ -150,13 +150,13 @@ def fit(
 
 def _finished(stage: Stage, module: L.LightningModule, state: dict[str, Any], export: Callable[[], None]) -> None:
     log.info(
-        "%s: already trained, %d steps of trainer.steps=%d; more steps go on, another trainer.out begins anew",
+        "%s: already trained, %d steps of trainer.steps=%d; raise trainer.steps, or choose another trainer.out",
         Path(stage.out).name, int(state["trained"]), stage.steps,
     )  # fmt: skip
     if not Path(stage.out).is_dir() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
         module.load_state_dict(state)
         export()
-        log.info("%s: its folder was missing and is written from the checkpoint", stage.out)
+        log.info("%s: the folder was missing and has been written from the checkpoint", stage.out)
 
 
 def _logger(stage: Stage) -> TrainingLog | Literal[False]:

@@ -1,4 +1,4 @@
-"""Growing a trained model to more layers and heads without changing what it says (Net2Net, arXiv 1511.05641)."""
+"""Grows a trained model to more layers and heads without changing its function (Net2Net, arXiv 1511.05641)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def grown(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """The weights of a model of fewer layers or heads as those of one with ``config``, the same function.
+    """Weights for a model with ``config`` that computes the same function as a model of fewer layers or heads.
 
-    Layer i takes old layer ``i * old // new``; a second taker adds nothing at first, as its two output matrices are
-    zero.
+    Layer i copies old layer ``i * old // new``; a second copy of a layer has zeros for its two output matrices, so that
+    it adds nothing at first.
     """
     old, new = 1 + max(int(name.split(".")[2]) for name in state if ".layers." in name), config.num_hidden_layers
     sources = [i * old // new for i in range(new)]
@@ -31,7 +31,7 @@ def grown(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
 
 
 def _more_heads(part: str, weight: Tensor, config: Any) -> Tensor:
-    """Repeat the heads of an attention matrix; a new query head starts at random, with an output of zero."""
+    """Repeats the heads of an attention matrix; a new query head is random, and its output matrix zero."""
     size: int = config.head_dim
     match part.split(".")[-2]:
         case "k_proj" | "v_proj":

@@ -1,4 +1,4 @@
-"""The prompts that a target is given to sample the speech that drafts are trained on, as its own token ids."""
+"""Prompts for ``pcg.training.samples``, as token ids of the target."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pcg.interfaces import Codec, Dataset, TokenLM
 from pcg.models.checkpoint import read_json
 from pcg.training.sequences import join, read_tokens
 
-Prompts = Iterator[tuple[str, list[int]]]  # a name, which fixes the draws, and the ids before the first to say
+Prompts = Iterator[tuple[str, list[int]]]  # a name, which seeds the draws, and the ids before the speech
 
 
 @dataclass(frozen=True)
 class CorpusPairs:
-    """Pairs of utterances of one speaker of the bundled token corpus, the first of which is the voice.
+    """Pairs of utterances of one speaker of the bundled token corpus; the first one is the voice prompt.
 
     Args:
         tokens: folder of the corpus.
@@ -29,7 +29,7 @@ class CorpusPairs:
     tokens: str
 
     def of(self, target: Any, split: str, seed: int) -> Prompts:
-        """Yield prompts without end."""
+        """Yields prompts endlessly."""
         phonemes = read_json(Path(target.folder) / "tokens.json")["phonemes"]
         speakers = [spoken for spoken in read_tokens(self.tokens, split).values() if len(spoken) > 1]
         rng = random.Random(f"{seed} {split}")
@@ -40,12 +40,12 @@ class CorpusPairs:
 
 @dataclass(frozen=True)
 class DatasetPrompts:
-    """The utterances of a dataset with their voice prompts, as in decoding; again from the start when all were said.
+    """The utterances of a dataset with their voice prompts, as in decoding, repeated endlessly.
 
     Args:
         dataset: any dataset of a run.
-        codec: what encodes the voices: the target's; None where they are coded already (``dataset=tokens``).
-        apart: the first so many utterances are the held-out split.
+        codec: the target's, to encode the voices; None where the dataset stores codes (``dataset=tokens``).
+        apart: number of utterances in the held-out split, which are the first ones.
     """
 
     dataset: Dataset
@@ -53,13 +53,15 @@ class DatasetPrompts:
     apart: Annotated[int, FROM_1]
 
     def of(self, target: TokenLM, split: str, seed: int) -> Prompts:
-        """
+        """Yields prompts endlessly.
+
         Raises:
-            ValueError: the dataset holds nothing beyond the held-out utterances.
+            ValueError: all utterances of the dataset are held out.
         """
         if len(self.dataset) <= self.apart:
             raise ValueError(
-                f"the dataset has {len(self.dataset)} utterances, {self.apart} of which are held out: too few"
+                f"the dataset has {len(self.dataset)} utterances, of which {self.apart} are held out: none is left; "
+                "lower trainer.prompts.apart, or use a larger dataset"
             )
         for turn in itertools.count():
             chosen = (0, self.apart) if split == "heldout" else (self.apart, None)

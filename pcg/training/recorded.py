@@ -1,7 +1,8 @@
-"""Recorded speech as labels for drafts, where it is there as codes: ids of prompt, speech and end, without a model.
+"""Recorded speech that is stored as codes, as training sequences for drafts.
 
-What ``pcg.training.samples`` writes of the target's own speech, of other people's: the target's distributions on it are
-as good a goal, on speech that it would not have said. No codec, no decoding and no device are needed.
+The shards are like those of ``pcg.training.samples``, but with recordings instead of the target's own samples: a draft
+then learns the target's distributions on speech that the target might not have generated. This needs no codec, no
+decoding and no device.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recorded:
-    """Write ``out/{heldout,train}-NNNN.parquet`` of ``ids``, as ``Samples`` does, for ``trainer.labels=self``.
+    """Writes ``out/{heldout,train}-NNNN.parquet`` with ``ids``, as ``Samples`` does, for ``trainer.labels=self``.
 
-    Texts that the text side refuses, and sequences longer than ``max_length``, are left out; how many is told.
+    Texts that the text side refuses and sequences longer than ``max_length`` are left out; the log says how many.
 
     Args:
         dataset: texts with codes (``pcg.data.tokens``).
         text: the target's text side.
-        out: where the shards go; a folder that has some is refused, since they may be of other texts.
-        heldout: the first so many sequences are the held-out split.
-        shard_size: sequences a shard.
-        max_length: ids of a sequence, prompt and end included.
+        out: folder of the shards; it must have none, since these could be of other texts.
+        heldout: number of sequences in the held-out split, which are the first ones.
+        shard_size: sequences in a shard.
+        max_length: largest number of ids in a sequence, prompt and end included.
     """
 
     dataset: Dataset
@@ -47,10 +48,10 @@ class Recorded:
     max_length: Annotated[int, FROM_1]
 
     def run(self) -> None:
-        """Raises ValueError where shards are there, a code is beyond the vocabulary, or nothing is left to train on."""
+        """Raises ValueError where shards exist, a code is beyond the vocabulary, or nothing is left to train on."""
         folder = Path(self.out)
         if any(folder.glob("*.parquet")):
-            raise ValueError(f"{folder} holds shards already: take another trainer.out, or remove them")
+            raise ValueError(f"{folder} already has shards: choose another trainer.out, or remove them")
         folder.mkdir(parents=True, exist_ok=True)
         sequences, written = self._sequences(), 0
         for split, count in (("heldout", self.heldout), ("train", None)):
@@ -62,8 +63,11 @@ class Recorded:
                 write_shard(folder / f"{split}-{index:04d}.parquet", [{"ids": ids} for ids in shard])
                 written += len(shard)
         if written <= self.heldout:
-            raise ValueError(f"{written} usable sequences, {self.heldout} of which are held out: too few to train on")
-        log.info("recorded: %d of %d utterances", written, len(self.dataset))
+            raise ValueError(
+                f"the dataset has {written} usable sequences, of which {self.heldout} are held out: none is left to "
+                "train on; lower trainer.heldout, or use a larger dataset"
+            )
+        log.info("recorded: %d of %d utterances are used", written, len(self.dataset))
 
     def _sequences(self) -> Iterator[list[int]]:
         for utterance in self.dataset:
@@ -73,9 +77,9 @@ class Recorded:
 
     def _ids(self, utterance: Utterance) -> list[int] | None:
         """The ids of prompt, speech and end; None for a text that the text side refuses."""
-        known = len(self.text.speech_ids) - 1
-        speech = spoken_tokens(utterance, None, known)
-        voice = voice_tokens(utterance, None, known)
+        audio_tokens = len(self.text.speech_ids) - 1
+        speech = spoken_tokens(utterance, None, audio_tokens)
+        voice = voice_tokens(utterance, None, audio_tokens)
         try:
             prompt = self.text.prompt(utterance, voice)
         except ValueError as error:

@@ -1,8 +1,8 @@
-"""The target's own samples, as labels for drafts: in use a draft is asked after what the target has said.
+"""Samples of the target as training sequences for drafts, since in use a draft continues the target's own tokens.
 
-They are decoded once, in batches, at the temperature of use, and stored as ids alone: to run the target over a batch
-again costs a third of a training step, while its hidden states would take 2 KB a token of the bundled pair, and 24 KB
-of an 8B model.
+They are decoded once, in batches, at the temperature of use, and only ids are stored: running the target over a batch
+again takes a third of a training step, while its hidden states would take 2 KB for each token of the bundled pair, and
+24 KB for an 8B model.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Samples:
-    """Write ``out/{train,heldout}-NNNN.parquet`` of ``ids``: prompt, speech, end-of-speech. A finished shard stays.
+    """Writes ``out/{train,heldout}-NNNN.parquet`` with ``ids``: prompt, speech, end-of-speech. Existing shards stay.
 
-    Utterances that reach ``max_tokens`` without an end are left out.
+    Utterances that reach ``max_tokens`` without end-of-speech are left out.
 
     Args:
-        prompts: texts and voices: one of ``pcg.training.prompts``.
-        out: where the shards go.
-        target: the target, as a run builds it.
-        utterances, heldout: how many of each split.
-        shard_size: utterances a shard.
+        prompts: one of ``pcg.training.prompts``.
+        out: folder of the shards.
+        target: the target, as in a run.
+        utterances, heldout: size of each split.
+        shard_size: utterances in a shard.
         batch_size: rows decoded together.
         max_tokens: of one utterance.
         temperature: at which the draft will be used.
-        seed: fixes the pairs and the draws.
+        seed: of prompts and draws.
     """
 
     prompts: Any
@@ -62,9 +62,7 @@ class Samples:
             prompts = self.prompts.of(self.target, split, self.seed)
             for index in range(-(-count // self.shard_size)):
                 size = min(self.shard_size, count - index * self.shard_size)
-                chosen = [
-                    next(prompts) for _ in range(size)
-                ]  # drawn even where the shard is there, so that others stay
+                chosen = [next(prompts) for _ in range(size)]  # also for an existing shard: later ones depend on it
                 path = Path(self.out) / f"{split}-{index:04d}.parquet"
                 if not path.exists():
                     self._write(path, chosen)
@@ -76,16 +74,16 @@ class Samples:
         if not rows:
             raise ValueError(
                 f"none of the {len(prompts)} utterances of {path} ended within max_tokens={self.max_tokens}, and only "
-                "samples that end are labels: raise trainer.max_tokens"
+                "complete ones are used: raise trainer.max_tokens"
             )
         write_shard(path, rows)
-        log.info("samples: %s, %d of %d utterances ended by themselves", path.name, len(rows), len(prompts))
+        log.info("samples: %s has %d of %d utterances, the others did not end", path.name, len(rows), len(prompts))
 
     def _say(self, prompts: list[tuple[str, list[int]]]) -> list[list[int]]:
-        ids = {name: torch.tensor(each, device=self.target.device) for name, each in prompts}
+        ids = {name: torch.tensor(prompt, device=self.target.device) for name, prompt in prompts}
         end = int(self.target.token_ids(torch.tensor(self.target.end, device=self.target.device)))
-        said = decode(
-            _asked_with(self.target, ids),
+        generations = decode(
+            _with_prompts(self.target, ids),
             Batch(
                 [Prompt(Utterance(name, name)) for name in ids],
                 Sampling(temperature=self.temperature),
@@ -94,14 +92,14 @@ class Samples:
             ),
         )
         return [
-            [*prompt.tolist(), *self.target.token_ids(each.tokens.to(self.target.device)).tolist(), end]
-            for prompt, each in zip(ids.values(), said, strict=True)
-            if each.finished
+            [*prompt.tolist(), *self.target.token_ids(generation.tokens.to(self.target.device)).tolist(), end]
+            for prompt, generation in zip(ids.values(), generations, strict=True)
+            if generation.finished
         ]
 
 
-def _asked_with(target: Any, ids: dict[str, Int[Tensor, "_"]]) -> Any:
-    """A copy of the target whose prompts are these ids, whatever the utterance."""
-    asked = copy.copy(target)
-    asked.prompt = lambda utterance, _speech: ids[utterance.id]
-    return asked
+def _with_prompts(target: Any, ids: dict[str, Int[Tensor, "_"]]) -> Any:
+    """A copy of the target whose prompts are these ids, by the utterance's id."""
+    copied = copy.copy(target)
+    copied.prompt = lambda utterance, _speech: ids[utterance.id]
+    return copied

@@ -1,8 +1,8 @@
-"""What the language models learn from: token sequences in LLaSA's shape, and batches of them.
+"""Training sequences of language models, in LLaSA's format, and batches of them.
 
-A training sequence is one utterance or two of the same speaker, end to end:
-``text_start phonemes text_end speech_start audio speech_end``. Two utterances teach the model to go on in the
-voice of the first, which is all that a voice prompt is.
+A sequence has one utterance or two of the same speaker, concatenated:
+``text_start phonemes text_end speech_start audio speech_end``. From two utterances the model learns to continue in the
+voice of the first, which is what a voice prompt needs.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def read_tokens(folder: str, split: str) -> dict[str, list[Spoken]]:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Token ids, and where each speech position should look in the text (-1: not speech)."""
+    """Token ids, and for each speech position the place in the text that it speaks (-1 where it is not speech)."""
 
     ids: list[int]
     centre: list[float]
 
 
 def join(utterances: list[Spoken], phoneme_ids: dict[str, int]) -> Sequence:
-    """One training sequence; the centre runs along each utterance's own phonemes at its own pace."""
+    """One training sequence; ``centre`` moves evenly along the phonemes of each utterance."""
     text = [phoneme_ids[c] for c in " ".join(u.phonemes for u in utterances)]
     ids = [MARKERS["text_start"], *text, MARKERS["text_end"], MARKERS["speech_start"]]
     centre, start = [-1.0] * len(ids), 1
@@ -67,7 +67,7 @@ Epoch = Callable[[random.Random], list[Sequence]]
 
 
 def corpus(speakers: dict[str, list[Spoken]], phonemes: dict[str, int], single: float) -> Epoch:
-    """Each utterance once an epoch, alone (a share ``single`` of the sequences) or beside another of its speaker."""
+    """Each utterance once an epoch, alone (a share ``single`` of the sequences) or with another of its speaker."""
 
     def epoch(rng: random.Random) -> list[Sequence]:
         out = []
@@ -83,18 +83,18 @@ def corpus(speakers: dict[str, list[Spoken]], phonemes: dict[str, int], single: 
 
 
 def samples(folder: str, split: str) -> Epoch:
-    """What a target has said itself (``pcg.training.samples``); raises as ``Rows`` for shards without any."""
-    said = [Sequence(row["ids"], []) for shard in shards(folder, split) for row in Rows([shard], ("ids",))]
-    return lambda rng: rng.sample(said, len(said))
+    """The target's own samples (``pcg.training.samples``); raises as ``Rows`` for shards without any."""
+    sequences = [Sequence(row["ids"], []) for shard in shards(folder, split) for row in Rows([shard], ("ids",))]
+    return lambda rng: rng.sample(sequences, len(sequences))
 
 
 class Batches(IterableDataset):
-    """Endless batches of sequences of like length; of N devices that train together, each reads every Nth.
+    """Endless batches of sequences of similar length; of N devices that train together, each reads every Nth batch.
 
     Args:
-        epoch: the sequences of one epoch, in a random order.
-        tokens: most padded tokens a batch.
-        pad: what becomes of a batch.
+        epoch: returns the sequences of one epoch in random order.
+        tokens: largest number of padded tokens in a batch.
+        pad: makes tensors of a batch.
     """
 
     def __init__(self, epoch: Epoch, tokens: int, seed: int, pad: Callable[[list[Sequence]], Any]) -> None:
@@ -125,12 +125,12 @@ class Batches(IterableDataset):
 
 
 def pad_ids(batch: list[Sequence]) -> Int[Tensor, "batch length"]:
-    """Pad id rows on the right with id 0."""
+    """The ids of a batch, padded on the right with 0."""
     longest = max(len(s.ids) for s in batch)
     return torch.tensor([s.ids + [0] * (longest - len(s.ids)) for s in batch])
 
 
 def pad(batch: list[Sequence]) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-    """Pad ids with 0 and their centres with -1."""
+    """The ids of a batch, padded with 0, and their centres, padded with -1."""
     longest = max(len(s.ids) for s in batch)
     return pad_ids(batch), torch.tensor([s.centre + [-1.0] * (longest - len(s.centre)) for s in batch])

@@ -1,33 +1,45 @@
-"""Parquet shards of training corpora: a shard is written whole or not at all."""
+"""Parquet shards of training corpora. A shard is written completely or not at all."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import soundfile
+import torch
+
+from pcg.data.stored import Rows
 
 
 def shards(folder: str, split: str) -> list[Path]:
-    """The shards of a split in order.
+    """The files of a split in order.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    found = sorted(Path(folder).glob(f"{split}-*.parquet"))
-    if not found:
+    files = sorted(Path(folder).glob(f"{split}-*.parquet"))
+    if not files:
         raise FileNotFoundError(
             f"no {split}-*.parquet in {folder}: make them first (pcg train trainer=corpus, samples or recorded)"
             + ("; trainer.heldout=0 trains without held-out speech" if split == "heldout" else "")
         )
-    return found
+    return files
 
 
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a shard, under another name until it is whole: a stage that starts again skips shards that are there."""
+    """Writes a shard, under another name until it is complete, so that a restarted stage can skip existing shards."""
     part = path.with_suffix(".part")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), part)
     os.replace(part, path)
+
+
+def audio_rows(shard: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a shard of the corpus, with ``samples`` (float32) instead of the encoded ``audio``."""
+    for row in Rows([shard]):
+        samples, _ = soundfile.read(io.BytesIO(row.pop("audio")), dtype="float32")
+        yield row | {"samples": torch.from_numpy(samples)}

@@ -1,4 +1,4 @@
-"""A speech language model as it is trained: a Llama over phonemes and audio tokens, in LLaSA's shape."""
+"""A speech language model in training: a Llama over phonemes and audio tokens, in LLaSA's format."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from pcg.training.attention import prefer_products
 from pcg.training.fit import Stage, optimizers, take_step
 from pcg.training.growth import grown
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS
-from pcg.training.tables import TokenTable
 
 
 class SpeechLM(L.LightningModule):
     """A Llama whose two token tables are TokenTables, with one attention head guided along the text.
 
-    The guided head (Tachibana et al., arXiv 1710.08969, as a likelihood): minus the log of the attention mass
-    near where an even pace would be, so that text and speech align within minutes instead of hours.
+    Guidance (Tachibana et al., arXiv 1710.08969, as a likelihood) is minus the logarithm of that head's attention near
+    the place that an even pace would give, so that text and speech align within minutes instead of hours.
 
     Args:
         llama: arguments of transformers' LlamaConfig, less the vocabulary.
         levels: FSQ levels of the codec.
-        guide_layer: layer whose first head is guided.
-        guide: weight of the guidance at the start; falls linearly to a tenth over the first half.
+        guide_layer: the layer whose first head is guided.
+        guide: weight of the guidance at the start; it falls linearly to a tenth over the first half.
         guide_width: standard deviation of "near", in phonemes.
         stage: the settings of its training; None for a model that another module trains.
     """
@@ -59,7 +58,7 @@ class SpeechLM(L.LightningModule):
         )
         self.llama = LlamaForCausalLM(config)
         for unread in (self.llama.get_input_embeddings(), self.llama.get_output_embeddings()):
-            unread.requires_grad_(False)  # several devices wait for every gradient
+            unread.requires_grad_(False)  # not used; several devices would wait for their gradients
         prefer_products(self.llama)
         self.guide_layer, self.guide, self.guide_width = guide_layer, guide, guide_width
         self.stage = stage
@@ -88,7 +87,7 @@ class SpeechLM(L.LightningModule):
         return (hidden @ speech_rows(self.head()).T).float()
 
     def loss(self, ids: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of the speech (end-of-speech included), and the guidance, both in nats a token."""
+        """Mean cross-entropy of speech tokens (end-of-speech included) and the guidance, both in nats a token."""
         hidden = self.hidden(ids)[:, :-1]
         goal = ids[:, 1:]
         speech = (goal >= AUDIO_OFFSET) | (goal == MARKERS["speech_end"])
@@ -97,7 +96,7 @@ class SpeechLM(L.LightningModule):
         return nn.functional.cross_entropy(logits, target), self._guidance(centre)
 
     def _guidance(self, centre: Float[Tensor, "batch length"]) -> Tensor:
-        """-log of the guided head's attention mass around the phoneme that the *next* token speaks."""
+        """Minus the logarithm of the guided head's attention around the phoneme that the *next* token speaks."""
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
         size: int = self.llama.config.head_dim  # type: ignore[assignment]
@@ -121,12 +120,12 @@ class SpeechLM(L.LightningModule):
             self.log_dict({"loss": loss.detach(), "guidance": guidance.detach()})
 
     def start_from(self, folder: str, phonemes: dict[str, int]) -> None:
-        """Take the weights of an exported folder: the free vectors take the whole rows, the digits' start at zero.
+        """Takes the weights of an exported folder: rows of its tables become the free vectors, vectors of digits are 0.
 
-        A folder of fewer layers or heads is grown to this model's.
+        A model of fewer layers or heads is grown to this model's.
 
         Raises:
-            ValueError: the folder has other token ids or sizes that do not grow to this model's.
+            ValueError: the folder has other token ids, or sizes that cannot be grown to this model's.
         """
         place = _folder(folder, phonemes)
         state = load_file(place / "model.safetensors")
@@ -142,11 +141,11 @@ class SpeechLM(L.LightningModule):
             raise ValueError(f"{place} does not fit trainer.llama: {error}") from error
 
     def export(self, folder: Path, phonemes: dict[str, int]) -> None:
-        """Write a plain Hugging Face Llama folder in float16, with ``tokens.json``."""
+        """Writes a Hugging Face Llama folder in float16, with ``tokens.json``."""
         state = {k: v.detach().half().cpu().contiguous() for k, v in self.llama.state_dict().items()}
         state["model.embed_tokens.weight"] = self.table().detach().half().cpu()
         head = self.head().detach().half().cpu()
-        head[:AUDIO_OFFSET] *= (torch.arange(AUDIO_OFFSET) == MARKERS["speech_end"])[:, None]  # text is never spoken
+        head[:AUDIO_OFFSET] *= (torch.arange(AUDIO_OFFSET) == MARKERS["speech_end"])[:, None]  # text is never sampled
         state["lm_head.weight"] = head
         self.llama.save_pretrained(folder, state_dict=state)
         config = json.loads((folder / "config.json").read_text()) | {"dtype": "float16"}
@@ -157,12 +156,35 @@ class SpeechLM(L.LightningModule):
 
 
 def speech_rows(table: Float[Tensor, "vocab width"]) -> Float[Tensor, "speech width"]:
-    """The rows of the speech vocabulary in its order: audio tokens, end-of-speech."""
+    """The rows of the speech vocabulary: audio tokens, then end-of-speech."""
     return torch.cat([table[AUDIO_OFFSET:], table[MARKERS["speech_end"], None]])
 
 
 def _folder(path: str, phonemes: dict[str, int]) -> Path:
     place = resolve_folder(path)
     if read_json(place / "tokens.json")["phonemes"] != phonemes:
-        raise ValueError(f"{place}: its phoneme ids are not those of this token corpus")
+        raise ValueError(f"{place} has other phoneme ids than this token corpus")
     return place
+
+
+class TokenTable(nn.Module):
+    """A (vocabulary, width) table whose audio rows are the sum of vectors of their FSQ digits and a free vector.
+
+    Rows that share digits share these vectors, so rare codes learn from common ones. The audio rows are kept centred: a
+    common component carries no information and would dominate the cosines that groups are made from.
+    """
+
+    digits: Tensor
+
+    def __init__(self, levels: list[int], width: int, scale: float) -> None:
+        super().__init__()
+        fsq = FSQ(levels)
+        digits = torch.arange(fsq.size)[:, None] // fsq.radix % fsq.levels + torch.arange(len(levels)) * max(levels)
+        self.register_buffer("digits", digits, persistent=False)
+        self.by_digit = nn.Parameter(torch.randn(len(levels) * max(levels), width) * scale / len(levels) ** 0.5)
+        self.free = nn.Parameter(torch.randn(fsq.size, width) * scale * 0.2)
+        self.other = nn.Parameter(torch.randn(AUDIO_OFFSET, width) * scale)
+
+    def forward(self) -> Float[Tensor, "vocab width"]:
+        audio = nn.functional.embedding_bag(self.digits, self.by_digit, mode="sum") + self.free
+        return torch.cat([self.other, audio - audio.mean(0)])

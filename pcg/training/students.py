@@ -1,10 +1,10 @@
-"""The drafts that can be trained: one that reads the target's states, and a Llama of its own."""
+"""The drafts that can be trained: one that reads the target's states, and a Llama of its own weights."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pcg.models.checkpoint import Checkpoint, read_json
 from pcg.models.decoder import LlamaConfig
-from pcg.training.eagle import Eagle
+from pcg.training.eagle import Eagle, View
 from pcg.training.speech import SpeechLM
 from pcg.training.teacher import Teacher
 
@@ -22,13 +22,15 @@ from pcg.training.teacher import Teacher
 class ReadingStudent(nn.Module):
     """``Eagle``, with the target's embeddings and head."""
 
-    def __init__(self, eagle: Eagle, reads: Sequence[int]) -> None:
+    def __init__(self, eagle: Eagle, reads: Sequence[int], budgets: Sequence[int] = ()) -> None:
         super().__init__()
-        self.eagle, self.reads = eagle, reads
+        self.eagle, self.reads, self.budgets = eagle, reads, budgets
 
-    def states(self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int) -> list[Tensor]:
+    def states(
+        self, ids: Int[Tensor, "batch length"], teacher: Teacher, depths: int, view: View | None = None
+    ) -> list[Tensor]:
         states = torch.cat([teacher.hidden[depth] for depth in self.reads], -1)
-        return self.eagle(teacher.embed(ids), states, depths)
+        return self.eagle(teacher.embed(ids), states, depths, view)
 
     def logits(self, states: Float[Tensor, "positions width"], teacher: Teacher) -> Float[Tensor, "positions vocab"]:
         return teacher.logits(states)
@@ -38,7 +40,7 @@ class ReadingStudent(nn.Module):
 
 
 class OwnStudent(nn.Module):
-    """A Llama of its own over the bundled pair's tokens; nothing to unroll, as its states do not depend on depth."""
+    """A Llama of its own weights over the bundled pair's tokens; its states do not depend on the depth."""
 
     def __init__(self, model: SpeechLM) -> None:
         super().__init__()
@@ -59,14 +61,16 @@ class EagleDraft:
     """Makes and saves a ``ReadingStudent``.
 
     Args:
-        reads: states of the target that it reads; state i comes after i layers, the last is normed.
+        reads: the target's states that it reads; state i comes after i layers, the last is normed.
         start: a folder to train further; None starts from the target's last layer.
         hidden: width of its MLP; None for the target's.
+        budgets: each step also trains it on one of these budgets of its cache (``draft.budget``).
     """
 
     reads: list[int]
     start: str | None = None
     hidden: int | None = None
+    budgets: list[int] = field(default_factory=list)
 
     def make(self, teacher: Teacher) -> ReadingStudent:
         eagle = Eagle(LlamaConfig.read(self._config(teacher), teacher.folder), len(self.reads))
@@ -74,7 +78,7 @@ class EagleDraft:
             eagle.start_from(*_last_layer(teacher.folder, teacher.model.config.num_hidden_layers))
         else:
             eagle.load(Path(self.start))
-        return ReadingStudent(eagle, self.reads)
+        return ReadingStudent(eagle, self.reads, self.budgets)
 
     def save(self, student: ReadingStudent, folder: Path, teacher: Teacher) -> None:
         student.eagle.save(folder, self._config(teacher))
@@ -83,7 +87,7 @@ class EagleDraft:
         config = json.loads((teacher.folder / "config.json").read_text())
         changes = {"architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "reads": list(self.reads)}
         changes["intermediate_size"] = self.hidden or config["intermediate_size"]
-        changes["model_type"] = "llama"  # a layer without Qwen's biases and norms, whatever the target has
+        changes["model_type"] = "llama"  # for every target: the layer has none of Qwen's biases and norms
         return config | changes | {"target_fingerprint": teacher.fingerprint}
 
 
@@ -92,8 +96,8 @@ class LlamaDraft:
     """Makes and saves an ``OwnStudent``.
 
     Args:
-        llama, levels: as of ``pcg.training.pair.lm.LMTrainer``.
-        start: a folder to train further; None starts anew.
+        llama, levels: as in ``pcg.training.pair.lm.LMTrainer``.
+        start: a folder to train further; None for random weights.
     """
 
     llama: dict[str, Any]
@@ -115,7 +119,7 @@ def _phonemes(teacher: Teacher) -> dict[str, int]:
 
 
 def _last_layer(folder: Path, layers: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Of a Llama's folder."""
+    """Weights of the last layer and of the last norm of a Llama's folder."""
     checkpoint, prefix = Checkpoint(folder), f"model.layers.{layers - 1}."
     names = [name for name in checkpoint.names if name.startswith(prefix)]
     layer = {name.removeprefix(prefix): checkpoint.tensor(name, None) for name in names}

@@ -1,4 +1,4 @@
-"""The target while a draft is trained on it: frozen, run by transformers over whole sequences."""
+"""The frozen target that a draft is trained on, run by transformers over whole sequences."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pcg.training.attention import prefer_products
 
 
 class Teacher:
-    """The frozen target: gives the hidden states and the speech logits of a batch.
+    """The frozen target: computes the hidden states and the speech logits of a batch.
 
     Args:
-        path: a causal LM's folder.
+        path: folder of a causal language model.
         speech_ids: its ids of the speech vocabulary.
-        slots: tokens that it says a frame; groups never mix them.
+        slots: tokens in a frame; groups never mix slots.
     """
 
     def __init__(self, path: str, speech_ids: Int[Tensor, "vocab"], dtype: Dtype = "float32", slots: int = 1) -> None:
@@ -35,7 +35,7 @@ class Teacher:
         self.hidden: tuple[Tensor, ...] = ()
 
     def read(self, ids: Int[Tensor, "batch length"]) -> None:
-        """Run the target over a batch: ``hidden`` then holds the state after each layer, the last one normed."""
+        """Runs the target over a batch; ``hidden`` then holds the states after each layer, the last one normed."""
         self.model.to(ids.device)
         self._rows = self._rows.to(ids.device)
         with torch.no_grad():
@@ -48,13 +48,13 @@ class Teacher:
         return (hidden @ self._rows.to(hidden.dtype).T).float()
 
     def spoken(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch ahead"]:
-        """Mark the positions whose next id is of the speech vocabulary: a draft is trained at these."""
-        known = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=ids.device)
-        known[self.speech_ids.to(ids.device)] = True
-        return known[ids[:, 1:]]
+        """Marks the positions whose next id is a speech token; a draft is trained at these."""
+        is_speech = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=ids.device)
+        is_speech[self.speech_ids.to(ids.device)] = True
+        return is_speech[ids[:, 1:]]
 
     def groups(self, builder: GroupBuilder) -> GroupTable:
-        """The builder's groups over the target's input table; end-of-speech stays alone."""
+        """The builder's groups over the target's input table; end-of-speech is a group of its own."""
         rows = self.model.get_input_embeddings().weight[self.speech_ids].float()
         groupable = torch.ones(len(rows), dtype=torch.bool)
         groupable[-1] = False

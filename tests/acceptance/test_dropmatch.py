@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_one_clear_error(target: LlamaLM) -> None:
         say(target, DropMatch(), [0], Sampling(ras=RAS()))
     model = MarkovLM.random(5, seed=1)
     prompt = [Prompt(Utterance("a", "x"), torch.tensor([0, 1]))]
-    with pytest.raises(ValueError, match="DropMatch reads hidden states, which a MarkovLM does not show"):
+    with pytest.raises(ValueError, match="DropMatch needs hidden states, which a MarkovLM does not give"):
         speculative_decode(
             model, model, DropMatch(), Batch(prompt, SAMPLING, 3, Randomness(0, torch.arange(1))), gamma=2
         )

@@ -86,7 +86,7 @@ def test_a_column_that_is_not_there_names_the_nearest(parquet: str) -> None:
 
 def test_codes_beyond_the_vocabulary_are_named(parquet: str) -> None:
     one = list(Tokens(parquet, **NAMES))[4]
-    with pytest.raises(ValueError, match=r"'clip_4': its recording holds code 5, but the models know 5 audio tokens"):
+    with pytest.raises(ValueError, match=r"'clip_4': its recording holds code 5, but the models have 5 audio tokens"):
         spoken_tokens(one, None, 5)
     with pytest.raises(ValueError, match="its voice holds code 4"):
         voice_tokens(one, None, 4)

@@ -14,7 +14,7 @@ from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
 from pcg.interfaces import Rule, TokenLM
-from pcg.models import blocks
+from pcg.models import layer_ops
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
@@ -60,7 +60,7 @@ def on_device(models: dict[str, TokenLM], rule: object) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("dtype", "ceiling"), [("float32", 19), ("bfloat16", 13)])
 def test_operations_a_layer(dtype: str, ceiling: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if dtype == "bfloat16":
-        monkeypatch.setattr(blocks, "norm_is_fused", lambda device: True)  # as on a GPU
+        monkeypatch.setattr(layer_ops, "norm_is_fused", lambda device: True)  # as on a GPU
     counts = []
     for layers in (2, 3):
         model = load(tmp_path / str(layers), layers, dtype)

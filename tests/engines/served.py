@@ -211,9 +211,9 @@ def test_drafts_without_probabilities_are_refused_before_anything_is_loaded() ->
     from pcg.models.checkpoint import resolve_folder
 
     greedy = {"method": "draft_model", "model": str(resolve_folder("bundled:draft")), "num_speculative_tokens": 3}
-    with pytest.raises(Exception, match='put "draft_sample_method": "probabilistic" into --speculative-config'):
+    with pytest.raises(Exception, match='set "draft_sample_method": "probabilistic" in --speculative-config'):
         serving.engine(RULES["pcg"], speculative_config=greedy)
-    with pytest.raises(Exception, match="there is no --speculative-config"):
+    with pytest.raises(Exception, match="--speculative-config is required"):
         serving.engine(RULES["pcg"], speculative_config=None)
 
 

@@ -271,7 +271,7 @@ def test_an_engine_that_dies_is_started_anew_and_what_is_done_is_not_done_again(
 
 def test_what_is_no_speech_fails_its_utterance(config, monkeypatch) -> None:
     monkeypatch.setattr(LLM, "says", lambda place: 0)
-    with pytest.raises(RunFailed, match="ValueError: vLLM said token 0, which is no speech"):
+    with pytest.raises(RunFailed, match="ValueError: vLLM sampled token 0, which is not speech"):
         run_once(config())
 
 
@@ -288,7 +288,7 @@ def test_told_to_end_a_run_ends_its_engine(config, monkeypatch) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_named(config) -> None:
-    with pytest.raises(RunFailed, match=r"a prompt of \d+ tokens and 12 to say are more than the 40 of vLLM"):
+    with pytest.raises(RunFailed, match=r"a prompt of \d+ and 12 speech tokens exceed vLLM's 40 positions"):
         run_once(config("+engine.arguments.max_model_len=40"))
 
 
@@ -316,17 +316,20 @@ def test_without_vllm_one_line_installs_it(config, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["grouping=dropmatch"], "grouping=dropmatch: asks for what vLLM does not give; it can do block, bucket"),
-        (["decoding.candidates=2"], "decoding.candidates=2: vLLM verifies chains; want 1"),
-        (["decoding.mode=law"], "decoding.mode=law: vLLM verifies chains; want speculative"),
-        (["draft=ngram"], "draft: engine=vllm drafts with models that are folders"),
-        (["target=transformers", "target.path=x"], "target: engine=vllm runs models that are folders"),
-        (["grouping=pcg", "decoding.temperature=0.0"], "decoding.temperature=0: vLLM decodes exactly there"),
-        (["decoding.top_k=50"], "decoding.top_k=50: vLLM's draft knows the temperature alone; want null"),
-        (["decoding.top_p=0.9"], "decoding.top_p=0.9: vLLM's draft knows the temperature alone; want 1.0"),
-        (["decoding.repetition_penalty=1.2"], "decoding.repetition_penalty: of vLLM it counts text too"),
-        (["decoding.ras={window: 10, tau: 0.1}"], "decoding.ras: vLLM does not sample so; set it to null"),
-        (["devices=2"], "device, devices: engine=vllm takes the one that it sees"),
+        (
+            ["grouping=dropmatch"],
+            "grouping=dropmatch needs what vLLM does not give; engine=vllm supports block",
+        ),
+        (["decoding.candidates=2"], "decoding.candidates=2: vLLM verifies only chains; set it to 1"),
+        (["decoding.mode=law"], "decoding.mode=law: vLLM verifies only chains; set it to speculative"),
+        (["draft=ngram"], "draft: engine=vllm supports models that are folders"),
+        (["target=transformers", "target.path=x"], "target: engine=vllm supports models that are folders"),
+        (["grouping=pcg", "decoding.temperature=0.0"], "decoding.temperature=0: vLLM then decodes exactly"),
+        (["decoding.top_k=50"], "decoding.top_k=50: vLLM's draft supports only a temperature; set it to null"),
+        (["decoding.top_p=0.9"], "decoding.top_p=0.9: vLLM's draft supports only a temperature; set it to 1.0"),
+        (["decoding.repetition_penalty=1.2"], "decoding.repetition_penalty: vLLM's counts text tokens too"),
+        (["decoding.ras={window: 10, tau: 0.1}"], "decoding.ras: vLLM does not support it; set it to null"),
+        (["devices=2"], "device, devices: engine=vllm uses one visible device"),
         (["engine.concurrency=0"], "engine.concurrency=0: 1 to 100,000"),
         (["+engine.arguments.seed=3"], "engine.arguments=.*: arguments of vllm.LLM other than"),
     ],

@@ -11,7 +11,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.acceptance.ssd import SSD
 from pcg.command import folders
 from pcg.config.validate import ConfigError
-from pcg.engines.settings import node_of, rule_of, rules, told
+from pcg.engines.settings import described, node_of, rule_of, rules
 from pcg.engines.tables import audio_ids, of_file
 from pcg.groups.cosine import Cosine
 from pcg.groups.table import GroupTable
@@ -40,10 +40,10 @@ def test_rules_have_the_names_of_their_choices() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({}, ["pcg: want keys and values"]),
-        ({"rule": "pgc"}, ["pcg.rule='pgc': no such rule; did you mean 'pcg'?"]),
-        ({"rule": "dropmatch"}, ["pcg.rule='dropmatch': no such rule"]),
-        ({"rule": "pcg"}, ["pcg.groups=None: a file that `pcg groups` has made"]),
+        ({}, ["pcg must be an object"]),
+        ({"rule": "pgc"}, ["pcg.rule='pgc' does not exist; did you mean 'pcg'?"]),
+        ({"rule": "dropmatch"}, ["pcg.rule='dropmatch' does not exist"]),
+        ({"rule": "pcg"}, ["pcg.groups=None must be a file written by `pcg groups`"]),
         ({"rule": "pcg", "groups": "a", "flor": 1}, ["pcg.flor: unknown key; did you mean 'floor'?"]),
         ({"rule": "pcg", "groups": {"thta": 1}}, ["pcg.groups.thta: unknown key", "pcg.groups.theta is required"]),
         ({"rule": "ssd", "beta": "high"}, ["pcg.beta='high': expected a number"]),
@@ -61,7 +61,7 @@ def test_wrong_settings_are_named(settings: dict[str, object], named: list[str])
 def test_a_rule_without_groups(model: str) -> None:
     rule = rule_of({"rule": "ssd", "beta": 0.2}, model, rows(model), CPU)
     assert rule == SSD(0.2)
-    assert told(rule) == "ssd beta=0.2"
+    assert described(rule) == "ssd beta=0.2"
 
 
 def test_groups_built_when_the_engine_starts(model: str) -> None:
@@ -75,7 +75,7 @@ def test_groups_built_when_the_engine_starts(model: str) -> None:
     assert rule.groups == Cosine(0.1).build(own, groupable).in_vocabulary(ids, rows(model))
     text = torch.ones(rows(model), dtype=torch.bool).index_fill_(0, ids[:-1], False)
     assert (rule.groups.counts[text] == 1).all()
-    assert told(rule).startswith("pcg residual=target floor=0.01; 96 groups of ")
+    assert described(rule).startswith("pcg residual=target floor=0.01; 96 groups of ")
 
 
 def test_groups_from_a_file_of_another_model_are_refused(model: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.engines.vllm.v1 import RejectionSample, expand_batch_to_tokens
 from pcg.groups.table import GroupTable
 from pcg.sampling import draw
-from tests.engines.test_blocks import DRAFT, GAMMA, GROUPS, TARGET, VOCAB, total_variation
+from tests.engines.test_decide import DRAFT, GAMMA, GROUPS, TARGET, VOCAB, total_variation
 
 
 @dataclass
@@ -138,7 +138,7 @@ def test_penalties_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "vllm.pcg"):
         for _ in range(3):
             call(sample, [1], metadata, torch.tensor([4]), DRAFT[:1], TARGET[:1].log(), torch.tensor([5]), 1)
-    assert [record.message.split(".")[0] for record in caplog.records] == ["pcg: a request asks for penalties"]
+    assert [record.message.split(",")[0] for record in caplog.records] == ["pcg: a request has penalties"]
 
 
 def test_the_size_of_llasa() -> None:

@@ -8,7 +8,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.engines.vllm.v2 import verify
 from pcg.groups.table import GroupTable
 from pcg.sampling import draw
-from tests.engines.test_blocks import DRAFT, GAMMA, GROUPS, TARGET, VOCAB, total_variation
+from tests.engines.test_decide import DRAFT, GAMMA, GROUPS, TARGET, VOCAB, total_variation
 
 TEMPERATURE = 0.8
 

@@ -11,7 +11,7 @@ from pcg.acceptance.pcg import PCG
 from pcg.acceptance.ssd import SSD
 from pcg.engines.vllm import v1, v2
 from tests.counter import Waits
-from tests.engines.test_blocks import DRAFT, GROUPS, TARGET, VOCAB
+from tests.engines.test_decide import DRAFT, GROUPS, TARGET, VOCAB
 from tests.engines.test_v1 import Metadata, refuse
 
 COUNTS = [3, 0, 2, 3]

@@ -18,9 +18,9 @@ from transformers import LlamaForCausalLM
 from pcg import digest
 from pcg.models import hub
 from pcg.models.checkpoint import Checkpoint, dtype_of, read_json, resolve_folder
+from pcg.models.contents import read_contents
 from pcg.models.hf import HfLM
 from pcg.models.llama import LlamaConfig, LlamaLM
-from pcg.models.look import look
 from pcg.models.phonemes import Phonemes
 from tests.fakes import make_bundled_folder
 
@@ -51,7 +51,7 @@ def test_pickle_only_folder_is_refused_with_how_to_convert(tmp_path: Path) -> No
     folder = make_bundled_folder(tmp_path)
     (folder / "model.safetensors").unlink()
     torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pickled weights only \(pytorch_model\.bin\).*refused.*save_pretrained"):
+    with pytest.raises(ValueError, match=r"only pickled weights \(pytorch_model\.bin\).*refused.*save_pretrained"):
         Checkpoint(folder)
 
 
@@ -84,7 +84,7 @@ def test_bundled_names_lie_inside_the_package() -> None:
 
 def test_dtype_is_named() -> None:
     assert dtype_of("bfloat16") is torch.bfloat16
-    with pytest.raises(ValueError, match="one of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="choose float32, bfloat16, float16"):
         dtype_of("int8")
 
 
@@ -119,7 +119,7 @@ def test_quantised_weights_are_refused_by_name(
     changes: dict[str, torch.Tensor], config: dict[str, object], sign: str, tmp_path: Path
 ) -> None:
     folder = rewritten(make_bundled_folder(tmp_path), changes, **config)
-    message = rf"holds quantised weights \({sign}.*\): only F64, F32, BF16, F16 are read\. Take .*dequantize"
+    message = rf"holds quantised weights \({sign}.*\): only F64, F32, BF16, F16 are supported\. Use .*dequantize"
     with pytest.raises(ValueError, match=message):
         Checkpoint(folder)
 
@@ -215,7 +215,9 @@ def test_the_index_says_which_shard_counts(tmp_path: Path) -> None:
     save_file({**load_file(stale), "model.norm.weight": torch.full((64,), 7.0)}, stale, {"format": "pt"})
     assert torch.equal(Checkpoint(folder).tensor("model.norm.weight", (64,)), tensors["model.norm.weight"])
     load_speaking(folder)
-    with pytest.raises(ValueError, match=r"model\.norm\.weight lies in .* and .*transformers does not ask the index"):
+    with pytest.raises(
+        ValueError, match=r"model\.norm\.weight is in both .* and .*transformers does not look up in the index"
+    ):
         HfLM(str(folder), Phonemes(str(folder)), "float32", "cpu")
 
 
@@ -227,7 +229,7 @@ def test_a_shard_without_what_the_index_says_is_named(tmp_path: Path) -> None:
     index["weight_map"]["lost.weight"] = "model-00001-of-00002.safetensors"
     file.write_text(json.dumps(index))
     with pytest.raises(
-        ValueError, match=r"model-00001-of-00002\.safetensors holds (model\.norm|lost)\.weight, and it does"
+        ValueError, match=r"model-00001-of-00002\.safetensors holds (model\.norm|lost)\.weight, but it does"
     ):
         Checkpoint(folder)
 
@@ -263,7 +265,7 @@ def test_a_tensor_that_no_part_reads_is_named(
     with pytest.raises(ValueError, match=rf"{named}: no part of the model reads"):
         model(str(folder), Phonemes(str(folder)), "float32", "cpu")
     if model is not HfLM:
-        [problem] = look(str(folder)).problems  # so `pcg inspect` does not say that it runs
+        [problem] = read_contents(str(folder)).problems  # so `pcg inspect` does not say that it runs
         assert "no part of the model reads" in problem
 
 
@@ -272,7 +274,7 @@ def test_what_is_made_anew_may_be_there(model: Callable[..., object], tmp_path: 
     names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
     folder = rewritten(make_bundled_folder(tmp_path), {name: torch.ones(8) for name in names})
     model(str(folder), Phonemes(str(folder)), "float32", "cpu")
-    assert not look(str(folder)).problems
+    assert not read_contents(str(folder)).problems
 
 
 @pytest.mark.parametrize("model", [partial(LlamaLM, head="speech"), HfLM])
@@ -283,7 +285,7 @@ def test_a_tensor_that_is_missing_is_named(model: Callable[..., object], tmp_pat
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         model(str(folder), Phonemes(str(folder)), "float32", "cpu")
-    assert "up_proj" in look(str(folder)).problems[0]
+    assert "up_proj" in read_contents(str(folder)).problems[0]
 
 
 def test_a_head_that_is_there_is_the_models_whatever_config_says(tmp_path: Path) -> None:

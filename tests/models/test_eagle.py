@@ -231,12 +231,15 @@ def test_the_states_that_a_folder_names_are_read(pair, said: dict, reads: tuple[
     [
         ({"reads": [1, 2, 4]}, r"reads=\[1, 2, 4\]; states 0 to 3 can be read"),
         ({"reads": None, "eagle_aux_hidden_state_layer_ids": [1, 2, 3]}, r"layer_ids=\[1, 2, 3\]; states 0 to 2"),
-        ({"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}, "other states in reads than in eagle_aux_hidden_state_layer"),
-        ({"fc_norm": True}, "has fc_norm=True, which is not computed here"),
+        (
+            {"eagle_aux_hidden_state_layer_ids": [0, 1, 2]},
+            "different states in reads and in eagle_aux_hidden_state_layer",
+        ),
+        ({"fc_norm": True}, "has fc_norm=True, which is not supported"),
         ({"norm_output": True, "norm_before_fc": True}, "norm_output=True, norm_before_fc=True"),
         ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state=False"),
         ({"eagle_config": {"use_last_layernorm": False}}, "use_last_layernorm=False"),
-        ({"transformer_layer_config": {}}, "does not say norm_before_residual, which vLLM then takes for true"),
+        ({"transformer_layer_config": {}}, "no norm_before_residual, which vLLM takes as true"),
         ({"target_fingerprint": "0123456789"}, "was trained on the target with fingerprint 0123456789"),
         ({"draft_vocab_size": 12}, "draft_vocab_size=12 of vocab_size=.* ids, and there is no tensor lm_head.weight"),
     ],
@@ -306,7 +309,7 @@ def by_hand(target: LlamaLM, folder: str) -> torch.Tensor:
     ("ids", "offsets", "more", "message"),
     [
         ([124, 126, 128, 130], None, {}, "no tensor d2t, which says which ids they are"),
-        ([124, 126, 128, 130], [124, 126, 128, 130], {}, "d2t leads to id 133, beyond .*holds offsets, no ids"),
+        ([124, 126, 128, 130], [124, 126, 128, 130], {}, "d2t leads to id 133, beyond .*must hold offsets, not ids"),
         ([124, 126, 128, 130], [124, 125, 125, 124], {}, "d2t leads 4 rows to 3 ids"),
         ([0, 1, 2, 3], [0, 0, 0, 0], {}, "none of the 4 ids of its draft vocabulary is a speech token"),
         ([124, 126, 128, 130], [-1, 125, 126, 127], {}, "leads to id -1"),
@@ -346,9 +349,9 @@ def test_what_does_not_fit_is_one_clear_error(pair, tmp_path: Path) -> None:
     config = json.loads((target.folder / "config.json").read_text()) | {"num_hidden_layers": 1, "reads": [1]}
     (source / "config.json").write_text(json.dumps(config))
     save_file({"fc.weight": torch.zeros(32, 32)}, source / "model.safetensors")
-    with pytest.raises(ValueError, match="reads states of width 32, the target's are 16 wide"):
+    with pytest.raises(ValueError, match="reads states of width 32, but the target's have width 16"):
         EagleLM(str(source), narrow, "float32", "cpu")
-    with pytest.raises(ValueError, match="which a NGram does not show"):
+    with pytest.raises(ValueError, match="which a NGram does not give"):
         EagleLM(str(source), NGram(13), "float32", "cpu")
     (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
     with pytest.raises(ValueError, match="has 2 layers"):

@@ -27,8 +27,8 @@ def test_all_layers_are_the_target_and_fewer_share_its_weights(target: LlamaLM) 
     whole, first, last = LayersLM(target, 3, "last"), LayersLM(target, 1, "first"), LayersLM(target, 2, "last")
     torch.testing.assert_close(after(whole, ids), after(target, ids))
     assert not torch.allclose(after(first, ids), after(target, ids), atol=1e-2)
-    assert first._model.llama.layers[0] is target.llama.layers[0]
-    assert last._model.llama.layers[-1] is target.llama.layers[-1]
+    assert first.llama.layers[0] is target.llama.layers[0]
+    assert last.llama.layers[-1] is target.llama.layers[-1]
     assert first.prefill([ids], 20).states.shape[0] == 1
     assert len(target.llama.layers) == target.llama.config.layers == 3  # the target is left as it was
 
@@ -43,7 +43,7 @@ def test_its_footprint_is_what_its_layers_read(target: LlamaLM) -> None:
 
 
 def test_what_has_no_such_layers_is_refused(target: LlamaLM) -> None:
-    with pytest.raises(ValueError, match="count=4: the target has 3 layers"):
+    with pytest.raises(ValueError, match=r"draft\.count=4: the target has 3 layers"):
         LayersLM(target, 4, "last")
     with pytest.raises(ValueError, match="the target is a NGram"):
         LayersLM(NGram(13), 1, "last")

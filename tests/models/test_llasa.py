@@ -70,7 +70,7 @@ def test_a_text_in_which_nothing_is_said_is_refused(folder: Path, text: str) -> 
 
 
 def test_a_text_cannot_spell_the_models_tokens(folder: Path) -> None:
-    with pytest.raises(ValueError, match="utterance b: the text holds"):
+    with pytest.raises(ValueError, match="utterance b: the text contains"):
         Llasa(str(folder)).prompt(Utterance("b", "now <|s_5|>"), None)
 
 
@@ -85,7 +85,7 @@ def test_a_wrong_tokenizer_is_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer_config\.json is missing"):
         Llasa(str(tmp_path))
     save_llasa_tokenizer(tmp_path / "gap", 20, 300, skip=(7,))
-    with pytest.raises(ValueError, match=r"19 speech tokens but no <\|s_7\|>"):
+    with pytest.raises(ValueError, match=r"19 speech tokens, but <\|s_7\|> is missing"):
         Llasa(str(tmp_path / "gap"))
     save_llasa_tokenizer(tmp_path / "plain", 0, 300)
     with pytest.raises(ValueError, match=r"no speech tokens <\|s_0\|>"):
@@ -176,7 +176,7 @@ def test_without_a_network_a_hub_id_says_what_to_place_where(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "the tokenizer has no chat template, which writes LLaSA's prompts: copy chat_template"),
+        (None, "the tokenizer has no chat template, which is needed for prompts: copy chat_template"),
         ("{{ nothing.of.it }}", "the chat template cannot write a prompt"),
         ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "the chat template"),
         ("{{ raise_exception('no system role') }}", "the chat template cannot write a prompt: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from pcg.models import linear, native
+from pcg.models import layout, linear, native
 from pcg.models.chain import chain
+from pcg.models.decoder import LlamaConfig
 from pcg.models.eagle import EagleLM
 from pcg.models.llama import LlamaLM
 from pcg.models.phonemes import Phonemes
@@ -24,11 +26,11 @@ from tests.models.test_llama import FORMS
 
 built = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
 pairs = pytest.mark.skipif(not native.can_pass(32, torch.bfloat16), reason="this processor multiplies no bfloat16")
-FLOAT16, BFLOAT16, FLOAT32, CPU = torch.float16, torch.bfloat16, torch.float32, torch.device("cpu")
+FLOAT16, FLOAT32, CPU = torch.float16, torch.float32, torch.device("cpu")
 
 
 def load(folder: Path, patch: pytest.MonkeyPatch, chosen: str, dtype: str = "float32") -> LlamaLM:
-    patch.setattr("pcg.models.llama.layout_for", lambda *_: chosen)
+    patch.setattr("pcg.models.llama.choose", lambda *_: chosen)
     return LlamaLM(str(folder), Phonemes(str(folder)), dtype, "cpu", "speech")
 
 
@@ -106,7 +108,7 @@ def test_a_draft_that_reads_states(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     maker.save(maker.make(teacher), tmp_path / "eagle", teacher)
     found = []
     for model in (fast, plain):
-        monkeypatch.setattr("pcg.models.eagle.layout_for", lambda *_, model=model: model.layout)
+        monkeypatch.setattr("pcg.models.eagle.choose", lambda *_, model=model: model.layout)
         draft, prompt = EagleLM(str(tmp_path / "eagle"), model, "float32", "cpu"), [of_random(fast, 12)]
         assert draft.layout == model.layout
         cache = model.prefill(prompt, 64, reads=draft.reads)
@@ -128,7 +130,7 @@ def test_a_whole_block_is_what_steps_give(
     maker.save(maker.make(teacher), tmp_path / "eagle", teacher)
     if rows:
         with_own_rows(tmp_path / "eagle", fast, rows)
-    monkeypatch.setattr("pcg.models.eagle.layout_for", lambda *_: "native")
+    monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: "native")
     draft, prompts = EagleLM(str(tmp_path / "eagle"), fast, computed, "cpu"), [of_random(fast, 12), of_random(fast, 30)]
     assert draft._drafting is not None
     latest, uniform = of_random(fast, 2, 3), torch.rand(2, 4, dtype=torch.float64)
@@ -162,7 +164,7 @@ def test_without_a_compiler_torch_multiplies(monkeypatch: pytest.MonkeyPatch, ca
     native.library.cache_clear()
     try:
         with caplog.at_level(logging.INFO):
-            assert linear.layout_for(64, FLOAT16, FLOAT32, CPU) == "packed"
+            assert "native" not in linear.layouts(64, FLOAT16, FLOAT32, CPU, 1)
         assert "no C compiler that builds passes.c" in caplog.text
     finally:
         native.library.cache_clear()
@@ -183,9 +185,34 @@ def test_what_cannot_be_built_is_told_with_the_compilers_words(
         native.library.cache_clear()
 
 
-def test_several_threads_other_dtypes_and_narrow_heads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for dim, computed, device in ((64, FLOAT16, CPU), (4, FLOAT32, CPU), (64, BFLOAT16, torch.device("meta"))):
-        assert linear.layout_for(dim, FLOAT32, computed, device) == "plain"
-    for threads, layouts in ((2, ["packed", "plain"]), (8, ["plain", "plain"])):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert [linear.layout_for(64, stored, FLOAT32, CPU) for stored in (FLOAT16, BFLOAT16)] == layouts
+def test_several_threads_other_dtypes_and_narrow_heads_are_torchs() -> None:
+    assert "native" not in linear.layouts(64, FLOAT16, FLOAT32, CPU, 2)
+    assert "native" not in linear.layouts(64, FLOAT16, FLOAT16, CPU, 1)
+    assert "native" not in linear.layouts(4, FLOAT16, FLOAT32, CPU, 1)
+    assert linear.layouts(64, FLOAT16, torch.bfloat16, torch.device("meta"), 1) == ["plain"]
+
+
+def test_the_choice_is_measured_once_kept_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PCG_CACHE", str(tmp_path))
+    monkeypatch.setattr(layout, "layouts", lambda *_: ["plain", "packed"])
+    make_bundled_folder(tmp_path / "model")
+    config = LlamaConfig.read(json.loads((tmp_path / "model" / "config.json").read_text()), tmp_path)
+    times = {"plain": [3.0, 4.0], "packed": [1.0, 13.0]}  # quick alone, slow to verify
+    monkeypatch.setattr(layout, "measure", lambda *_: times)
+    with caplog.at_level(logging.INFO):
+        assert layout.choose(config, FLOAT16, FLOAT32, CPU) == "plain"
+    assert "laid out as plain; ms a layer for one token and for five: plain 3.00 and 4.00, packed 1.00" in caplog.text
+    monkeypatch.setattr(layout, "measure", lambda *_: pytest.fail("measured again"))
+    assert layout.choose(config, FLOAT16, FLOAT32, CPU) == "plain"
+
+
+def test_every_layout_that_is_offered_can_be_measured(tmp_path: Path) -> None:
+    make_bundled_folder(tmp_path / "model", head_dim=16, kind="Qwen3")
+    config = LlamaConfig.read(json.loads((tmp_path / "model" / "config.json").read_text()), tmp_path)
+    for stored, dtype in ((FLOAT16, FLOAT32), (torch.bfloat16, FLOAT32), (torch.bfloat16, torch.bfloat16)):
+        offered = linear.layouts(16, stored, dtype, CPU, 1)
+        found = layout.measure(config, stored, dtype, offered)
+        assert list(found) == offered
+        assert all(time > 0 for times in found.values() for time in times)

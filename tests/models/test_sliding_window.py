@@ -12,9 +12,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pcg.models.decoder import LlamaConfig
+from pcg.models.decoder import LlamaConfig, refuse_window
 from pcg.models.hf import HfLM
-from pcg.models.sliding_window import refuse_window
 
 TEXT = SimpleNamespace(speech_ids=torch.arange(20, 40), prompt=lambda utterance, prompt_tokens: None)
 USED = {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}
@@ -40,7 +39,9 @@ def test_both_decoders_decide_alike(form: dict[str, Any], sliding: int, tmp_path
     ).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": None, **form}))
-    message = rf"{tmp_path}: config.json has sliding_window=8 in {sliding} of 2 layers; only models that attend to"
+    message = (
+        rf"{tmp_path}: config.json has sliding_window=8 in {sliding} of 2 layers; target=hf and target=transformers"
+    )
     for read in (
         lambda: LlamaConfig.read(json.loads((tmp_path / "config.json").read_text()), tmp_path),
         lambda: HfLM(str(tmp_path), TEXT, "float32", "cpu"),

@@ -87,9 +87,9 @@ def test_cosyvoice3_has_an_instruction_and_codes_that_end_before_other_tokens_ca
     )
     assert side.speech_names[-2:] == ("<|s_6560|>", "<|eos1|>")
     given = {"path": str(folder), "template": "<|sos|>{}", "speech": "<|s_{}|>", "end": "<|eos1|>", "phonemes": None}
-    with pytest.raises(ValueError, match=r"has 6757 speech tokens but no <\|s_6561\|>"):
+    with pytest.raises(ValueError, match=r"has 6757 speech tokens, but <\|s_6561\|> is missing"):
         Templated(**given)
-    with pytest.raises(ValueError, match=r"has 6565 speech tokens but no <\|s_6561\|>"):
+    with pytest.raises(ValueError, match=r"has 6565 speech tokens, but <\|s_6561\|> is missing"):
         Templated(**given, codes=6569)
 
 
@@ -117,15 +117,15 @@ def test_what_a_tokenizer_lacks_is_named(air: Path, cosyvoice: Path) -> None:
     with pytest.raises(ValueError, match=r"no speech tokens <\|speech_0\|>, <\|speech_1\|>"):
         side_of("neutts", cosyvoice)
     given = {"path": str(air), "speech": "<|speech_{}|>", "phonemes": None}
-    with pytest.raises(ValueError, match=r"does not know <\|stop\|>, <\|go\|>"):
+    with pytest.raises(ValueError, match=r"lacks <\|stop\|>, <\|go\|>"):
         Templated(template="<|go|>{}", end="<|stop|>", **given)
-    with pytest.raises(ValueError, match="needs one"):
+    with pytest.raises(ValueError, match="must have one"):
         Templated(template="no text", end=NEUTTS[-1], **given)
-    with pytest.raises(ValueError, match=r"text\.codes=30: the tokenizer has 24 speech tokens only"):
+    with pytest.raises(ValueError, match=r"text\.codes=30: the tokenizer has only 24 speech tokens"):
         Templated(template="{}", end=NEUTTS[-1], codes=30, **given)
     with pytest.raises(ValueError, match="nothing to say in"):
         side_of("neutts", air).prompt(Utterance("b", "..."), None)
-    with pytest.raises(ValueError, match="utterance b: the text holds"):
+    with pytest.raises(ValueError, match="utterance b: the text contains"):
         side_of("neutts", air).prompt(Utterance("b", "now <|speech_5|>"), None)
 
 
@@ -158,11 +158,11 @@ def test_the_prompt_of_orpheus_is_that_of_its_authors(orpheus: Path) -> None:
     assert side.speech_names[4096 * 3 + 7] == f"<custom_token_{10 + 4096 * 3 + 7}>"
     assert side.speech_names[-2:] == ("<custom_token_28681>", "<custom_token_2>")
     assert len(side.speech_ids) == 28_673
-    with pytest.raises(ValueError, match="has a voice prompt, and this family takes none"):
+    with pytest.raises(ValueError, match="has a voice prompt, but this family speaks in the voice"):
         side.prompt(SAID, CODES)
-    with pytest.raises(ValueError, match="the text holds '<custom_token_'"):
+    with pytest.raises(ValueError, match="the text contains '<custom_token_'"):
         side.prompt(Utterance("b", "now <custom_token_12>"), None)
-    with pytest.raises(ValueError, match=r"text\.slots=5: 28672 codes cannot be shared out evenly"):
+    with pytest.raises(ValueError, match=r"text\.slots=5: 28672 codes cannot be divided evenly"):
         Templated(str(orpheus), "{}", "<custom_token_{}>", "<custom_token_2>", None, codes=28_672, first=10, slots=5)
 
 
@@ -177,9 +177,9 @@ def test_the_prompt_of_spark_has_the_voice_of_its_utterance(tmp_path: Path) -> N
         "<|end_global_token|><|start_semantic_token|><|bicodec_semantic_5|><|bicodec_semantic_23|><|bicodec_semantic_0|>"
     )
     for wrong, message in (
-        (None, "needs 32 tokens of the voice; dataset=tokens dataset.voice=COLUMN"),
+        (None, "needs 32 tokens of the voice; name the column that holds them: dataset=tokens dataset.voice=COLUMN"),
         (np.arange(31), "its voice has 31 tokens; this family needs 32"),
-        (np.full(32, 4096), "voice token 4096 is not in 0 to 4095"),
+        (np.full(32, 4096), "voice token 4096 exceeds 0 to 4095"),
     ):
         with pytest.raises(ValueError, match=f"utterance a: .*{message}"):
             side.prompt(replace(SAID, load_voice=None if wrong is None else lambda codes=wrong: codes), None)

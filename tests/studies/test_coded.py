@@ -84,8 +84,8 @@ def test_recorded_speech_becomes_a_drafts_labels(coded: Path, tmp_path: Path) ->
         wanted = torch.cat([text.prompt(each, voice), text.speech_ids[speech], text.speech_ids[-1:]])
         [sequence] = samples(str(tmp_path / "out"), split)(random.Random(0))
         assert sequence.ids == wanted.tolist()
-    with pytest.raises(ValueError, match="holds shards already"):
+    with pytest.raises(ValueError, match="already has shards"):
         build(config["trainer"]).run()
     short = {**config["trainer"], "out": str(tmp_path / "short"), "max_length": 10}
-    with pytest.raises(ValueError, match="0 usable sequences"):
+    with pytest.raises(ValueError, match="has 0 usable sequences"):
         build(short).run()

@@ -263,7 +263,7 @@ def test_all_mistakes_at_once(asked) -> None:
 def test_a_dataset_without_recordings_is_an_error(asked, monkeypatch) -> None:
     utterances = [type(u)(u.id, u.text, u.speaker, u.prompt_text, u.load_prompt) for u in Sentences(2)]
     monkeypatch.setattr(Sentences, "__iter__", lambda self: iter(utterances))
-    with pytest.raises(ValueError, match="'u/0' has no reference recording"):
+    with pytest.raises(ValueError, match="'u/0' has no recording"):
         offline.study(asked())
 
 

@@ -121,7 +121,7 @@ def test_a_loaded_model_takes_what_the_footprint_says(
     held: dict[int, int] = {}
     for tensor in _tensors(model.llama):
         held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    apart = {t.untyped_storage().data_ptr() for t in (model.llama.blocks.rope, model.llama.blocks._floor)}
+    apart = {t.untyped_storage().data_ptr() for t in (model.llama.ops.rope, model.llama.ops._floor)}
     assert sum(size for where, size in held.items() if where not in apart) == found.weights
     assert model.prefill([torch.tensor([1, 2])], 10).states.nbytes == 10 * found.cache
 

@@ -48,7 +48,7 @@ def speech(teacher: Teacher, rows: int, length: int, seed: int = 0) -> torch.Ten
 
 
 def module(teacher, student, loss, depths, heldout=()) -> DraftModule:
-    stage = SimpleNamespace(temperature=0.8, depths=depths, learning_rate=5e-3)
+    stage = SimpleNamespace(temperature=0.8, depths=depths, share=1.0, steps=50, learning_rate=5e-3, report_every=50)
     return DraftModule(student, teacher, loss, stage, {"near": teacher.groups(Cosine(0.5))}, heldout)
 
 
@@ -102,6 +102,31 @@ def test_fifty_steps_of_lk_raise_held_out_acceptance(teacher):
     for depth in (1, 2, 3):
         assert after[f"heldout_exact_{depth}"] > before[f"heldout_exact_{depth}"] + 0.02
         assert after[f"heldout_near_{depth}"] >= after[f"heldout_exact_{depth}"] - 1e-6  # coarse keeps at least as much
+
+
+def test_a_step_with_budgets_adds_half_the_loss_after_a_cut(teacher, monkeypatch):
+    student = EagleDraft(READS, budgets=[16, 24]).make(teacher)
+    made = module(teacher, student, LK(), 2)
+    ids, asked = speech(teacher, 2, 60), []
+    own = made.distributions
+    monkeypatch.setattr(made, "distributions", lambda *given: asked.append(given) or own(*given))
+    losses = []
+
+    def take_step(module: DraftModule, loss: torch.Tensor, *_: object, **__: object) -> None:
+        losses.append(loss.detach())
+        module.trained += 1
+
+    monkeypatch.setattr("pcg.training.drafts.take_step", take_step)
+    made.training_step(ids, 0)
+    (_, _), (_, _, view) = asked
+    assert 15 <= view.cut <= 45
+    assert view.budget in (16, 24)
+    full, sparse = (made._weighted(*own(ids, 1.0, *some))[0] for some in ((), (view,)))
+    torch.testing.assert_close(losses[0], full + 0.5 * sparse)
+    drafts, target = own(ids, 1.0, view)
+    assert len(drafts[0]) == len(target) == 2 * (59 - view.cut)
+    budgets = [made._view(60).budget for _ in range(300)]
+    assert 150 < budgets.count(16) < 250  # two of three
 
 
 def test_a_loss_on_groups_gets_them_over_the_targets_table(teacher):

@@ -147,7 +147,7 @@ def test_more_steps_go_on_and_a_folder_that_is_missing_is_written(work, caplog):
     first = weights(work, "head")
     shutil.rmtree(work / "head")
     run_stage(node(work, "head"))
-    assert "its folder was missing and is written from the checkpoint" in caplog.text
+    assert "the folder was missing and has been written from the checkpoint" in caplog.text
     assert all(torch.equal(first[name], value) for name, value in weights(work, "head").items())
     run_stage(node(work, "head", steps=4))
     assert "head: resuming" in caplog.text
@@ -178,7 +178,7 @@ def test_a_checkpoint_that_was_cut_is_named(work):
     whole = (work / "head.ckpt").read_bytes()
     for size in (0, 100, len(whole) // 2):
         (work / "head.ckpt").write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"head\.ckpt is cut short or no checkpoint .*remove it to begin anew"):
+        with pytest.raises(ValueError, match=r"head\.ckpt is truncated or no checkpoint .*remove it to start again"):
             run_stage(node(work, "head", steps=3))
 
 

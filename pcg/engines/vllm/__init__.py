@@ -1,1 +1,1 @@
-"""pcg as a plugin of vLLM: its acceptance rules in the place of vLLM's own (docs/vllm.md)."""
+"""pcg as a plugin of vLLM: its acceptance rules replace vLLM's own (docs/vllm.md)."""

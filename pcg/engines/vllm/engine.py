@@ -1,8 +1,8 @@
-"""``engine=vllm``: runs of the framework decoded by vLLM, its rule in the place of vLLM's own (``plugin``).
+"""``engine=vllm``: vLLM decodes a run, with the run's rule instead of vLLM's own (``plugin``).
 
-Requests are handed over ``window`` at a time and decoded with continuous batching, ``concurrency`` of them at once, in
-a process of vLLM's own. What was kept of a draft is read from how many tokens each step adds to a request; vLLM's own
-counters are recorded beside it.
+Requests are given to vLLM ``window`` at a time and decoded with continuous batching, ``concurrency`` of them at once,
+in a process of vLLM's own. Acceptance is computed from the number of tokens that each step adds to a request; vLLM's
+own counters are recorded too.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from pcg.models.unloaded import UnloadedHead
 from pcg.processes import RUN, exit_when_told_to_end
 from pcg.types import Generation
 
-_MODEL = "pcg.models.llama.LlamaLM"  # whose folders vLLM reads; of others it would want another class, or cannot
+_MODEL = "pcg.models.llama.LlamaLM"  # the only class whose folders vLLM can read
 _HEAD = "pcg.models.eagle.EagleLM"
 _FOLDERS = f"models that are folders of Llama, Qwen2 or Qwen3 ({_MODEL})"
 _OURS = ("model", "speculative_config", "additional_config", "max_num_seqs", "seed", "dtype", "disable_log_stats")
 _NOT_OURS = Constraint(
     lambda arguments: not set(arguments) & set(_OURS),
-    f"arguments of vllm.LLM other than {', '.join(_OURS)}, which the run gives",
+    f"arguments of vllm.LLM other than {', '.join(_OURS)}, which the run sets",
 )
-_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # which of vLLM's two decodes, where it is not vLLM that chooses
-# Of vLLM's own that a run needs otherwise than it is; what the user's environment says goes before.
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # the environment variable that chooses one of vLLM's two runners
+# Environment of vLLM that a run needs; the user's own environment has priority.
 _DEFAULTS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would think that it has loaded plugins
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process would not load plugins
 }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class Vllm:
     """vLLM as a run's engine; see ``pcg.engines.engine.Engine``.
 
     Args:
-        arguments: of ``vllm.LLM``, as they are: ``{max_model_len: 2048, enforce_eager: true}``.
+        arguments: passed on to ``vllm.LLM``: ``{max_model_len: 2048, enforce_eager: true}``.
     """
 
     name: ClassVar[str] = "vllm"
@@ -84,76 +84,78 @@ class Vllm:
         target, draft, grouping = config.get("target"), config.get("draft"), config.get("grouping")
         decoding = config.get("decoding")
         assert isinstance(decoding, Mapping)
-        found = []
+        wrong = []
         if is_built(target) and target[TARGET] != _MODEL:
-            found.append(f"target: engine=vllm runs {_FOLDERS}, not {target[TARGET]}")
+            wrong.append(f"target: engine=vllm supports {_FOLDERS}, not {target[TARGET]}")
         if is_built(draft) and draft[TARGET] not in (_MODEL, _HEAD):
-            found.append(
-                f"draft: engine=vllm drafts with {_FOLDERS}, and heads that read the target ({_HEAD}), not with "
-                f"{draft[TARGET]}; draft=none runs the target alone"
+            wrong.append(
+                f"draft: engine=vllm supports {_FOLDERS}, and heads that read the target ({_HEAD}), not "
+                f"{draft[TARGET]}; draft=none decodes with the target alone"
             )
         if decoding.get("repetition_penalty", 1.0) != 1.0:
-            found.append("decoding.repetition_penalty: of vLLM it counts text too, of our loop speech alone; want 1.0")
+            wrong.append("decoding.repetition_penalty: vLLM's counts text tokens too, unlike our loop's; set it to 1.0")
         if decoding.get("ras") is not None:
-            found.append("decoding.ras: vLLM does not sample so; set it to null")
-        found += _problems_of_drafts(decoding, grouping) if is_built(draft) else []
+            wrong.append("decoding.ras: vLLM does not support it; set it to null")
+        wrong += _problems_of_drafts(decoding, grouping) if is_built(draft) else []
         if config.get("devices", 1) != 1 or ":" in str(config.get("device")):
-            found.append("device, devices: engine=vllm takes the one that it sees; CUDA_VISIBLE_DEVICES chooses it")
-        return found
+            wrong.append("device, devices: engine=vllm uses one visible device; choose it by CUDA_VISIBLE_DEVICES")
+        return wrong
 
     def start(self, pair: Pair) -> Started:
         return _Served(self, pair)
 
 
 def _problems_of_drafts(decoding: Mapping[str, Any], grouping: Any) -> list[str]:
-    """What vLLM cannot do with a draft, by the key that asks for it."""
-    found = []
+    """Error messages for settings that vLLM does not support with a draft."""
+    problems = []
     for key, only in (("mode", "speculative"), ("candidates", 1), ("top_k", None), ("top_p", 1.0)):
         if decoding.get(key, only) != only:
-            why = "vLLM's draft knows the temperature alone" if key.startswith("top") else "vLLM verifies chains"
-            found.append(f"decoding.{key}={decoding[key]}: {why}; want {'null' if only is None else only}")
+            why = "vLLM's draft supports only a temperature" if key.startswith("top") else "vLLM verifies only chains"
+            problems.append(f"decoding.{key}={decoding[key]}: {why}; set it to {'null' if only is None else only}")
     if is_built(grouping):
         name = name_of(grouping)
         if name not in rules():
-            found.append(f"grouping={name}: asks for what vLLM does not give; it can do {', '.join(sorted(rules()))}")
+            supported = ", ".join(sorted(rules()))
+            problems.append(f"grouping={name} needs what vLLM does not give; engine=vllm supports {supported}")
         elif decoding.get("temperature") == 0 and name != "exact":
-            found.append(f"decoding.temperature=0: vLLM decodes exactly there, whatever the rule; not {name} but exact")
-    return found
+            problems.append(f"decoding.temperature=0: vLLM then decodes exactly, not by {name}; set grouping=exact")
+    return problems
 
 
 class _Served:
-    """A pair, served. After it has failed the engine is started anew for what comes next."""
+    """A decoder that runs vLLM. After a failure the next ``decode`` starts vLLM again."""
 
     def __init__(self, engine: Vllm, pair: Pair) -> None:
         if pair.draft is not None and not torch.equal(pair.target.ids, pair.draft.ids):
-            raise ConfigError(["draft: engine=vllm needs a draft that has the target's token ids; these differ"])
+            raise ConfigError(["draft: engine=vllm needs a draft with the target's token ids; this draft's differ"])
         self._engine, self._pair = engine, pair
         self._speech = {int(token): place for place, token in enumerate(pair.target.ids.tolist())}
         self._end = int(pair.target.ids[-1])
         self._names = itertools.count()
         self._llm: Any = None
-        self._running()  # what keeps it from starting is the run's fault, not an utterance's
+        self._running()  # an error at the start fails the run, not an utterance
 
     def decode(self, prompts: Sequence[Prompt], max_tokens: int, alone: bool = False) -> Decoded:
-        """Raises ValueError for a prompt that is too long, and for a token that is not of speech."""
+        """Raises ValueError for a prompt that is too long, and for a token that is not speech."""
         if alone and self._pair.draft is not None:
-            raise ValueError("an engine that has a draft does not decode without it: draft=none is a run of its own")
-        ids = [self._pair.target.prompt(each.utterance, each.speech).tolist() for each in prompts]
+            raise ValueError("engine=vllm with a draft does not decode the target alone: use a run with draft=none")
+        ids = [self._pair.target.prompt(prompt.utterance, prompt.speech).tolist() for prompt in prompts]
         llm = self._running()
         longest, most = max(map(len, ids)), llm.llm_engine.model_config.max_model_len
         if longest + max_tokens > most:
-            raise ValueError(f"a prompt of {longest} tokens and {max_tokens} to say are more than the {most} of vLLM")
+            raise ValueError(f"a prompt of {longest} and {max_tokens} speech tokens exceed vLLM's {most} positions")
         before = counted(llm) if self._pair.draft else {}
         began = time.perf_counter()
         try:
-            said, blocks, ended = self._steps(llm, ids, max_tokens)
+            tokens_of_rows, blocks, ended = self._steps(llm, ids, max_tokens)
         except BaseException:
-            self.close()  # what state it is in nobody knows
+            self.close()  # its state is unknown
             raise
         seconds = time.perf_counter() - began
         counters = {key: value - before[key] for key, value in counted(llm).items()} if self._pair.draft else None
         generations = [
-            self._generation(tokens, steps, end) for tokens, steps, end in zip(said, blocks, ended, strict=True)
+            self._generation(tokens, steps, end)
+            for tokens, steps, end in zip(tokens_of_rows, blocks, ended, strict=True)
         ]
         return Decoded(generations, {"engine": seconds}, {}, counters)
 
@@ -161,7 +163,7 @@ class _Served:
         if self._llm is None:
             exit_when_told_to_end()
             self._llm = _started(self._engine, self._pair)
-            self._stop = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)  # its processes go with us
+            self._stop = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)  # ends with us
         return self._llm
 
     def close(self) -> None:
@@ -172,7 +174,7 @@ class _Served:
     def _steps(
         self, llm: Any, ids: Sequence[list[int]], max_tokens: int
     ) -> tuple[list[list[int]], list[list[int]], list[bool]]:
-        """Of each prompt its tokens, how many of them each step gave, and whether end-of-speech was the last."""
+        """For each prompt its tokens, how many each step added, and whether the last one is end-of-speech."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -184,20 +186,20 @@ class _Served:
         names = {f"pcg-{next(self._names)}": place for place in range(len(ids))}
         for name, place in names.items():
             llm.llm_engine.add_request(name, {"prompt_token_ids": ids[place]}, params)
-        said: list[list[int]] = [[] for _ in ids]
+        tokens_of_rows: list[list[int]] = [[] for _ in ids]
         blocks: list[list[int]] = [[] for _ in ids]
         while llm.llm_engine.has_unfinished_requests():
             for out in llm.llm_engine.step():
                 place, new = names[out.request_id], list(out.outputs[0].token_ids)
-                said[place] += new
+                tokens_of_rows[place] += new
                 if new:
                     blocks[place].append(len(new))
-        return said, blocks, [tokens[-1:] == [self._end] for tokens in said]
+        return tokens_of_rows, blocks, [tokens[-1:] == [self._end] for tokens in tokens_of_rows]
 
     def _generation(self, tokens: Sequence[int], blocks: Sequence[int], ended: bool) -> Generation:
         strange = [token for token in tokens if token not in self._speech]
         if strange:
-            raise ValueError(f"vLLM said token {strange[0]}, which is no speech: what it may say was not heeded")
+            raise ValueError(f"vLLM sampled token {strange[0]}, which is not speech, although only speech was allowed")
         speech = torch.tensor([self._speech[token] for token in tokens[: len(tokens) - ended]], dtype=torch.int64)
         if self._pair.draft is None:
             plain = Generation(speech, ended, kinds=("plain",) * len(speech))
@@ -209,12 +211,12 @@ class _Served:
 def counted_blocks(blocks: Sequence[int], gamma: int) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Counts of a request (``pcg.decoding.statistics``) from the tokens that each of its steps added.
 
-    The first step is the prompt's own pass, which tests no draft: its token counts as a bonus, the end of an empty
-    block. Of the last round nobody can tell whether its last token was a draft's: it may have been cut there. It counts
-    as a round whose tokens were emitted, and for no more.
+    The first step is the pass over the prompt, which tests no draft: its token counts as a bonus, at the end of an
+    empty block. The last round may have been cut, so its last token may or may not be a draft's: only its round and its
+    emitted tokens are counted.
 
     Args:
-        blocks: 1 and then 1 to gamma + 1 each.
+        blocks: first 1, then 1 to gamma + 1 each.
     """
     rounds, whole = blocks[1:], blocks[1:-1]
     kept = [size - 1 for size in whole]
@@ -235,7 +237,7 @@ def counted_blocks(blocks: Sequence[int], gamma: int) -> tuple[dict[str, Any], t
 
 
 def _started(engine: Vllm, pair: Pair) -> Any:
-    """``vllm.LLM`` with the pair.
+    """Starts ``vllm.LLM`` with the pair.
 
     Raises:
         RuntimeError: the plugin is not loaded, or vLLM runs on another device than the run.
@@ -243,8 +245,8 @@ def _started(engine: Vllm, pair: Pair) -> Any:
     arguments: dict[str, Any] = {
         "skip_tokenizer_init": True, "dtype": pair.dtype, "max_num_seqs": engine.concurrency, "seed": pair.seed,
         "disable_log_stats": False,
-        "additional_config": {allowed.KEY: allowed.ranges_of(pair.target.ids)},  # our loop has logits of speech alone
-        "enable_prefix_caching": False,  # or the warm-up would have done the prompts of what is timed
+        "additional_config": {allowed.KEY: allowed.ranges_of(pair.target.ids)},  # only speech, as in our loop
+        "enable_prefix_caching": False,  # otherwise the warm-up would speed up the timed prompts
         **engine.arguments,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place, _environment(pair.threads):
@@ -257,22 +259,22 @@ def _started(engine: Vllm, pair: Pair) -> Any:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        wanted, found = pair.target.device.type, current_platform.device_type
-        if wanted != found:
-            raise RuntimeError(f"device={wanted}: this vLLM runs on {found}; device must say so")
+        device, has = pair.target.device.type, current_platform.device_type
+        if device != has:
+            raise RuntimeError(f"device={device}: this vLLM runs on {has}; set device={has}")
         llm = LLM(str(resolve_folder(pair.target.path)), **arguments)  # has read the groups when it returns
     if not plugin.registered():
         raise RuntimeError(
-            "vLLM has not loaded the plugin pcg, so its own rule would decide, of text too; does VLLM_PLUGINS name it?"
+            "vLLM has not loaded the plugin pcg, so its own rule would decide; add pcg to VLLM_PLUGINS, or unset it"
         )
     return llm
 
 
 def _drafting(pair: Pair, place: Path) -> dict[str, str]:
-    """The draft in vLLM's words; a head that reads the target as a folder that vLLM reads, in ``place``.
+    """The draft as settings of vLLM; a head that reads the target is written to ``place`` in vLLM's format.
 
     Raises:
-        ValueError: it reads states that vLLM does not give.
+        ValueError: it reads states that vLLM does not pass to drafts.
     """
     assert pair.draft is not None
     if not isinstance(pair.draft, UnloadedHead):
@@ -283,7 +285,7 @@ def _drafting(pair: Pair, place: Path) -> dict[str, str]:
 
 
 def _groups(pair: Pair, place: Path) -> dict[str, str]:
-    """The rule's groups over all tokens of the target, in a file; nothing for a rule without groups."""
+    """Writes the rule's groups over all tokens of the target to a file; empty for a rule without groups."""
     table = getattr(pair.rule, "groups", None)
     if table is None:
         return {}
@@ -294,7 +296,8 @@ def _groups(pair: Pair, place: Path) -> dict[str, str]:
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """While vLLM's process begins: the run's threads, and deaf to Ctrl-C, after which a run finishes its batch."""
+    """The environment in which vLLM's process starts: the run's threads, and SIGINT blocked, since after Ctrl-C a run
+    finishes its batch."""
     mine = {**_DEFAULTS, **{key: os.environ[key] for key in _DEFAULTS if key in os.environ}}
     mine |= {"OMP_NUM_THREADS": str(threads), RUN: str(os.getpid())}
     before = {key: os.environ.get(key) for key in mine}
@@ -312,13 +315,13 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 def counted(llm: Any) -> dict[str, int]:
-    """vLLM's own counters of drafts since the engine began. ``tested`` is derived: a round tests one draft, and one
-    more after each that it keeps but the last."""
-    found = {metric.name.removeprefix("vllm:spec_decode_num_"): metric for metric in llm.get_metrics()}
-    if "drafts" not in found:
+    """vLLM's own counters of drafts since it started. ``tested`` is derived: a round tests its first draft, and one
+    more after each kept draft except the last."""
+    metrics = {metric.name.removeprefix("vllm:spec_decode_num_"): metric for metric in llm.get_metrics()}
+    if "drafts" not in metrics:
         return dict.fromkeys(("rounds", "drafted", "tested", "accepted"), 0)
-    by_position, rounds = found["accepted_tokens_per_pos"].values, int(found["drafts"].value)
+    by_position, rounds = metrics["accepted_tokens_per_pos"].values, int(metrics["drafts"].value)
     return {
-        "rounds": rounds, "drafted": int(found["draft_tokens"].value), "tested": rounds + sum(by_position[:-1]),
+        "rounds": rounds, "drafted": int(metrics["draft_tokens"].value), "tested": rounds + sum(by_position[:-1]),
         "accepted": sum(by_position),
     }  # fmt: skip

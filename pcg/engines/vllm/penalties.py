@@ -1,4 +1,4 @@
-"""What a request's penalties cost, told once by whichever model runner meets them."""
+"""A warning about penalties of a request, for both model runners."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ log = logging.getLogger("vllm.pcg")
 
 
 class PenaltyWarning:
-    """Warns at the first request that has penalties. One a sampler."""
+    """Warns once, at the first step in which a request has penalties."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._done = False
 
-    def __call__(self, asked: bool) -> None:
-        """``asked``: whether a request of this step has penalties."""
-        if asked and not self._told:
-            self._told = True
+    def __call__(self, has_penalties: bool) -> None:
+        if has_penalties and not self._done:
+            self._done = True
             log.warning(
-                "pcg: a request asks for penalties. vLLM's draft does not see them: what is emitted keeps its law, but "
-                "fewer drafts are kept."
+                "pcg: a request has penalties, which vLLM does not apply to the draft: the law of the output is "
+                "unchanged, but fewer draft tokens are kept."
             )

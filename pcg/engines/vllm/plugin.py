@@ -1,9 +1,9 @@
-"""What vLLM calls by the entry point ``vllm.general_plugins``, in each of its processes.
+"""The plugin that vLLM loads in each of its processes, by the entry point ``vllm.general_plugins``.
 
-It puts functions in the place of vLLM's: the check of a configuration refuses what a rule cannot work with, the
-samplers of both model runners take the rule where the configuration has ``additional_config={"pcg": ...}``, and logits
-are barred where it says what may be said (``allowed``). Without these keys all is vLLM's. One engine a process: of two
-in one process the later one's rule counts for the first runner.
+It replaces functions of vLLM. The check of a configuration refuses settings that a rule cannot work with; the samplers
+of both model runners use the rule where the configuration has ``additional_config={"pcg": ...}``; logits are masked
+where it has allowed tokens (``allowed``). Without these keys vLLM is unchanged. Use one engine in a process: with two,
+the first runner uses the rule of the later one.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 
-from pcg.engines.settings import node_of, rule_of, told
+from pcg.engines.settings import described, node_of, rule_of
 from pcg.engines.vllm import allowed, v1, v2
 from pcg.interfaces import Rule
 from pcg.processes import end_with_the_parent
 
 KEY = "pcg"
-TRIED = ("0.32.0",)  # versions whose functions have these signatures, and with which `make test-vllm` passes
-log = logging.getLogger("vllm.pcg")  # below vLLM's own, so that it is shown
+TRIED = ("0.32.0",)  # versions with these signatures, with which `make test-vllm` passes
+log = logging.getLogger("vllm.pcg")  # a child of vLLM's logger, so that it is shown
 
 
 def register() -> None:
-    """Put our functions into vLLM's modules, once a process."""
+    """Replaces vLLM's functions, once in a process."""
     from vllm.config import VllmConfig
 
     if registered():
@@ -49,18 +49,19 @@ def registered() -> bool:
 
 
 def check(config: Any, strange: str = "") -> None:
-    """That a rule can decide about the drafts of this configuration; nothing is asked of one without a rule.
+    """Checks that a rule can decide about the drafts of this configuration, if it has a rule.
 
     Args:
-        strange: what of this vLLM is not as it was in the versions that were tried.
+        strange: how this vLLM differs from the tested versions; empty if it does not.
 
     Raises:
-        ConfigError, ValueError: what is wrong, and what to write instead.
+        ConfigError, ValueError: a setting is wrong; the message says what to write instead.
     """
     settings, only = settings_of(config), settings_of(config, allowed.KEY)
     if strange and (settings is not None or only is not None):
         raise ValueError(
-            f"pcg: {strange}. Tried: vLLM {', '.join(TRIED)}. Without the plugin: leave out {KEY!r} and {allowed.KEY!r}"
+            f"pcg: {strange}. Install a tested version (vLLM {', '.join(TRIED)}), or run without pcg: leave out "
+            f"{KEY!r} and {allowed.KEY!r}"
         )
     if only is not None:
         allowed.check(only)
@@ -70,34 +71,34 @@ def check(config: Any, strange: str = "") -> None:
     drafts = config.speculative_config
     if drafts is None:
         raise ValueError(
-            'pcg: a rule decides about drafts, and there is no --speculative-config; \'{"method": "draft_model", '
+            'pcg: a rule needs a draft: --speculative-config is required, such as \'{"method": "draft_model", '
             '"model": ..., "num_speculative_tokens": 3, "draft_sample_method": "probabilistic"}\''
         )
     if drafts.draft_sample_method != "probabilistic":
         raise ValueError(
-            f"pcg: draft_sample_method={drafts.draft_sample_method!r} gives drafts without their probabilities, which "
-            'every rule needs: put "draft_sample_method": "probabilistic" into --speculative-config'
+            f"pcg: draft_sample_method={drafts.draft_sample_method!r} gives no probabilities of drafts, which every "
+            'rule needs: set "draft_sample_method": "probabilistic" in --speculative-config'
         )
     if drafts.rejection_sample_method != "standard":
         raise ValueError(
-            f"pcg: rejection_sample_method={drafts.rejection_sample_method!r} is another rule; leave it out"
+            f"pcg: rejection_sample_method={drafts.rejection_sample_method!r} is a rule of vLLM's own; leave it out"
         )
 
 
 def settings_of(config: Any, key: str = KEY) -> Any:
-    """What a configuration says of the rule, or of another key; None where it says nothing."""
+    """A configuration's settings of the rule, or of another key; None without them."""
     additional = getattr(config, "additional_config", None)
     return additional.get(key) if isinstance(additional, Mapping) else None
 
 
 def make_rule(config: Any, device: torch.device) -> Rule | None:
-    """The rule of a configuration, which is told in the log; None where it has none."""
+    """The rule of a configuration, which is also logged; None without a rule."""
     settings = settings_of(config)
     if settings is None:
         return None
     model = config.model_config
     rule = rule_of(settings, model.model, model.get_vocab_size(), device)
-    log.info("pcg decides about drafts: %s", told(rule))
+    log.info("pcg decides about drafts: %s", described(rule))
     return rule
 
 
@@ -108,7 +109,7 @@ def _into_the_first_runner() -> None:
     exact, expand = module.rejection_sample, module.expand_batch_to_tokens
 
     def choose(_made: Any, *arguments: Any, **named: Any) -> None:
-        """A runner makes its sampler: the rule of its configuration, or vLLM's own again."""
+        """When a runner makes its sampler: installs the rule of its configuration, or vLLM's own."""
         device = named.get("device", arguments[2] if len(arguments) > 2 else None)
         device = torch.device("cpu") if device is None else torch.device(device)
         rule = make_rule(config.get_current_vllm_config(), device)
@@ -140,10 +141,10 @@ def _into_the_logits() -> None:
     own = LogitsProcessor.forward
 
     def choose(layer: Any, *_arguments: Any, **_named: Any) -> None:
-        """A model is made, target or draft: its tokens that may not be said."""
+        """When a model is made, target or draft: computes its mask of tokens that are not allowed."""
         current = config.get_current_vllm_config()
         only = settings_of(current, allowed.KEY)
-        if layer.org_vocab_size == _reduced(current):  # rows of speech alone (``pcg export``), not the model's ids
+        if layer.org_vocab_size == _reduced(current):  # a head of speech alone (``pcg export``)
             only = None
         layer.pcg_barred = only and allowed.barred(only, layer.org_vocab_size, current.device_config.device)
 
@@ -159,14 +160,14 @@ def _into_the_logits() -> None:
 
 
 def _reduced(config: Any) -> int | None:
-    """Rows of a draft's head that has fewer than the target has tokens; None of any other draft."""
+    """Number of rows of a draft's head, if these are fewer than the target's tokens; else None."""
     draft = getattr(config.speculative_config, "draft_model_config", None)
     rows = getattr(getattr(draft, "hf_config", None), "draft_vocab_size", None)
     return None if rows == config.model_config.get_vocab_size() else rows
 
 
 def _strangeness() -> str:
-    """What of this vLLM has another signature than was tried, or is not there; empty where all is as it was."""
+    """How this vLLM's functions differ from the tested versions; empty if they do not."""
     import vllm
 
     version = vllm.__version__
@@ -176,7 +177,7 @@ def _strangeness() -> str:
         from vllm.v1.worker.gpu.model_states.interface import ModelState
         from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler as Second
     except ImportError as error:
-        return f"vLLM {version} is built otherwise ({error})"
+        return f"vLLM {version} lacks a module of the tested versions ({error})"
     wanted = (
         (rejection_sample, v1.SIGNATURE),
         (RejectionSampler.__init__, ("self", "sampler", "spec_config", "device")),
@@ -187,7 +188,7 @@ def _strangeness() -> str:
         (LogitsProcessor.forward, allowed.SIGNATURE),
     )
     other = [made.__qualname__ for made, names in wanted if tuple(inspect.signature(made).parameters) != names]
-    return f"in vLLM {version} {', '.join(other)} took other arguments when it was tried" if other else ""
+    return f"in vLLM {version} {', '.join(other)} has other arguments than in the tested versions" if other else ""
 
 
 def _before(function: Callable[..., Any], first: Callable[..., None]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""vLLM's first model runner, which a CPU gets: the function that decides about drafts is replaced.
+"""vLLM's first model runner, which is used on a CPU: its function that decides about drafts is replaced.
 
-``vllm.v1.sample.rejection_sampler.rejection_sample`` gets drafts, their probabilities and the target's logits flat, one
-row after another, after temperature, top-k, top-p and penalties; bonus tokens it gets drawn.
+``vllm.v1.sample.rejection_sampler.rejection_sample`` gets drafts, their probabilities and the target's logits as flat
+tensors, one row after another, after temperature, top-k, top-p and penalties. Bonus tokens are already drawn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.engines.blocks import decide, rows_of
+from pcg.engines.decide import decide, rows_of
 from pcg.engines.vllm.penalties import PenaltyWarning
 from pcg.interfaces import Rule
 from pcg.sampling import Randomness
@@ -26,10 +26,10 @@ SIGNATURE = (
 
 
 class RejectionSample:
-    """What takes the place of ``rejection_sample``.
+    """Replaces ``rejection_sample``.
 
-    vLLM's own decides where all requests are greedy, and where it has no probabilities of the drafts: they then count
-    as certain, which is exact however they were drawn.
+    vLLM's own function is used where all requests are greedy, and where drafts have no probabilities: it then takes
+    them as certain, which is exact for any drafts.
     """
 
     def __init__(self, rule: Rule, exact: Sample) -> None:
@@ -56,12 +56,12 @@ class RejectionSample:
             )  # fmt: skip
         vocab, bonus = target_logits.shape[1], bonus_token_ids.flatten().long()
         counts = cu_num_draft_tokens.diff(prepend=cu_num_draft_tokens.new_zeros(1)).long()
-        places, there = rows_of(cu_num_draft_tokens - counts, counts, max_spec_len)
+        places, is_draft = rows_of(cu_num_draft_tokens - counts, counts, max_spec_len)
         places = places.clamp(max=len(draft_token_ids) - 1)
-        drafts = torch.where(there, draft_token_ids[places].long(), -1)
-        # a bonus token that is drawn already is a distribution too, the one that holds nothing else
+        drafts = torch.where(is_draft, draft_token_ids[places].long(), -1)
+        # a bonus token that is already drawn becomes a distribution with all probability on it
         behind = (len(draft_token_ids) + torch.arange(len(bonus), device=bonus.device)).unsqueeze(1)
-        ends = torch.cat([torch.where(there, places, behind), behind], 1)
+        ends = torch.cat([torch.where(is_draft, places, behind), behind], 1)
         drawn = target_logits.new_zeros(len(bonus), vocab, dtype=torch.float32).scatter_(1, bonus.unsqueeze(1), 1.0)
         target_probs = torch.cat([target_logits.softmax(-1, dtype=torch.float32), drawn])
         greedy = best = None
@@ -78,10 +78,10 @@ class RejectionSample:
 def _keys(
     num_draft_tokens: list[int], generators: dict[int, torch.Generator], device: torch.device
 ) -> Int[Tensor, "batch"]:
-    """New random numbers for each row and round; a request that has a seed draws from its own generator."""
+    """New random keys for each row and round; a request with a seed draws from its own generator."""
     keys = torch.randint(2**62, (len(num_draft_tokens),), device=device)
     for row, generator in generators.items():
-        if num_draft_tokens[row]:  # as vLLM: a step without drafts does not move the generator
+        if num_draft_tokens[row]:  # as in vLLM, a step without drafts does not advance the generator
             keys[row : row + 1].random_(0, 2**62, generator=generator)
     return keys
 
@@ -91,8 +91,8 @@ def expand_batch_to_tokens(
 ) -> Tensor:
     """Each row's value for each of its tokens, ``replace_to`` where it is ``replace_from``.
 
-    Of vLLM's own the CPU build (0.22 to 0.33) writes into a copy, and the temperatures of drafted rows are whatever
-    the memory holds.
+    vLLM's own function has a fault in the CPU build (0.22 to 0.33): it writes into a copy, and the temperatures of
+    drafted rows are uninitialised memory.
     """
     counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1)).long()
     return torch.where(x == replace_from, replace_to, x).to(x.dtype).repeat_interleave(counts, output_size=num_tokens)

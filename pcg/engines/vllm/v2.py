@@ -1,7 +1,7 @@
-"""vLLM's second model runner, the default where Triton works: what its rejection sampler's ``_verify`` gets.
+"""vLLM's second model runner, the default where Triton works: replaces ``_verify`` of its rejection sampler.
 
-Logits of all rows and drafts are flat, a row's last for its bonus token; the draft's logits lie in slots of requests,
-before temperature.
+Logits of all rows are flat, the last of each row for its bonus token; the draft's logits are stored by request, before
+temperature.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.engines.blocks import NONE, decide, rows_of
+from pcg.engines.decide import NONE, decide, rows_of
 from pcg.interfaces import Rule
 from pcg.sampling import Randomness
 
@@ -30,19 +30,19 @@ def verify(
     temperature: Float[Tensor, "batch"],
     seeds: Int[Tensor, "batch"],
 ) -> Int[Tensor, "batch gamma+1"]:
-    """The tokens of each row, followed by -1. The same seed and position give the same tokens.
+    """The tokens of each row, padded with -1. The same seed and position give the same tokens.
 
     Args:
         target_logits: after temperature, top-k, top-p and penalties.
         draft_logits: before temperature.
-        draft_sampled: a row's first entry is its last token, then its drafts; -1 where there is none.
-        pos: of that token in its request.
-        temperature: 0 in rows that are decoded greedily.
+        draft_sampled: for each row its last token, then its drafts; -1 where there is none.
+        pos: position of that last token in its request.
+        temperature: 0 for rows that are decoded greedily.
     """
     gamma = draft_logits.shape[1]
     starts = cu_num_logits[:-1].long()
-    places, there = rows_of(starts, cu_num_logits.diff().long(), gamma + 1)
-    drafts = torch.where(there, draft_sampled[places].long(), NONE)[:, 1:]
+    places, is_draft = rows_of(starts, cu_num_logits.diff().long(), gamma + 1)
+    drafts = torch.where(is_draft, draft_sampled[places].long(), NONE)[:, 1:]
     greedy = temperature == 0
     scale = torch.where(greedy, 1.0, temperature)[:, None, None]
     return decide(

@@ -1,4 +1,4 @@
-"""The rejection sampler that ``ModelState.custom_sampler`` returns: vLLM's, with another ``_verify``."""
+"""The rejection sampler that ``ModelState.custom_sampler`` returns: vLLM's with another ``_verify``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcg.interfaces import Rule
 
 
 class RuleSampler(RejectionSampler):
-    """Verifies by a rule of ours. Steps of greedy requests alone, and all without draft logits, stay vLLM's."""
+    """Verifies by one of our rules. vLLM's own decides where all requests are greedy or draft logits are missing."""
 
     def __init__(self, rule: Rule, sampler: Any, spec_config: Any, device: torch.device) -> None:
         super().__init__(sampler, spec_config, device)

@@ -1,4 +1,4 @@
-"""LK on groups: what PCG keeps is what is trained. In no source; docs/drafts.md says whether it helps."""
+"""LK for groups: trains the acceptance of PCG. It has no source; docs/drafts.md says whether it helps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CoarseLK:
     """``mean_i -log sum_k min(P_c(k), Q_c(k))``; PCG keeps the draft's token with that probability (DESIGN section 3).
 
     Attributes:
-        groups: a table over the speech vocabulary, or what builds it: the trainer does, over the target's embeddings.
+        groups: a table over the speech vocabulary, or a builder from which the trainer makes it.
     """
 
     groups: GroupTable | GroupBuilder

@@ -1,4 +1,4 @@
-"""KL divergence from the target to the draft: what distillation of drafts has mostly used (DistillSpec, 2310.08461)."""
+"""KL divergence from the target to the draft, the usual loss for distilling drafts (DistillSpec, 2310.08461)."""
 
 from __future__ import annotations
 

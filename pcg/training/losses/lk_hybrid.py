@@ -1,4 +1,4 @@
-"""From KL to total variation as the draft gets better (LK losses, arXiv 2602.23881, L_lambda)."""
+"""A mixture that moves from KL to total variation as the draft improves (LK losses, arXiv 2602.23881, L_lambda)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Total variation, as the bad example: where the two share nothing its gradient vanishes (arXiv 2602.23881)."""
+"""Total variation, for comparison: its gradient vanishes where draft and target share nothing (arXiv 2602.23881)."""
 
 from __future__ import annotations
 

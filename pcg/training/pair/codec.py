@@ -1,4 +1,4 @@
-"""Trains the bundled codec: reconstruction of log-mel frames, then an adversary against blur."""
+"""Trains the bundled codec: first to reconstruct log-mel frames, then against an adversary that reduces blur."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ from pcg.codecs.bundled import CodecNet, save_codec
 from pcg.codecs.mel import MelSpectrogram
 from pcg.constraints import FROM_1, Constraint
 from pcg.training.fit import Stage, fit, resumed_at, schedule
-from pcg.training.pair.audio import batched_mels
-from pcg.training.shards import shards
+from pcg.training.shards import audio_rows, shards
 
 log = logging.getLogger(__name__)
 
 
 class MelCrops(IterableDataset):
-    """Endless random crops from all mel frames of some shards, laid end to end in float16.
+    """Endless batches of random crops from concatenated mel frames.
 
     Args:
-        frames: (frames, bands).
-        crop: frames a crop.
-        batch: crops a batch.
-        seed: of the crops.
+        frames: in float16, to save memory.
+        crop: frames in a crop.
+        batch: crops in a batch.
     """
 
     def __init__(self, frames: Float[Tensor, "frames bands"], crop: int, batch: int, seed: int) -> None:
@@ -46,7 +44,7 @@ class MelCrops(IterableDataset):
 
 
 class MelCritic(nn.Module):
-    """Patch discriminator over a mel spectrogram seen as an image; returns every layer's features."""
+    """A patch discriminator that takes a mel spectrogram as an image; returns the features of every layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,11 +65,11 @@ class MelCritic(nn.Module):
 
 
 class CodecModule(L.LightningModule):
-    """First L1 on log-mel frames; from step ``critic_after`` on the tokens are settled and the decoder alone goes
-    on, against a least-squares adversary with feature matching. So language models can train meanwhile.
+    """Minimises L1 on log-mel frames. From step ``critic_after`` on the encoder is fixed, so that language models can
+    already be trained on its tokens, and the decoder trains against a least-squares adversary with feature matching.
 
-    L1 and the adversary pull on the decoded mel with a fixed ratio of gradient norms (``critic_share``), measured
-    at the decoded mel at every step, so that no loss weight has to be tuned.
+    The gradients of L1 and of the adversary at the decoded mel have a fixed ratio of norms (``critic_share``) at every
+    step, so that no loss weight has to be tuned.
     """
 
     trained: Tensor  # steps done; saved, so that a resumed run keeps its schedule
@@ -117,7 +115,7 @@ class CodecModule(L.LightningModule):
             )
 
     def _judge(self, mel: Tensor, decoded: Tensor, judge: Any) -> Tensor:
-        """Train the critic one step; the gradient at ``decoded`` of fooling it and of its features."""
+        """Trains the critic for one step; returns the gradient at ``decoded`` of fooling it and of its features."""
         real, fake = self.critic(mel), self.critic(decoded.detach())
         loss = ((real[-1] - 1) ** 2).mean() + (fake[-1] ** 2).mean()
         judge.zero_grad()
@@ -134,7 +132,7 @@ class CodecModule(L.LightningModule):
 
 
 def perplexity(tokens: Tensor, size: int) -> Tensor:
-    """exp of the entropy of the tokens' histogram."""
+    """The exponential of the entropy of the tokens' histogram."""
     share = torch.bincount(tokens.flatten(), minlength=size).float()
     share = share / share.sum()
     return torch.special.entr(share).sum().exp()
@@ -146,7 +144,7 @@ class CodecTrainer(Stage):
 
     Args:
         corpus: folder of the corpus.
-        shards: how many training shards to learn from.
+        shards: number of training shards to use.
         mel: arguments of MelSpectrogram.
         net: arguments of CodecNet, less ``bands``.
         critic: ``critic_width``, ``critic_after`` and ``critic_share`` of CodecModule.
@@ -172,8 +170,9 @@ class CodecTrainer(Stage):
         fit(self, module, crops, save, optimizer_steps=2 * self.steps - self.critic["critic_after"])
 
     def _frames(self) -> Float[Tensor, "frames bands"]:
-        """Read all mel frames of the shards, in float16."""
+        """Mel frames of the shards, in float16."""
         mel = MelSpectrogram(**self.mel)
         chosen = shards(self.corpus, "train")[: self.shards]
         log.info("codec: mel frames of %d shards", len(chosen))
-        return torch.cat([frames.T.half() for shard in chosen for _, frames in batched_mels(shard, mel)])
+        rows = (row for shard in chosen for row in audio_rows(shard))
+        return torch.cat([mel(row["samples"][None])[0].T.half() for row in rows])

@@ -1,7 +1,7 @@
-"""The training corpus: self-made sentences spoken by hibari-tts in several voices, as parquet shards.
+"""The training corpus: generated sentences spoken by hibari-tts in several voices, as parquet shards.
 
-One hibari voice becomes many speakers by resampling: audio synthesised at pace ``1 / scale`` and played
-``scale`` times faster has its own pace again, with pitch and formants scaled by ``scale``.
+Resampling turns hibari's one voice into many speakers: audio that is synthesised at pace ``1 / scale`` and played
+``scale`` times faster has the original pace, with pitch and formants scaled by ``scale``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _LEAD, _TRAIL, _SILENCE = 0.08, 0.16, 0.01  # seconds kept before and after spee
 _TEXTS = {"sentences": sentences, "lines": short_lines}
 
 
-def tested() -> set[str]:
-    """The texts of the bundled test set and of its voice prompts, which the corpus must not contain."""
+def bundled_texts() -> set[str]:
+    """Texts of the bundled test set and of its voice prompts, which the corpus must not contain."""
     data = Bundled()
     return {text for utterance in data for text in (utterance.text, utterance.prompt_text)}
 
@@ -45,7 +45,7 @@ def speaker_name(scale: float) -> str:
 
 
 def trim(audio: np.ndarray) -> np.ndarray:
-    """Cut silence down to ``_LEAD`` before and ``_TRAIL`` seconds after the speech."""
+    """Cuts silence to ``_LEAD`` seconds before and ``_TRAIL`` seconds after the speech."""
     loud = np.flatnonzero(np.abs(audio) > _SILENCE)
     if not len(loud):
         return audio
@@ -56,7 +56,7 @@ class Speaker:
     """hibari's voice at any scale, at 16 kHz."""
 
     def __init__(self) -> None:
-        from hibari import Hibari  # only the corpus stage needs the synthesiser
+        from hibari import Hibari  # an extra that only this stage needs
 
         self._tts = Hibari(threads=1)
 
@@ -64,7 +64,7 @@ class Speaker:
         return " ".join(self._tts.phonemize(text))
 
     def say(self, text: str, scale: float, seed: int) -> np.ndarray:
-        """Speak ``text``: float32 samples at 16 kHz, silence trimmed."""
+        """Speaks the text; returns float32 samples at 16 kHz, with silence trimmed."""
         audio = self._tts(text, speed=1 / scale, seed=seed)
         return trim(soxr.resample(audio, 24_000 * scale, SAMPLE_RATE).astype(np.float32))
 
@@ -77,22 +77,22 @@ def flac(audio: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Speak ``utterances`` sentences into ``folder/{heldout,train}-NNNN.parquet``.
+    """Writes ``utterances`` spoken sentences to ``folder/{heldout,train}-NNNN.parquet``.
 
-    The first ``heldout`` sentences of the stream are kept apart and spoken by the training speakers and by
-    ``heldout_scale``, which no training sentence uses. A shard that exists is not spoken again. The bundled test
-    set's sentences are never trained on either, so a second corpus may train the same models further.
+    The first ``heldout`` sentences are held out; the training speakers speak them, and one more speaker of scale
+    ``heldout_scale``. Existing shards are kept. Sentences of the bundled test set are left out too, so that a second
+    corpus can train the same models further.
 
     Args:
-        folder: where the shards go.
-        texts: ``sentences``, or ``lines`` of one to four words: models of long sentences alone fall silent at "Yes."
-        utterances: training sentences.
-        heldout: sentences kept apart.
+        folder: of the shards.
+        texts: ``sentences``, or ``lines`` of one to four words: models trained on long sentences alone fail at "Yes."
+        utterances: number of training sentences.
+        heldout: number of sentences that are held out.
         scales: pitch and formant scale of each training speaker.
-        heldout_scale: scale of the speaker never trained on.
-        seed: fixes sentences, speakers and synthesis noise.
-        shard_size: sentences a shard.
-        workers: processes.
+        heldout_scale: scale of the held-out speaker.
+        seed: of sentences, speakers and synthesis noise.
+        shard_size: sentences in a shard.
+        workers: number of processes.
     """
 
     folder: str
@@ -111,8 +111,8 @@ class Corpus:
         jobs = [
             ("heldout", i, list(itertools.islice(stream, self.shard_size))) for i in range(self._shards(self.heldout))
         ]
-        known = {text for _, _, texts in jobs for text in texts} | tested()
-        fresh = (text for text in stream if text not in known)
+        apart = {text for _, _, texts in jobs for text in texts} | bundled_texts()
+        fresh = (text for text in stream if text not in apart)
         jobs += [
             ("train", i, list(itertools.islice(fresh, self.shard_size))) for i in range(self._shards(self.utterances))
         ]

@@ -1,4 +1,4 @@
-"""Chooses the bundled test set from the corpus' held-out sentences."""
+"""Chooses the bundled test set from the held-out sentences of the corpus."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Heldout:
-    """Write ``folder/utterances.parquet`` and ``folder/voices.parquet`` (see ``pcg.data.bundled``).
+    """Writes ``folder/utterances.parquet`` and ``folder/voices.parquet`` (see ``pcg.data.bundled``).
 
-    Sentences go round the speakers, so that any first part of them is balanced; each speaker's go round that
-    speaker's voice prompts. No voice prompt is a test sentence.
+    Consecutive sentences have different speakers, so that the first N are balanced for every N; a speaker's sentences
+    use that speaker's voice prompts in turn. No voice prompt is a test sentence.
 
     Args:
         corpus: folder of ``heldout-NNNN.parquet`` (``pcg.training.pair.corpus``).
-        folder: where the test set goes.
-        utterances: test sentences.
-        voices: voice prompts a speaker.
-        seed: fixes the choice.
+        folder: of the test set.
+        utterances: number of test sentences.
+        voices: number of voice prompts of each speaker.
+        seed: of the choice.
     """
 
     corpus: str
@@ -48,7 +48,7 @@ class Heldout:
     def run(self) -> None:
         shards = sorted(Path(self.corpus).glob("heldout-*.parquet"))
         if not shards:
-            raise FileNotFoundError(f"no heldout-*.parquet in {self.corpus}: run the corpus stage first")
+            raise FileNotFoundError(f"no heldout-*.parquet in {self.corpus}: make it first (pcg train trainer=corpus)")
         source = Rows(shards)
         chosen, prompts = self.choose(list(source.remove_columns("audio")))
         audio = {row["id"]: row["audio"] for row in source.select_columns(["id", "audio"])}
@@ -62,7 +62,7 @@ class Heldout:
         """Test sentences (id, text, speaker, prompt_id) and voice prompts (id, text, speaker).
 
         Raises:
-            ValueError: a speaker has too few sentences that qualify.
+            ValueError: a speaker has too few suitable sentences.
         """
         verses, by_speaker = set(clauses()), defaultdict(list)
         for row in sorted(rows, key=lambda row: row["id"]):
@@ -80,7 +80,7 @@ class Heldout:
             speaker = speakers[place]
             candidates = kinds[speaker][(turn + place) % _CLAUSE_EVERY == 0]
             if not candidates or len(prompts[speaker]) < self.voices:
-                raise ValueError(f"speaker {speaker}: too few held-out sentences that qualify; speak more of them")
+                raise ValueError(f"speaker {speaker} has too few suitable sentences; raise heldout of trainer=corpus")
             prompt = prompts[speaker][turn % self.voices]
             chosen.append(_fields(candidates.pop()) | {"prompt_id": prompt["id"]})
         return chosen, [_fields(row) for speaker in sorted(prompts) for row in prompts[speaker]]

@@ -1,4 +1,4 @@
-"""Trains the bundled target, and any language model of its kind, on the token corpus. Only the speech is learnt."""
+"""Trains the bundled target, or another language model of its kind, on the token corpus, for its speech tokens only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LMTrainer(Stage):
 
     Args:
         tokens: folder of the token corpus.
-        start: model folder (``bundled:NAME`` for one inside the package) to train further; None starts anew.
+        start: model folder (``bundled:NAME`` for one inside the package) to train further; None for random weights.
         llama: arguments of transformers' LlamaConfig, less the vocabulary.
         levels: FSQ levels of the codec.
         guide: ``guide_layer``, ``guide`` and ``guide_width`` of SpeechLM.
-        batch_tokens: most padded tokens a step and device.
-        single: share of sequences of one utterance; the others are two of one speaker.
+        batch_tokens: largest number of padded tokens for a step and device.
+        single: share of sequences with one utterance; the others have two of one speaker.
     """
 
     tokens: str
@@ -44,7 +44,7 @@ class LMTrainer(Stage):
         speakers = read_tokens(self.tokens, "train")
         letters = sorted({c for spoken in speakers.values() for u in spoken for c in u.phonemes})
         if len(letters) + len(MARKERS) >= AUDIO_OFFSET:
-            raise ValueError(f"{len(letters)} phoneme characters do not fit under id {AUDIO_OFFSET}")
+            raise ValueError(f"{len(letters)} phoneme characters do not fit below id {AUDIO_OFFSET}")
         phonemes = {c: 1 + len(MARKERS) + i for i, c in enumerate(letters)}
         module = SpeechLM(self.llama, self.levels, **self.guide, stage=self)
         if self.start is not None:

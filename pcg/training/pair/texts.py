@@ -1,8 +1,8 @@
 """English sentences to speak: a small grammar over everyday words, and public-domain clauses.
 
-The grammar is ours; the clauses are from the King James Bible (1611, public domain), cut at its
-punctuation to 4-25 words, 20,000 of them in ``kjv.txt.gz``. The grammar gives modern words,
-numbers, names and questions; the clauses give thousands of rare words and names.
+The grammar is ours. ``kjv.txt.gz`` holds 20,000 clauses of the King James Bible (1611, public domain), cut at its
+punctuation to 4-25 words. The grammar gives modern words, numbers, names and questions; the clauses give thousands of
+rare words and names.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _phrases(text: str) -> list[str]:
 
 
 def spell(number: int) -> str:
-    """Spell 0..999,999 in English words."""
+    """0..999,999 in English words."""
     if number < 20:
         return _words(_ONES)[number]
     if number < 100:
@@ -148,7 +148,7 @@ The {animal} {went}.|I see {name}.|Is it {adj}?|Thank you, {name}."""
 
 
 class _Grammar:
-    """Expands templates; one instance a stream, all randomness from its own generator."""
+    """Expands templates, with one random generator for an instance."""
 
     def __init__(self, rng: random.Random, templates: str = _TEMPLATES) -> None:
         self._rng = rng
@@ -202,7 +202,7 @@ def clauses() -> list[str]:
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Endless sentences of 4-25 words without repeats: grammar and clauses 2:1, then grammar alone."""
+    """Endless distinct sentences of 4-25 words: two of the grammar to one clause, then the grammar alone."""
     rng = random.Random(seed)
     grammar = _Grammar(rng)
     verses = clauses()
@@ -216,7 +216,7 @@ def sentences(seed: int) -> Iterator[str]:
 
 
 def short_lines(seed: int) -> Iterator[str]:
-    """Endless lines of 1-4 words: answers, greetings, names, single nouns. The commonest come again and again."""
+    """Endless lines of 1-4 words: answers, greetings, names, single nouns. Common ones repeat."""
     grammar = _Grammar(random.Random(seed), _SHORT_TEMPLATES)
     while True:
         text = grammar.sentence()

@@ -1,4 +1,4 @@
-"""The token stage: corpus shards through the codec's encoder, to what the language models learn from."""
+"""The token stage: encodes the corpus to the tokens that language models are trained on."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 import torch
 
 from pcg.codecs.bundled import BundledCodec
-from pcg.training.pair.audio import rows
-from pcg.training.shards import shards, write_shard
+from pcg.training.shards import audio_rows, shards, write_shard
 from pcg.types import Audio
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Encode every shard of ``corpus`` to ``out/<shard>.parquet``: id, speaker, phonemes, tokens.
+class TokenCorpus:
+    """Encodes every shard of ``corpus`` to ``out/<shard>.parquet``: id, speaker, phonemes, tokens.
 
     Args:
         corpus: folder of the corpus.
         codec: codec folder.
-        out: where the token shards go; one that exists is not made again.
-        device: where the codec runs.
+        out: folder of the token shards; existing ones are kept.
+        device: of the codec.
     """
 
     corpus: str
@@ -41,7 +40,7 @@ class Tokens:
             if path.exists():
                 continue
             encoded = []
-            for row in rows(shard):
+            for row in audio_rows(shard):
                 (tokens,) = codec.encode([Audio(row["samples"].numpy(), codec.sample_rate)])
                 histogram += torch.bincount(tokens.cpu(), minlength=len(histogram))
                 encoded.append({k: row[k] for k in ("id", "speaker", "phonemes")} | {"tokens": tokens.tolist()})

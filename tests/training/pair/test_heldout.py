@@ -78,5 +78,5 @@ def test_files_written_are_the_data_set_and_a_new_corpus_makes_them_anew(tmp_pat
 
 
 def test_missing_corpus_is_one_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run the corpus stage first"):
+    with pytest.raises(FileNotFoundError, match="make it first"):
         Heldout(str(tmp_path), str(tmp_path), 1, 1, 0).run()

@@ -13,16 +13,14 @@ from pcg.models.phonemes import Phonemes
 from pcg.training.drafts import DraftTrainer
 from pcg.training.fit import schedule
 from pcg.training.losses.kl import KL
-from pcg.training.pair.audio import rows
 from pcg.training.pair.codec import CodecTrainer
 from pcg.training.pair.corpus import Corpus, Speaker, trim
 from pcg.training.pair.lm import LMTrainer
-from pcg.training.pair.tokens import Tokens
+from pcg.training.pair.tokens import TokenCorpus
 from pcg.training.sequences import AUDIO_OFFSET, MARKERS, Batches, Spoken, corpus, join, pad
-from pcg.training.shards import shards
-from pcg.training.speech import SpeechLM
+from pcg.training.shards import audio_rows, shards
+from pcg.training.speech import SpeechLM, TokenTable
 from pcg.training.students import EagleDraft, LlamaDraft
-from pcg.training.tables import TokenTable
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -76,8 +74,8 @@ def lm_stage(work: Path, steps: int) -> LMTrainer:
 
 
 def test_corpus_keeps_texts_and_speakers_apart(work):
-    train = [row for shard in shards(str(work / "corpus"), "train") for row in rows(shard)]
-    held = [row for shard in shards(str(work / "corpus"), "heldout") for row in rows(shard)]
+    train = [row for shard in shards(str(work / "corpus"), "train") for row in audio_rows(shard)]
+    held = [row for shard in shards(str(work / "corpus"), "heldout") for row in audio_rows(shard)]
     assert len(train) == 6
     assert len(held) == 3
     assert not {r["text"] for r in train} & {r["text"] for r in held}
@@ -133,7 +131,7 @@ def test_token_and_language_model_stages(work):
     from transformers import LlamaForCausalLM
 
     codec_stage(work, 2).run()
-    Tokens(str(work / "corpus"), str(work / "codec"), str(work / "tokens"), "cpu").run()
+    TokenCorpus(str(work / "corpus"), str(work / "codec"), str(work / "tokens"), "cpu").run()
     assert len(list((work / "tokens").glob("*.parquet"))) == 3
     lm_stage(work, 2).run()
     lm_stage(work, 3).run()
@@ -200,7 +198,7 @@ def draft_stage(work: Path, student: object, name: str, steps: int, **changes: o
 
 def test_a_draft_of_either_kind_is_trained_saved_and_resumed(work, caplog):
     codec_stage(work, 2).run()
-    Tokens(str(work / "corpus"), str(work / "codec"), str(work / "tokens"), "cpu").run()
+    TokenCorpus(str(work / "corpus"), str(work / "codec"), str(work / "tokens"), "cpu").run()
     lm_stage(work, 1).run()
     caplog.set_level("INFO", "pcg")
     target = LlamaLM(str(work / "draft"), Phonemes(str(work / "draft")), "float32", "cpu", "speech")

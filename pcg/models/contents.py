@@ -1,4 +1,4 @@
-"""What a model folder holds, told without loading it: config, headers of the weights, names of tokens."""
+"""The contents of a model folder, read without loading it: config, headers of the weights, names of tokens."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NOT_SPEECH = re.compile(r"reserved|unused|extra|fim|image|<\|?0x")
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """Tokens that are called alike but for a number: speech, where there are many.
+class NumberedTokens:
+    """Tokens whose names differ only in a number. A large family of these is speech.
 
     Attributes:
-        pattern: what they are called, ``{}`` for the number.
-        ids: of number 0, 1, ..., up to the first that is missing.
+        pattern: their name, with ``{}`` for the number.
+        ids: of the tokens 0, 1, ..., up to the first that is missing.
         count: of all of them.
     """
 
@@ -39,18 +39,18 @@ class Numbered:
 
     @property
     def gap(self) -> str | None:
-        """The first that is missing although later ones are there."""
+        """The name of the first token that is missing although later ones exist; None without a gap."""
         return None if self.count == len(self.ids) else self.pattern.format(len(self.ids))
 
 
 @dataclass(frozen=True)
-class Look:
-    """A model folder as it is found.
+class Contents:
+    """What a model folder holds.
 
     Attributes:
-        checkpoint: its weights, opened; None where they are not all there, or refused.
-        problems: what is missing or wrong, in words.
-        not_llama: why the decoder of Llama's line does not read it; None where it does.
+        checkpoint: its weights, opened; None where some are missing, or refused.
+        problems: error messages about what is missing or wrong.
+        not_llama: why ``pcg.models.llama`` does not support it; None where it does.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Look:
 
     @property
     def parameters(self) -> int | None:
-        """Numbers in the weights; tied tables are stored once."""
+        """Count of the numbers in the weights; tied tables are stored once."""
         if self.checkpoint is None:
             return None
         return sum(math.prod(self.checkpoint.shape(name)) for name in self.checkpoint.names)
@@ -77,11 +77,11 @@ class Look:
         return next((name for name in _TABLES if self.checkpoint is not None and name in self.checkpoint), None)
 
 
-def look(path: str) -> Look:
-    """A folder, ``bundled:NAME`` or a hub id, of which no weights are fetched.
+def read_contents(path: str) -> Contents:
+    """The contents of a folder, of ``bundled:NAME`` or of a hub id, whose weights are not downloaded.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such folder, or no config.json that can be read in it.
+        FileNotFoundError, ValueError: there is no such folder, or its config.json cannot be read.
     """
     folder = hub.about(path) if hub.is_hub_id(path) else resolve_folder(path)
     assert folder is not None
@@ -96,39 +96,41 @@ def look(path: str) -> Look:
     except (KeyError, ValueError) as error:
         not_llama = str(error)
     if checkpoint is not None and not_llama is None:
-        try:  # by names and shapes alone
+        try:  # checks names and shapes only
             Llama(Checkpoint(folder, shapes_only=True), torch.float32, torch.device("meta"), None)
         except ValueError as error:
             problems.append(str(error))
-    return Look(folder, config, checkpoint, tuple(problems), not_llama)
+    return Contents(folder, config, checkpoint, tuple(problems), not_llama)
 
 
-def at_hand(path: str) -> Path | None:
-    """The folder of a model where it is here already, the whole of it or what describes it."""
+def local_folder(path: str) -> Path | None:
+    """The folder of a model, complete or not, if it is on this machine; nothing is downloaded."""
     folder = hub.about(path, download=False) if hub.is_hub_id(path) else resolve_folder(path)
     return folder if folder is not None and folder.is_dir() else None
 
 
-def numbered(folder: Path) -> Numbered | None:
-    """The largest family of numbered tokens in a tokenizer's files, which are read as they are; None without any.
+def numbered_tokens(folder: Path) -> NumberedTokens | None:
+    """The largest family of numbered tokens in a tokenizer's files; None if there is none.
 
     Raises:
         ValueError: a file is not valid JSON.
     """
     families: dict[str, dict[int, int]] = {}
-    for name, token in _named(folder):
-        found = _NUMBERED.fullmatch(name)
-        if found and not _NOT_SPEECH.search(name):
-            families.setdefault(f"{found[1]}{{}}{found[3]}", {})[int(found[2])] = token
+    for name, token in _names_and_ids(folder):
+        match = _NUMBERED.fullmatch(name)
+        if match and not _NOT_SPEECH.search(name):
+            families.setdefault(f"{match[1]}{{}}{match[3]}", {})[int(match[2])] = token
     if not families:
         return None
     pattern, ids = max(families.items(), key=lambda item: len(item[1]))
     unbroken = next(number for number in range(len(ids) + 1) if number not in ids)
-    return Numbered(pattern, torch.tensor([ids[number] for number in range(unbroken)], dtype=torch.int64), len(ids))
+    return NumberedTokens(
+        pattern, torch.tensor([ids[number] for number in range(unbroken)], dtype=torch.int64), len(ids)
+    )
 
 
-def _named(folder: Path) -> Iterator[tuple[str, int]]:
-    """Name and id of every token that a tokenizer's files add to its vocabulary, or hold in it."""
+def _names_and_ids(folder: Path) -> Iterator[tuple[str, int]]:
+    """Name and id of every token in a tokenizer's files, added tokens first."""
     if (folder / "tokenizer.json").is_file():
         content = read_json(folder / "tokenizer.json")
         yield from ((token["content"], token["id"]) for token in content.get("added_tokens", []))

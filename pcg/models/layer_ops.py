@@ -1,7 +1,7 @@
-"""The blocks that decoders of Llama's line are made of, over a static cache with a length per row.
+"""Layers and caches of the Llama family: a static cache with a length per row.
 
-A pass appends a fixed number of tokens to every row at that row's own length and attends only to what is filled, so
-that rows that accept less are simply shorter and rolling back is setting lengths.
+A pass appends the same number of tokens to every row, each at its row's own length, and attends only to entries below
+that length. So rows that accept less are simply shorter, and rolling back is setting lengths.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from pcg.models.tree import Tree
 
 @runtime_checkable
 class Tensors(Protocol):
-    """What a model is read from: a checkpoint."""
+    """A source of weights, such as a ``Checkpoint``."""
 
     def tensor(self, name: str, shape: tuple[int, ...] | None) -> Tensor: ...
 
 
 class LlamaCache:
-    """Keys and values of every layer and row; what lies beyond a row's length is stale and never attended to.
+    """Keys and values of every layer and row; entries beyond a row's length are stale and never attended to.
 
     Attributes:
-        reads: which hidden states a draft reads; state i comes after i layers, the last is normed.
-        hidden: these states, at the positions of the tokens that gave them.
+        reads: the hidden states that are kept for a draft; state i comes after i layers, the last is normed.
+        hidden: these states, at the positions of their tokens.
     """
 
     lengths: Int[Tensor, "batch"]  # on the CPU: shapes depend on it, so a pass need not wait for the device
+    dropped: Int[Tensor, "batch"]  # entries that ``select`` has removed: the entry of position i is i - dropped
 
     def __init__(
         self,
@@ -53,18 +54,24 @@ class LlamaCache:
         shape = (config.layers, batch, 2 * config.kv_heads, capacity, config.head_dim)  # keys' heads, then values'
         self.states: Float[Tensor, "layers batch heads capacity dim"] = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int64)
+        self.dropped = torch.zeros(batch, dtype=torch.int64)
         self.reads = reads
         self.hidden: Float[Tensor, "batch reads capacity width"] = torch.zeros(
             batch, len(reads), capacity if reads else 0, config.width, dtype=dtype, device=device
         )
 
+    @property
+    def entries(self) -> Int[Tensor, "batch"]:
+        """The number of entries of each row."""
+        return self.lengths - self.dropped
+
     def room(self, new: int) -> tuple[int, int]:
-        """The first position that a pass of ``new`` tokens writes, and the end of what it reads.
+        """The first entry that a pass of ``new`` tokens writes, and the end of those that it reads.
 
         Raises:
             ValueError: there is no room for them.
         """
-        lengths = self.lengths.tolist()
+        lengths = self.entries.tolist()
         if max(lengths) + new > self.states.shape[3]:
             raise ValueError(f"cache of {self.states.shape[3]} positions is full: {max(lengths) + new} asked for")
         return min(lengths), max(lengths) + new
@@ -72,7 +79,15 @@ class LlamaCache:
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         on_device = rows.to(self.states.device)
         self.states, self.hidden = self.states[:, on_device], self.hidden[on_device]
-        self.lengths = self.lengths[rows.cpu()]
+        self.lengths, self.dropped = self.lengths[rows.cpu()], self.dropped[rows.cpu()]
+
+    def select(self, kept: Sequence[Int[Tensor, "_"]]) -> None:
+        """Removes all entries of each row but these, for good; positions stay as they are."""
+        counts, room = torch.tensor([len(entries) for entries in kept]), self.states.shape[3] - int(self.entries.min())
+        states = self.states.new_zeros(*self.states.shape[:3], int(counts.max()) + room, self.states.shape[4])
+        for row, entries in enumerate(kept):
+            states[:, row, :, : len(entries)] = self.states[:, row, :, entries.to(self.states.device)]
+        self.states, self.dropped = states, self.lengths - counts
 
     def move(self, source: Int[Tensor, "batch"], place: Int[Tensor, "batch"]) -> None:
         """Copy each row's entry at ``source`` to ``place``: of a tree's branches one is kept, without a gap."""
@@ -83,14 +98,16 @@ class LlamaCache:
 
 
 def check_room(prompts: Sequence[Int[Tensor, "_"]], capacity: int, positions: int) -> None:
-    """Raise ValueError where prompts and what may be said after them are longer than a model's positions, telling how
-    long a prompt may be and how much may be said."""
+    """Raises ValueError where prompts and the speech after them exceed a model's positions.
+
+    The message says how long a prompt may be and how many speech tokens may follow.
+    """
     if capacity <= positions:
         return
     longest = max(map(len, prompts))
-    text, said = positions - (capacity - longest), positions - longest
+    text, speech = positions - (capacity - longest), positions - longest
     advice = [f"text and voice of the prompt are {longest} tokens and may be {text}"] if text > 0 else []
-    if said > 0:
+    if speech > 0:
         advice.append(f"decoding.max_tokens may be {capacity - positions} less")
     shorter = ", or ".join(advice) or "shorten both"
     raise ValueError(f"{capacity} positions asked for, the model knows {positions}: {shorter}")
@@ -101,7 +118,7 @@ Memory = tuple[Tensor, Tensor, Tensor]  # of one layer in one pass: where it wri
 
 @dataclass(frozen=True)
 class Span:
-    """Where one pass writes and what it may see, the same for every layer."""
+    """The positions that one pass writes and attends to, the same for every layer."""
 
     start: int
     end: int  # positions read
@@ -111,12 +128,12 @@ class Span:
     causal: bool = False
 
     def memories(self, states: Float[Tensor, "layers batch heads capacity dim"], kv_heads: int) -> Iterator[Memory]:
-        """Of each layer; views made of all layers at once."""
+        """The memory of each layer, as views of ``states``."""
         keys, values = states.narrow(3, 0, self.end).split(kv_heads, 2)
         return zip(self.room(states).unbind(), keys.unbind(), values.unbind(), strict=True)
 
     def room(self, states: Float[Tensor, "*first capacity dim"]) -> Float[Tensor, "*first room dim"]:
-        """What ``write`` writes in: all of it where rows write at different positions."""
+        """The part that ``write`` writes to; all of it where rows write at different positions."""
         return states if self.positions is not None else states.narrow(-2, self.start, self.end - self.start)
 
     def write(self, room: Float[Tensor, "batch heads room dim"], fresh: Float[Tensor, "batch heads new dim"]) -> None:
@@ -146,11 +163,11 @@ def interleaved(weight: Float[Tensor, "outputs width"], head_dim: int) -> Float[
     return weight.view(-1, 2, head_dim // 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
-class Blocks:
-    """What every pass of one model shares: sizes, rotary angles, norms, attention."""
+class LayerOps:
+    """What all layers of one model share: sizes, rotary angles, and the computation of norms, attention and MLP."""
 
     def __init__(self, config: LlamaConfig, dtype: torch.dtype, device: torch.device, layout: Layout) -> None:
-        """``layout``: of the weights (``pcg.models.linear.layout_for``)."""
+        """``layout``: of the weights (``pcg.models.layout``)."""
         self.config, self.dtype, self.device, self.layout = config, dtype, device, layout
         self.rope = rope_table(config.rope, device)
         # ||x|| / sqrt(width) is the root mean square; the norm weights carry the sqrt(width)
@@ -158,23 +175,21 @@ class Blocks:
         self._floor = torch.tensor(math.sqrt(config.width * config.eps), device=device)
 
     def cache(self, batch: int, capacity: int, reads: tuple[int, ...] = ()) -> LlamaCache:
-        """Raises as ``check_cache``."""
-        self.check_cache(capacity, reads)
+        """Raises as ``check_reads``."""
+        self.check_reads(reads)
         return LlamaCache(self.config, batch, capacity, self.dtype, self.device, reads)
 
-    def check_cache(self, capacity: int, reads: tuple[int, ...]) -> None:
-        """Raises ValueError where ``capacity`` is more positions than the model knows, or a state is not there."""
-        wrong = [i for i in reads if not 0 <= i <= self.config.layers]
-        if wrong:
-            raise ValueError(f"hidden state {wrong[0]} asked for: 0 to {self.config.layers}")
-        if capacity > self.config.positions:
-            raise ValueError(f"{capacity} positions asked for, the model knows {self.config.positions}")
+    def check_reads(self, reads: tuple[int, ...]) -> None:
+        """Raises ValueError for hidden states that the model does not have."""
+        missing = [i for i in reads if not 0 <= i <= self.config.layers]
+        if missing:
+            raise ValueError(f"hidden state {missing[0]} asked for: 0 to {self.config.layers}")
 
     def linear(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None = None) -> Linear:
         return linear(weight, self.dtype, self.device, bias, self.layout)
 
     def passes(self, layers: Sequence[Layer]) -> Passes | None:
-        """Whole passes of these layers in one call, where the machine has them."""
+        """These layers as one call of ``passes.c``; None in other layouts."""
         return Passes(self.config, layers, self.rope, self.dtype) if self.layout == "native" else None
 
     def read_norm(self, checkpoint: Tensors, name: str) -> Float[Tensor, "width"]:
@@ -182,7 +197,7 @@ class Blocks:
         return weight if self._fused_norm else weight.float() * math.sqrt(self.config.width)
 
     def read_layer(self, checkpoint: Tensors, prefix: str, inputs: int | None = None) -> Layer:
-        """``inputs``: width of what attention reads, where it is not the model's."""
+        """``inputs``: width of attention's input where it is not the model's."""
         c = self.config
         inputs = inputs or c.width
         q_size, kv_size = c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -241,7 +256,7 @@ class Blocks:
         if layer.head_norms is not None:
             size = turned.square().mean((-2, -1), keepdim=True).add_(c.eps).rsqrt_()
             turned.mul_(size).mul_(layer.head_norms)
-        if torch.compiler.is_compiling():  # which fuses this, and knows no complex numbers
+        if torch.compiler.is_compiling():  # the compiler fuses this and has no complex numbers
             (cos, sin), (real, imaginary) = span.rope.unbind(-1), turned.unbind(-1)
             turned.copy_(torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1))
         else:  # one operation instead of eight
@@ -261,7 +276,7 @@ class Blocks:
     def through(
         self, layers: Sequence[Layer], x: Float[Tensor, "batch new width"], span: Span, memories: Iterable[Memory]
     ) -> Iterator[Float[Tensor, "batch new width"]]:
-        """The states after each layer of a pass, each with its memory."""
+        """Yields the hidden states after each layer of a pass. ``memories``: one for each layer."""
         for layer, memory in zip(layers, memories, strict=True):
             x = x + self.attend(layer, self.rms(x, layer.attention_norm), memory, span)
             x = x + self.feed(layer, x)
@@ -269,6 +284,10 @@ class Blocks:
 
     def span(self, cache: LlamaCache, new: int) -> Span:
         start, end = cache.room(new)
+        if cache.dropped.any():
+            places = (cache.entries.unsqueeze(1) + torch.arange(new)).to(self.device)
+            rope = self.rope[places + cache.dropped.unsqueeze(1).to(self.device)].unsqueeze(2)
+            return Span(0, end, places, rope, self._until(places, end))
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
             return Span(start, end, None, self.rope[start:end, None], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
@@ -277,15 +296,15 @@ class Blocks:
         return self.ragged_span(positions, end)
 
     def ragged_span(self, positions: Int[Tensor, "batch new"], end: int) -> Span:
-        """Each row at positions of its own, which no shape depends on; nothing at or beyond ``end`` is seen."""
+        """A span whose rows write at ``positions``, on which no shape depends; ``end`` bounds what is attended to."""
         return Span(0, end, positions, self.rope[positions].unsqueeze(2), self._until(positions, end))
 
     def tree_span(self, cache: LlamaCache, tree: Tree) -> Span:
-        """Tokens are written one after another, and turned by their depths; the mask says who sees whom."""
+        """A span for a tree: entries are written one after another, rotary angles follow the depths."""
         new = len(tree.depths)
         start, end = cache.room(new)
         lengths = cache.lengths.to(self.device).unsqueeze(1)
-        place = torch.arange(end, device=self.device) - lengths  # in the pass; below 0 for what was there before
+        place = torch.arange(end, device=self.device) - lengths  # within the pass; below 0 for earlier entries
         among = tree.sees[:, place.clamp(0, new - 1)] & (place < new)
         sees = (among | (place < 0)).transpose(0, 1).unsqueeze(1)
         rope = self.rope[lengths + tree.depths].unsqueeze(2)
@@ -293,14 +312,14 @@ class Blocks:
         return Span(start, end, places, rope, self._mask(~sees))
 
     def _until(self, positions: Int[Tensor, "batch new"], end: int) -> Float[Tensor, "batch 1 new end"]:
-        """The mask of tokens at these positions, who see no later one."""
+        """The causal mask for tokens at these positions."""
         return self._mask(torch.arange(end, device=self.device) > positions[:, None, :, None])
 
     def _mask(self, hidden: Bool[Tensor, "rows 1 new end"]) -> Float[Tensor, "rows 1 new end"]:
-        """What is added to the scores of attention."""
+        """A mask to add to attention scores: minus infinity where ``hidden``."""
         return torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
 
 
 def norm_is_fused(device: torch.device) -> bool:
-    """Whether ``F.rms_norm`` is one kernel; on a CPU it is six, at twice the time of ``Blocks.rms``."""
+    """Whether ``F.rms_norm`` is one kernel; on a CPU it is six, at twice the time of ``LayerOps.rms``."""
     return device.type != "cpu"

@@ -1,6 +1,6 @@
-"""What an engine's adapter calls: blocks of drafts with holes in them in, the tokens that a rule emits out.
+"""The function that an engine's adapter calls: ragged blocks of drafts in, the tokens that a rule emits out.
 
-Shapes depend on none of the numbers, and nothing here waits for the device, so an engine's own schedule stays.
+Shapes do not depend on data and nothing waits for the device, so an engine's own scheduling is unchanged.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ def decide(
 ) -> Int[Tensor, "batch gamma+1"]:
     """The tokens of each row, followed by ``NONE``.
 
-    A row's drafts end at its first ``NONE``, where the token is the target's own: in law that is the end of a shorter
-    block. What is kept before it does not depend on drafts behind it where a rule tests token by token; a rule that
-    tests blocks keeps what it would keep of a longer one, whose first tokens have the same law.
+    A row's drafts end at its first ``NONE``; if all of them are kept, the next token is drawn from the target, as at
+    the end of a shorter block. A rule that tests token by token is not affected by entries behind the first ``NONE``.
+    A rule that tests blocks decides as for a longer block, whose first tokens have the same law.
 
     Args:
-        draft_tokens: ``NONE`` where there is no draft; probabilities there are any distribution.
-        greedy: rows that are decoded at temperature 0: exactly, whatever the rule.
-        best: the target's most likely token; needed where some row is greedy.
+        draft_tokens: ``NONE`` where there is no draft; the probabilities there may be any distribution.
+        greedy: rows at temperature 0, which are decoded exactly with any rule.
+        best: the target's most likely tokens; required where some row is greedy.
     """
     drafted = draft_tokens >= 0
-    there = leading(drafted)
+    draft_counts = leading(drafted)
     tokens = draft_tokens.clamp(min=0)
     verdict = rule.verify(tokens, draft_probs, target_probs, positions, randomness)
-    ended = verdict.accepted >= there
-    end = target_probs[torch.arange(len(there), device=there.device), there]
-    own = draw(end, randomness.uniform(positions + there, Purpose.TOKEN))
-    full = there == draft_tokens.shape[1]
+    ended = verdict.accepted >= draft_counts
+    end = target_probs[torch.arange(len(draft_counts), device=draft_counts.device), draft_counts]
+    own = draw(end, randomness.uniform(positions + draft_counts, Purpose.TOKEN))
+    full = draft_counts == draft_tokens.shape[1]
     verdict = Verdict(
-        verdict.accepted.minimum(there), torch.where(ended & ~full, own.to(verdict.token.dtype), verdict.token)
+        verdict.accepted.minimum(draft_counts), torch.where(ended & ~full, own.to(verdict.token.dtype), verdict.token)
     )
     if greedy is not None and best is not None:
         kept = leading(drafted & (tokens == best[:, :-1]))
@@ -61,16 +61,16 @@ def decide(
 def _laid_out(tokens: Int[Tensor, "batch gamma"], verdict: Verdict) -> Int[Tensor, "batch gamma+1"]:
     places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
     end = verdict.accepted.unsqueeze(1)
-    said = torch.where(places == end, verdict.token.unsqueeze(1), torch.nn.functional.pad(tokens, (0, 1)))
-    return torch.where(places <= end, said, NONE)
+    emitted = torch.where(places == end, verdict.token.unsqueeze(1), torch.nn.functional.pad(tokens, (0, 1)))
+    return torch.where(places <= end, emitted, NONE)
 
 
 def rows_of(
     starts: Int[Tensor, "batch"], counts: Int[Tensor, "batch"], width: int
 ) -> tuple[Int[Tensor, "batch {width}"], Bool[Tensor, "batch {width}"]]:
-    """Where the entries of ragged rows lie in a flat tensor, side by side, and which of the places are theirs.
+    """Indices into a flat tensor of the entries of ragged rows, padded to ``width``, and which of them are no padding.
 
-    Places beyond a row's count are at its last entry, or at the nearest of another row's where it has none.
+    Padding repeats the index of a row's last entry; an empty row gets the index of a neighbour's entry.
     """
     steps = torch.arange(width, device=starts.device)
     last = (counts - 1).clamp(min=0).unsqueeze(1)

@@ -8,7 +8,7 @@ import torch
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
 from pcg.acceptance.pcg_block import PCGBlock
-from pcg.engines.blocks import NONE, decide, rows_of
+from pcg.engines.decide import NONE, decide, rows_of
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw
 
