@@ -112,7 +112,7 @@ def test_the_first_runner_keeps_as_many_drafts_as_our_loop(name: str, record: di
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_head_that_reads_the_target_is_kept_as_often_as_in_our_loop(name: str, record: dict[str, Any]) -> None:
-    """``pcg export`` of the bundled head, method eagle3; it is kept more often where it is trained for these states."""
+    """``pcg export`` of the bundled head, method eagle3."""
     ours = record.setdefault("ours, eagle3", {})[name] = served("ours", RULES[name], COUNT, TOKENS, "eagle")
     found = record.setdefault("first runner, eagle3", {})[name] = served("first", RULES[name], COUNT, TOKENS, "eagle")
     assert alike(found, ours), (found, ours)

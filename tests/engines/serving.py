@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -61,24 +60,13 @@ def prompts(count: int) -> list[dict[str, Any]]:
     return found
 
 
-def head(place: Path) -> Path:
-    """The bundled head as one that reads states that vLLM gives."""
-    from pcg.models.checkpoint import resolve_folder
-
-    folder = place / "head"
-    shutil.copytree(resolve_folder("bundled:eagle"), folder)
-    told = json.loads((folder / "config.json").read_text()) | {"reads": [4, 8, 11]}
-    (folder / "config.json").write_text(json.dumps(told))
-    return folder
-
-
 def exported(place: Path) -> dict[str, Any]:
     """vLLM's words for it."""
     from pcg.engines import speculators
     from pcg.models.phonemes import Phonemes
 
     ids = Phonemes("bundled:target").speech_ids
-    speculators.write(str(head(place)), "bundled:target", ids, GAMMA, place / "exported")
+    speculators.write("bundled:eagle", "bundled:target", ids, GAMMA, place / "exported")
     told = {"method": "eagle3", "model": str(place / "exported"), "num_speculative_tokens": GAMMA}
     return {"speculative_config": {**told, "draft_sample_method": "probabilistic"}}
 
@@ -152,8 +140,7 @@ def ours(settings: dict[str, Any], count: int, tokens: int, draft: str = "bundle
     cpu = torch.device("cpu")
     target = LlamaLM("bundled:target", Phonemes("bundled:target"), "float32", "cpu", "speech")
     if draft == "eagle":
-        with tempfile.TemporaryDirectory() as place:
-            drafting: Any = EagleLM(str(head(Path(place))), target, "float32", "cpu")
+        drafting: Any = EagleLM("bundled:eagle", target, "float32", "cpu")
     else:
         drafting = LlamaLM("bundled:draft", Phonemes("bundled:draft"), "float32", "cpu", "speech")
     rule: Any = Exact()
