@@ -44,10 +44,6 @@ BOUNDS = Constraint(
 )
 
 
-def at_least(least: int) -> Constraint:
-    return Constraint(lambda value: value >= least, f"{least} or more")
-
-
 def up_to(most: int) -> Constraint:
     """A count from 1 to ``most``. More than anybody needs is a typing mistake that would take all memory or time."""
     return Constraint(lambda value: 1 <= value <= most, f"1 to {most:,}")
@@ -72,7 +68,7 @@ def checked(made: type[T]) -> type[T]:
 
     Only annotations with a ``Constraint`` are checked; types are left to the type checker.
     """
-    hints = {name: hint for name, hint in hints_of(made).items() if _is_constrained(hint)}
+    hints = {name: hint for name, hint in hints_of(made).items() if any(map(_constraints, _options(hint)))}
     names, init = tuple(inspect.signature(made).parameters), made.__init__
 
     @functools.wraps(init)
@@ -127,10 +123,6 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def _constraints(hint: Any) -> list[Constraint]:
     return [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Constraint)]
-
-
-def _is_constrained(hint: Any) -> bool:
-    return any(_constraints(option) for option in _options(hint))
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -45,6 +45,11 @@ class Need:
     any_version: bool = False
 
     @property
+    def imported_as(self) -> str:
+        name = self.requirement.name.lower()
+        return _IMPORTED_AS.get(name, name.replace("-", "_"))
+
+    @property
     def version(self) -> str | None:
         """The installed version; None where it is not installed."""
         try:
@@ -139,12 +144,7 @@ def needs_of(group: str, name: str) -> list[Need]:
     """The packages that a choice needs beyond the core, those of the choices in its defaults among them."""
     modules = {target.rpartition(".")[0] for target in _targets(choice(group, name))}
     names = {imported for module in modules for imported in _names_in(module)}
-    return [need for need in optional() if _imported_as(need) in names]
-
-
-def _imported_as(need: Need) -> str:
-    name = need.requirement.name.lower()
-    return _IMPORTED_AS.get(name, name.replace("-", "_"))
+    return [need for need in optional() if need.imported_as in names]
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -57,14 +57,10 @@ def programs() -> dict[str, Path]:
 
 def listing() -> str:
     """Every command with its purpose: the first words of its program."""
-    purposes = {name: _purpose(path) for name, path in programs().items()} | _WITHOUT_CONFIG
+    docstrings = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for name, path in programs().items()}
+    purposes = {name: str(text).partition(": ")[0] for name, text in docstrings.items()} | _WITHOUT_CONFIG
     lines = [f"  {name:<11} {purpose[0].lower()}{purpose[1:]}" for name, purpose in purposes.items()]
     return "\n".join(["pcg COMMAND [key=value ...]; pcg COMMAND --help lists its keys", "", *lines])
-
-
-def _purpose(program: Path) -> str:
-    text = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or program.stem
-    return text.partition(": ")[0]
 
 
 def run(name: str, arguments: Sequence[str]) -> None:

@@ -174,14 +174,10 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
     ]
     hints = {**shared, **constraints.hints_of(make)}
     plain = {key: value for key, value in given.items() if key in allowed and not is_built(value)}
-    inner = {key: _dataclass_of(hints.get(key)) for key, value in plain.items() if isinstance(value, Mapping)}
     problems = [*unknown, *missing]
-    for key, made in inner.items():
+    for key in [key for key, value in plain.items() if isinstance(value, Mapping)]:
+        options = typing.get_args(hints.get(key)) or (hints.get(key),)
+        made: Any = next((option for option in options if is_dataclass(option)), None)
         if made is not None:
             problems += _wrong_arguments(made, plain.pop(key), prefix + key)
     return [*problems, *constraints.problems(plain, hints, prefix).values()]
-
-
-def _dataclass_of(hint: Any) -> Any:
-    """The dataclass in an annotation, which may be a union with None; None where there is no dataclass."""
-    return next((option for option in typing.get_args(hint) or (hint,) if is_dataclass(option)), None)

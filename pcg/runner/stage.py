@@ -48,7 +48,11 @@ def run_stage(node: Mapping[str, Any]) -> None:
         if before is None:
             log.warning("%s: made by a version that did not note settings; these settings are assumed", place)
         elif before != made:
-            raise ConfigError([f"{place} was made with other settings: {_differences(before, made)}. {_advice(place)}"])
+            advice = f"remove {place}, {place.name}.ckpt and {place.name}.made.json to start over"
+            differences = _differences(before, made)
+            raise ConfigError(
+                [f"{place} was made with other settings: {differences}. Choose another folder, or {advice}"]
+            )
     place.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(note, json.dumps(made, indent=1, sort_keys=True) + "\n")
     build(node).run()
@@ -73,7 +77,3 @@ def _differences(before: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     keys = [key for key in {**before, **made} if before.get(key) != made.get(key)]
     shown = [f"{key} was {before.get(key)!r}, is {made.get(key)!r}" for key in keys[:6] if key != TARGET]
     return "; ".join(shown) + (f"; and {len(keys) - 6} more" if len(keys) > 6 else "")
-
-
-def _advice(place: Path) -> str:
-    return f"Choose another folder, or start over by removing {place}, {place.name}.ckpt and {place.name}.made.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,14 +64,17 @@ def settings_and_points(
     problems += [f"{key}.{name}: no such rule{nearest(name, rules)}" for key, name in named if name not in rules]
     points: list[Point] = []
     for curve in [name for name in rules if only is None or name in only]:
-        for changes in _combinations(grids.get(curve, {})):
+        axes = dict(_leaves(grids.get(curve, {})))
+        for combination in itertools.product(*axes.values()):
+            changes = dict(zip(axes, combination, strict=True))
             run = {key: config[key] for key in _OF_A_RUN}
             run |= {"grouping": _changed(rules[curve], changes), "metrics": config.get("metrics", {})}
             run |= {"logger": None, "max_failures": 0}
             try:
                 measured = parse(run)
             except ConfigError as error:
-                problems += [_renamed(problem, curve) for problem in error.problems]
+                # a run's ``grouping`` is the study's ``rules.NAME``
+                problems += [re.sub("^grouping", f"rules.{curve}", problem) for problem in error.problems]
                 continue
             values = (f"{path[-1]}={value}" for path, value in changes.items())
             points.append(Point(curve, " ".join([curve, *values]), measured))
@@ -108,14 +112,8 @@ def with_progress(dataset: Dataset, study: str) -> Iterable[Utterance]:
     return track(dataset, study, len(dataset), console=console, transient=True, disable=not console.is_terminal)
 
 
-def _combinations(grid: Mapping[str, Any]) -> Iterator[dict[tuple[str, ...], Any]]:
-    """Every combination of the values in a nested grid, as path -> value."""
-    axes = dict(_leaves(grid))
-    for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
-
-
 def _leaves(grid: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """The path of each key in a nested grid, and its values."""
     for key, value in grid.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*path, key))
@@ -131,8 +129,3 @@ def _changed(node: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any]) ->
             inner = inner.setdefault(group, {})
         inner[leaf] = value
     return changed
-
-
-def _renamed(problem: str, curve: str) -> str:
-    """The problem with the study's own key: a run's ``grouping`` is the study's ``rules.NAME``."""
-    return f"rules.{curve}{problem.removeprefix('grouping')}" if problem.startswith("grouping") else problem

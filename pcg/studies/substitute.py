@@ -51,12 +51,12 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     problems = list(constraints.problems(config, _KEYS).values())
     if not is_built(config["codec"]):
         problems.append("codec is required: pcg substitute codec=NAME")
-    return settings_and_points(config, problems, _without_groups)
 
+    def problems_of(point: Point) -> list[str]:
+        has_groups = "groups" in (point.run.grouping or {})
+        return [] if has_groups else [f"rules.{point.curve}: has no groups, in which the study swaps tokens"]
 
-def _without_groups(point: Point) -> list[str]:
-    has_groups = "groups" in (point.run.grouping or {})
-    return [] if has_groups else [f"rules.{point.curve}: has no groups; only rules with groups can be swapped in"]
+    return settings_and_points(config, problems, problems_of)
 
 
 def study(config: Mapping[str, Any]) -> Path:

@@ -41,15 +41,17 @@ def table(utterances: Sequence[Mapping[str, Any]], folder: Path, audio: int, tim
         for key in (rows[0] if rows else {})
         if key != "audio" and not any(isinstance(row[key], list | tuple | dict) for row in rows)
     ]
-    data = [
-        [
-            _audio(row, folder),
-            _timeline(row, folder) if index < timelines else None,
-            _alpha(row),
-            *[row[key] for key in plain],
-        ]
-        for index, row in enumerate(rows)
-    ]
+    data = []
+    for index, row in enumerate(rows):
+        audio_file, pixels = row.get("audio"), picture(row, folder) if index < timelines else None
+        data.append(
+            [
+                wandb.Audio(str(folder / audio_file)) if audio_file else None,
+                None if pixels is None else wandb.Image(pixels, caption=row["text"]),
+                row["accepted"] / row["tested"] if row.get("tested") else None,
+                *[row[key] for key in plain],
+            ]
+        )
     return wandb.Table(columns=["audio", "timeline", "alpha", *plain], data=data)
 
 
@@ -59,20 +61,6 @@ def group_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     histogram = values["groups"]["histogram"]
     return {"group_sizes": wandb.Histogram(np_histogram=(histogram["counts"], histogram["edges"]))}
-
-
-def _alpha(row: Mapping[str, Any]) -> float | None:
-    return row["accepted"] / row["tested"] if row.get("tested") else None
-
-
-def _timeline(row: Mapping[str, Any], folder: Path) -> Any:
-    pixels = picture(row, folder)
-    return None if pixels is None else wandb.Image(pixels, caption=row["text"])
-
-
-def _audio(row: Mapping[str, Any], folder: Path) -> Any:
-    path = row.get("audio")
-    return wandb.Audio(str(folder / path)) if path else None
 
 
 def picture(row: Mapping[str, Any], folder: Path) -> np.ndarray | None:
