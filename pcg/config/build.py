@@ -15,7 +15,7 @@ def constructor(name: str) -> Callable[..., Any]:
     """The class or function that ``_target_`` names.
 
     Raises:
-        ValueError: it lies outside ``pcg.`` (a config is data, not code), or does not exist.
+        ValueError: it is outside ``pcg.`` (a config is data, not code), or does not exist.
     """
     module, _, attribute = str(name).rpartition(".")
     if not module.startswith("pcg.") or attribute[:1] == "_":

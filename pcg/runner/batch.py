@@ -203,12 +203,12 @@ def _speak(prompt: Prompt, generation: Generation, codec: Codec) -> Audio:
 
 
 def wav_name(utterance: Utterance) -> str:
-    """Where an utterance's audio lies in the run's folder: two ids never share a file."""
+    """The file of an utterance's audio in the run's folder; two ids never share a file."""
     return f"audio/{_file_name(utterance)}.wav"
 
 
 def tokens_name(utterance: Utterance) -> str:
-    """Where an utterance's speech tokens lie in the folder of a run without a codec."""
+    """The file of an utterance's speech tokens in the folder of a run without a codec."""
     return f"tokens/{_file_name(utterance)}.npy"
 
 
@@ -267,9 +267,9 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         timed = [record for record in good if record[f"{prefix}seconds"]]
         whole[f"{prefix}tokens"] = sum(record[f"{prefix}tokens"] for record in timed) if timed else None
         for what in ("seconds", "calls", "cpu_seconds"):
-            parts = timed[0][f"{prefix}{what}"] or {} if timed else {}
+            keys = timed[0][f"{prefix}{what}"] or {} if timed else {}
             whole[f"{prefix}{what}"] = {
-                part: sum(record[f"{prefix}{what}"][part] for record in timed) for part in parts
+                key: sum(record[f"{prefix}{what}"][key] for record in timed) for key in keys
             } or None
     counted = [record["counters"] for record in good if record["counters"]]
     whole["counters"] = {key: sum(each[key] for each in counted) for key in counted[0]} if counted else None

@@ -22,7 +22,7 @@ from pcg.engines.tables import unloaded, unloaded_draft
 from pcg.files import cache_folder
 from pcg.interfaces import Codec, Dataset, Metric, Rule, SpeechModel, StateRule, TokenLM
 from pcg.runner.groups import group_table
-from pcg.runner.loading import as_it_lies, kept, load_codec, load_dataset, metrics_of, release_models
+from pcg.runner.loading import kept, load_codec, load_dataset, metrics_of, release_models, versioned
 from pcg.runner.movers import movers_of
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def load(run: Run) -> Composition[TokenLM]:
     device = run.device
     target: TokenLM = kept.get(
         "target",
-        [as_it_lies(run.target), str(device)],
+        [versioned(run.target), str(device)],
         lambda: build(run.target, device=device),
         holders=("draft", "graphs", "movers"),
     )
@@ -134,7 +134,7 @@ def _load_draft(run: Run, target: TokenLM) -> TokenLM | None:
     node = run.draft
     if node is None or node == run.target:
         return None if node is None else target
-    key = [as_it_lies(node), as_it_lies(run.target), str(run.device)]  # some drafts refer to the target
+    key = [versioned(node), versioned(run.target), str(run.device)]  # some drafts refer to the target
     supplied = {"device": run.device, "vocab_size": target.vocab_size, "target": target}
     return kept.get("draft", key, lambda: build(node, **supplied), holders=("graphs",))
 
@@ -159,7 +159,7 @@ def _rule(run: Run, target: SpeechModel, draft: SpeechModel, codec: Codec | None
     groups = run.grouping.get("groups")
     if groups is None:
         return build(node)
-    key = [groups, *map(as_it_lies, (run.target, run.draft, run.values["codec"])), str(run.device)]
+    key = [groups, *map(versioned, (run.target, run.draft, run.values["codec"])), str(run.device)]
     described = run.values["codec"], run.values["fingerprints"]
     return build(node, groups=kept.get("groups", key, lambda: group_table(groups, target, draft, codec, *described)))
 
@@ -203,7 +203,7 @@ def _compiled(run: Run, composition: Composition[TokenLM]) -> Composition[TokenL
         return composition
     from pcg.decoding.graphs import Graphs  # torch's compiler takes seconds to import
 
-    key = [*map(as_it_lies, (run.target, run.draft)), str(run.device), run.compile]
+    key = [*map(versioned, (run.target, run.draft)), str(run.device), run.compile]
     graphs = kept.get("graphs", key, lambda: Graphs(run.device, folder=cache_folder() / "kernels", strict=strict))
     try:
         return replace(

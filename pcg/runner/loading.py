@@ -60,40 +60,40 @@ class Kept:
 kept = Kept()
 
 
-def as_it_lies(node: Node | None) -> list[Any]:
+def versioned(node: Node | None) -> list[Any]:
     """The key of an object: its config, and the state of the files at its paths, which may be replaced meanwhile."""
     return [node, fingerprint.state(node or {})]
 
 
 def load_dataset(node: Node) -> Dataset:
-    return kept.get("dataset", as_it_lies(node), lambda: build(node))
+    return kept.get("dataset", versioned(node), lambda: build(node))
 
 
 def load_codec(run: Run) -> Codec | None:
     node = run.codec
     if node is None:
         return None
-    return kept.get("codec", [as_it_lies(node), str(run.device)], lambda: build(node, device=run.device))
+    return kept.get("codec", [versioned(node), str(run.device)], lambda: build(node, device=run.device))
 
 
-def load_metrics(nodes: Mapping[str, Node], heard: bool = True) -> dict[str, Metric]:
+def load_metrics(nodes: Mapping[str, Node], will_score: bool = True) -> dict[str, Metric]:
     """Metrics by name.
 
     Args:
-        heard: whether there will be audio to score. If so each metric fetches what it needs now, so that a run of hours
-            does not fail at its first score. Without audio metrics only declare which figures a run lacks.
+        will_score: whether there will be audio to score. If so each metric fetches what it needs now, so that a run of
+            hours does not fail at its first score. Without audio metrics only declare which figures a run lacks.
     """
     metrics: dict[str, Metric] = {
-        name: kept.get(f"metrics.{name}", [name, as_it_lies(node)], lambda node=node: build(node))  # type: ignore[misc]
+        name: kept.get(f"metrics.{name}", [name, versioned(node)], lambda node=node: build(node))  # type: ignore[misc]
         for name, node in nodes.items()
     }
-    for metric in metrics.values() if heard else ():
+    for metric in metrics.values() if will_score else ():
         getattr(metric, "prepare", lambda: None)()
     return metrics
 
 
 def metrics_of(run: Run) -> dict[str, Metric]:
-    return load_metrics(run.metrics, heard=run.codec is not None)
+    return load_metrics(run.metrics, will_score=run.codec is not None)
 
 
 def with_dataset(run: Run) -> Run:
@@ -102,7 +102,7 @@ def with_dataset(run: Run) -> Run:
     Raises:
         ValueError: the dataset cannot be opened, or two of its utterances have the same id.
     """
-    key = ["utterances", as_it_lies(run.dataset)]
+    key = ["utterances", versioned(run.dataset)]
     fingerprint_of = kept.get("utterances", key, lambda: fingerprint.of_utterances(load_dataset(run.dataset)))
     return run.with_fingerprints(dataset=fingerprint_of)
 

@@ -15,7 +15,7 @@ from pcg.groups.cache import cached_tensor, describe
 from pcg.groups.token_sounds import cached_sounds, contexts_of
 from pcg.interfaces import Codec
 from pcg.runner.groups import codec_name
-from pcg.runner.loading import as_it_lies, kept
+from pcg.runner.loading import kept, versioned
 
 # The contexts in which tokens are decoded are always the same, so that dB mean the same in every study.
 CONTEXTS = 8
@@ -42,7 +42,7 @@ def movers_of(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec:
         return None
     if not installed():
         raise ConfigError([f"decoding.sound_every={every}: needs the package POT: pip install 'pcg[sound]'"])
-    key = [*map(as_it_lies, (run.target, run.values["codec"])), str(run.device), every]
+    key = [*map(versioned, (run.target, run.values["codec"])), str(run.device), every]
     return kept.get("movers", key, lambda: _made(run, embeddings, end, codec, every))
 
 

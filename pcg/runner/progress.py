@@ -1,4 +1,4 @@
-"""A run's figures so far, batch by batch: what the progress bar shows and a logger is told with each utterance."""
+"""A run's figures so far, batch by batch: for the progress bar, and for a logger with each utterance."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def _check_apart(folder: Path, audio: Mapping[str, str]) -> None:
     if lost:
         raise ValueError(
             f"{folder}: utterances {lost[0][0]!r} and {lost[0][1]!r} share an audio file, as names did in earlier "
-            "versions: move the folder away and decode the run anew"
+            "versions: move the folder away and decode the run again"
         )
 
 
@@ -167,7 +167,7 @@ def refuse_changed(dataset: Iterable[Utterance], result: Result, rows: Sequence[
     run, texts = result.values["config"], {row["utterance"]: row["text"] for row in rows}
     by_id = _utterances(dataset, list(texts))
     begin = f"the dataset has changed since {result.folder} was decoded: utterance"
-    advice = "decode it anew, or bring the dataset back"
+    advice = "decode it again, or restore the dataset"
     for name, text in texts.items():
         if by_id[name].text != text:
             raise ValueError(f"{begin} {name!r} was {text!r} and now is {by_id[name].text!r}; {advice}")

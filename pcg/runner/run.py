@@ -166,7 +166,7 @@ def _decode(
         def stopping() -> bool:
             return interrupted.is_set() or failures > allowed
 
-        with closing(executor.do(pending, stopping)) as decoded:  # workers that are busy are stopped, whatever happens
+        with closing(executor.do(pending, stopping)) as decoded:  # after any error busy workers are stopped
             for done in decoded:
                 now = time.perf_counter()
                 records.append({"batch": done.index, "at": done.at, "wall": now - began, **done.record})

@@ -153,7 +153,7 @@ class LiveRun:
         self._session.tell(lambda run: keep(run, inputs, self._logger.timeout))
 
     def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:
-        """Raises what W&B raises; everything has been told to it then, or lies on disk."""
+        """Log the result and end W&B's run. Raises what W&B raises; the result is on disk."""
         from pcg.tracking.media import group_sizes, table
 
         values, logger = result.values, self._logger
