@@ -44,6 +44,10 @@ BOUNDS = Constraint(
 )
 
 
+def at_least(least: int) -> Constraint:
+    return Constraint(lambda value: value >= least, f"{least} or more")
+
+
 def up_to(most: int) -> Constraint:
     """A count from 1 to ``most``. More than anybody needs is a typing mistake that would take all memory or time."""
     return Constraint(lambda value: 1 <= value <= most, f"1 to {most:,}")
