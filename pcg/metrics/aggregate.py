@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv, stdtrit
-
-from pcg.types import Figure
 
 RESAMPLES = 2000
 _BLOCK = 250  # resamples held at once, so that thousands of utterances take little memory
@@ -230,26 +228,6 @@ def paired_difference(a: Ratio, b: Ratio) -> Estimate:
 def paired_ratio(a: Ratio, b: Ratio) -> Estimate:
     """``a / b`` of two ratios of sums over the same utterances in the same order: a speed-up."""
     return estimate([*_pair(a), *_pair(b)], lambda an, ad, bn, bd: (an / ad) / (bn / bd))
-
-
-def figures(rows: Sequence[Mapping[str, Any]], declared: Mapping[str, Figure]) -> dict[str, Estimate]:
-    """Each of a metric's figures over its rows, one for each utterance; rows whose numerator is None are left out.
-
-    Raises:
-        KeyError: a row lacks a column.
-    """
-    return {
-        name: _figure([row for row in rows if row[figure.columns[0]] is not None], figure)
-        for name, figure in declared.items()
-    }
-
-
-def _figure(rows: Sequence[Mapping[str, Any]], figure: Figure) -> Estimate:
-    if not rows:
-        return Estimate(None, None)
-    top, bottom = figure.columns
-    below = None if bottom is None else [row[bottom] for row in rows]
-    return ratio([row[top] for row in rows], below, share=figure.is_share)
 
 
 def _pair(of: Ratio) -> list[Column]:

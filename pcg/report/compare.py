@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference
-from pcg.report.seeds import ACCEPTANCE, TIMES, Method, shared_columns
+from pcg.report.seeds import ACCEPTANCE, TIMES, Method
 from pcg.results.figures import measured
+from pcg.results.rows import shared_columns
 
 Estimates = Mapping[str, Estimate]  # by figure
 Ratios = Mapping[str, tuple[str, str | None]]  # by figure, the columns of utterances.parquet that it is a ratio of

@@ -13,17 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pcg.metrics.aggregate import Estimate, paired_ratio, ratio
+from pcg.metrics.aggregate import Estimate, paired_ratio
 from pcg.report import predicted
 from pcg.results import store
 from pcg.results.figures import measured
-from pcg.results.schema import MOVED, WAITS
+from pcg.results.rows import Row, ratio_of, shared_columns
+from pcg.results.schema import WAITS, over_utterances
 from pcg.types import Result
 
-Row = Mapping[str, Any]
-BySeed = Mapping[int, Mapping[Any, Row]]  # by seed, then by utterance or batch
 TIMES = ("seconds", "tokens", "alone_seconds", "alone_tokens")
 ACCEPTANCE = {"alpha": ("accepted", "tested"), "tau": ("emitted", "target_passes")}
 
@@ -98,97 +95,25 @@ def _method(by_seed: Mapping[int, Result]) -> Method:
     return method if len(runs) == 1 else Method(first.folder, {**method.values, **_pooled(method)}, runs)
 
 
-def shared_columns(sides: Sequence[BySeed], columns: Sequence[Sequence[str | None]]) -> list[np.ndarray] | None:
-    """Columns of one or two methods on the utterances that all of their seeds have; None where there are none.
-
-    Two methods that share seeds are paired by utterance and seed: each array is (utterances, seeds). Else they are
-    paired by utterance, summed over each method's own seeds: each array is (utterances).
-
-    Args:
-        sides: the rows of each method.
-        columns: the names of each side's columns; None is a column of ones.
-
-    Returns:
-        One array for each column of each side, in their order.
-    """
-    seeds = set.intersection(*(set(side) for side in sides))
-    rows_of = [[side[seed] for seed in sorted(seeds or side)] for side in sides]
-
-    def complete(key: Any) -> bool:
-        return all(
-            key in rows and all(name is None or rows[key].get(name) is not None for name in names)
-            for side, names in zip(rows_of, columns, strict=True)
-            for rows in side
-        )
-
-    keys = [key for key in rows_of[0][0] if complete(key)]
-    if not keys:
-        return None
-    arrays = [
-        np.array([[1.0 if name is None else rows[key][name] for rows in side] for key in keys], dtype=np.float64)
-        for side, names in zip(rows_of, columns, strict=True)
-        for name in names
-    ]
-    return arrays if seeds else [array.sum(1) for array in arrays]
-
-
 def _pooled(method: Method) -> dict[str, Any]:
     """The values that differ between several runs and the first of them."""
     runs = [run.values for run in method.runs]
+    figures = {key: figure for key, figure in measured([method.values]).items() if figure.ratio is not None}
     return {
         "run_id": " ".join(values["run_id"] for values in runs),
         "wall_seconds": sum(values["wall_seconds"] for values in runs),
         "failures": [failure for values in runs for failure in values["failures"]],
         "devices": max(values["devices"] for values in runs),
-        "counts": _sums([values["counts"] for values in runs]),
-        "acceptance": {
-            **_pooled_ratio(method.rows, *ACCEPTANCE["alpha"], share=True).named("alpha"),
-            **_pooled_ratio(method.rows, *ACCEPTANCE["tau"]).named("tau"),
-            "alpha_exact": _weighted_mean(runs, "acceptance", "alpha_exact"),
-            "alpha_by_slot": _alpha_by_slot(runs),
-        },
+        **over_utterances(method.rows, method.values["config"], figures),
         "speed": _speed(method),
-        "distortion": _distortion(method),
-        "quality": _quality(method),
         "left_out": [entry for values in runs for entry in values["left_out"]],
     }
 
 
-def _pooled_ratio(rows: BySeed, top: str, bottom: str | None, share: bool = False) -> Estimate:
-    """The ratio of two columns' sums over the utterances that all seeds have."""
-    columns = shared_columns([rows], [[top, bottom]])
-    return Estimate(None, None) if columns is None else ratio(columns[0], columns[1], share=share)
-
-
-def _sums(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of each count; None where a run lacks it."""
-
-    def total(column: Sequence[Any]) -> Any:
-        if any(value is None for value in column):
-            return None
-        return [sum(parts) for parts in zip(*column, strict=True)] if isinstance(column[0], list) else sum(column)
-
-    return {key: total([values[key] for values in counts]) for key in counts[0]}
-
-
-def _weighted_mean(runs: Sequence[Mapping[str, Any]], group: str, key: str) -> float | None:
-    """The mean over the tested positions of all runs; None where a run lacks the figure."""
-    figures = [(values[group].get(key), values["counts"]["tested"]) for values in runs]
-    tested = sum(count for _, count in figures)
-    if not tested or any(value is None for value, _ in figures):
-        return None
-    return sum(value * count for value, count in figures) / tested
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of a figure that each seed has of about as many tokens or utterances; None where a seed lacks it."""
+def _sum(values: Sequence[float | None]) -> float | None:
+    """The sum over seeds; None if a seed lacks the figure."""
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _alpha_by_slot(runs: Sequence[Mapping[str, Any]]) -> list[float | None] | None:
-    by_run = [values["acceptance"].get("alpha_by_slot") for values in runs]
-    return [_mean(slot) for slot in zip(*by_run, strict=True)] if all(by_run) else None
+    return sum(known) if len(known) == len(values) else None
 
 
 def _speed(method: Method) -> dict[str, Any]:
@@ -209,10 +134,9 @@ def _speed(method: Method) -> dict[str, Any]:
         **speeds[0],
         **{key: per_second(key) for key in rates},
         "rtf": sum(of * seconds for of, seconds in zip(rtf, audio, strict=True)) / sum(audio) if all(rtf) else None,
-        **{key: _mean([speed[key] for speed in speeds]) for key in WAITS},
-        **dict.fromkeys(f"{key}_ci95" for key in WAITS),
+        **{name: value for key in WAITS for name, value in ratio_of(method.rows, key, None).named(key).items()},
         **(_speedup(method).named("speedup") if speeds[0]["speedup_ci95"] else {}),
-        "seconds": _sums([speed["seconds"] for speed in speeds]),
+        "seconds": {part: _sum([speed["seconds"][part] for speed in speeds]) for part in speeds[0]["seconds"]},
         "peak_memory_bytes": max(speed["peak_memory_bytes"] or 0 for speed in speeds) or None,
     }
 
@@ -226,38 +150,10 @@ def _speedup(method: Method) -> Estimate:
     return paired_ratio((alone_seconds, alone_tokens), (seconds, tokens))
 
 
-def _distortion(method: Method) -> dict[str, Any]:
-    """Means over the tested positions of all runs; of the earth mover's distances, over the positions at which the runs
-    that have them measured them."""
-    runs = [run.values for run in method.runs]
-    pooled: dict[str, Any] = {
-        key: _weighted_mean(runs, "distortion", key) for key in runs[0]["distortion"] if key not in MOVED
-    }
-    pooled |= dict.fromkeys(MOVED) | {"moved_positions": sum(map(_moved_positions, method.runs)) or None}
-    for key in ("sound", "sound_rest", "embedding", "embedding_rest"):
-        rows = {seed: method.rows[seed] for seed in _seeds_with(method, key)}
-        if rows:
-            estimate = _pooled_ratio(rows, f"sum_{key}", "sum_moved_positions")
-            pooled |= {name: value for name, value in estimate.named(key).items() if name in MOVED}
-    return pooled
-
-
 def _seeds_with(method: Method, distance: str) -> list[int]:
     """The seeds whose runs measured a distance."""
     pairs = zip(method.seeds, method.runs, strict=True)
     return [seed for seed, run in pairs if run.values["distortion"].get(distance) is not None]
-
-
-def _quality(method: Method) -> dict[str, Any]:
-    """Figures of the runs' audio, and of the target's alone beside them."""
-    pooled: dict[str, Any] = {}
-    for prefix in ("", "baseline_"):
-        for key, figure in measured([method.values]).items():
-            if f"{prefix}{key}" in method.values["quality"] and figure.ratio is not None:
-                top, bottom = figure.ratio
-                estimate = _pooled_ratio(method.rows, prefix + top, bottom and prefix + bottom, figure.is_share)
-                pooled |= estimate.named(prefix + key)
-    return pooled
 
 
 def note_on_single_seeds(methods: Sequence[Method], names: Sequence[str]) -> str:

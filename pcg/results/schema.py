@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pcg.decoding.clock import PARTS
 from pcg.decoding.statistics import COUNTS, DISTANCES
-from pcg.metrics.aggregate import Estimate, figures, ratio
+from pcg.metrics.aggregate import Estimate
 from pcg.results.figures import as_values
+from pcg.results.rows import BySeed, Row, ratio_of, utterance_rows
 from pcg.results.timing import clock_of, decode_seconds, measured_ideal, seconds_of, speedup, timing_of
 from pcg.types import Figure
 
@@ -29,7 +30,6 @@ WAITS = tuple(f"{side}{what}_seconds" for side in ("", "baseline_") for what in 
 KEYS: Mapping[str, str] = dict(
     re.findall(r"^\| `(.+?)` \| (.+) \|$", Path(__file__).with_name("keys.md").read_text("utf-8"), re.MULTILINE)
 )
-Row = Mapping[str, Any]
 Record = Mapping[str, Any]
 Declared = Mapping[str, Figure]
 
@@ -42,27 +42,44 @@ def summarise(run: Mapping[str, Any], records: Sequence[Record], declared: Decla
         records: one a batch, as ``pcg.runner.batch`` makes them.
         declared: the figures of all metrics.
     """
-    all_rows = [row for record in records for row in record["rows"]]
+    all_rows = utterance_rows(records)
     rows = [row for row in all_rows if row["error"] is None]
-    gamma, by_token = run["decoding"].get("gamma", 0), run["decoding"].get("mode", "speculative") != "speculative"
+    by_seed: BySeed = {0: dict(enumerate(rows))}
     return {
         "failures": [
             {"utterance": row["utterance"], "reason": row["error"]} for row in all_rows if row["error"] is not None
         ],
-        "counts": _counts(rows, gamma),
-        "acceptance": _acceptance(rows, ((run.get("target") or {}).get("text") or {}).get("slots", 1)),
+        **over_utterances(by_seed, run, declared),
         "engine": _engine(run, records),
-        "speed": _speed([record for record in records if record["seconds"]], rows, gamma, by_token),
-        "distortion": _distortion(rows),
-        "quality": quality(rows, declared),
+        "speed": _speed([record for record in records if record["seconds"]], by_seed, run["decoding"]),
         "figures": as_values(declared),
         "left_out": _left_out(rows, declared) + _sound_left_out(run, rows),
     }
 
 
+def over_utterances(rows: BySeed, run: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
+    """Counts, acceptance, distortion and quality of a run, or of the runs of several seeds.
+
+    Args:
+        rows: of the utterances that did not fail.
+        run: the canonical config.
+    """
+    slots = ((run.get("target") or {}).get("text") or {}).get("slots", 1)
+    return {
+        "counts": _counts(_all(rows), run["decoding"].get("gamma", 0)),
+        "acceptance": _acceptance(rows, slots),
+        "distortion": _distortion(rows),
+        "quality": quality(rows, declared),
+    }
+
+
+def _all(rows: BySeed) -> list[Row]:
+    return [row for by_utterance in rows.values() for row in by_utterance.values()]
+
+
 def _counts(rows: Sequence[Row], gamma: int) -> dict[str, Any]:
     finished = sum(row["finished"] for row in rows)
-    columns = {key: [row["counts"][key] for row in rows] for key in COUNTS}
+    columns = {key: [row.get(key) for row in rows] for key in COUNTS}
     return {
         "utterances": len(rows),
         **{key: None if None in column else sum(column) for key, column in columns.items()},
@@ -102,22 +119,22 @@ def _engine(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]
     }
 
 
-def _acceptance(rows: Sequence[Row], slots: int) -> dict[str, Any]:
+def _acceptance(rows: BySeed, slots: int) -> dict[str, Any]:
     """
     Args:
         slots: tokens in a frame of the target; 1 for targets without frames.
     """
     return {
-        **_ratio(rows, "counts", "accepted", "tested").named("alpha"),
-        "alpha_by_slot": _alpha_by_slot(rows, slots),
-        **_ratio(rows, "counts", "emitted", "target_passes").named("tau"),
-        "alpha_exact": _ratio(rows, "sums", "alpha_exact", "tested").value,
+        **_ratio(rows, "accepted", "tested", share=True).named("alpha"),
+        "alpha_by_slot": _alpha_by_slot(_all(rows), slots),
+        **_ratio(rows, "emitted", "target_passes").named("tau"),
+        "alpha_exact": _ratio(rows, "sum_alpha_exact", "tested").value,
     }
 
 
 def _alpha_by_slot(rows: Sequence[Row], slots: int) -> list[float | None] | None:
     """Accepted tokens of each slot over its accepted and recovered ones: all others were not tested."""
-    kinds = [(place % slots, kind) for row in rows for place, kind in enumerate(row.get("kinds", ()))]
+    kinds = [(place % slots, kind) for row in rows for place, kind in enumerate(row.get("kinds") or ())]
     accepted = [sum(slot == at and kind in _ACCEPTED for at, kind in kinds) for slot in range(slots)]
     recovered = [sum(slot == at and kind == "recovered" for at, kind in kinds) for slot in range(slots)]
     if slots == 1 or not sum(accepted) + sum(recovered):
@@ -125,55 +142,57 @@ def _alpha_by_slot(rows: Sequence[Row], slots: int) -> list[float | None] | None
     return [_over(kept, kept + lost) for kept, lost in zip(accepted, recovered, strict=True)]
 
 
-def _distortion(rows: Sequence[Row]) -> dict[str, Any]:
-    """Means over tested positions; the earth mover's distances over the positions at which they were measured."""
-    means = {key: _ratio(rows, "sums", key, "tested").value for key in DISTANCES}
+def _distortion(rows: BySeed) -> dict[str, Any]:
+    """Means over tested positions; the earth mover's distances over the positions at which they were measured, in the
+    seeds that measured them."""
+    means = {key: _ratio(rows, f"sum_{key}", "tested").value for key in DISTANCES}
     total, unlikely = means["tv"], means["overshoot_unlikely"]
     means["overshoot_likely"] = None if total is None or unlikely is None else max(total - unlikely, 0.0)
-    positions = [row["sums"].get("moved_positions") or 0 for row in rows]
-    moved: dict[str, Any] = {**dict.fromkeys(MOVED), "moved_positions": int(sum(positions)) or None}
+    positions = int(sum(row.get("sum_moved_positions") or 0 for row in _all(rows)))
+    moved: dict[str, Any] = {**dict.fromkeys(MOVED), "moved_positions": positions or None}
     for key in ("sound", "sound_rest", "embedding", "embedding_rest"):
-        column = [row["sums"].get(key) for row in rows]
-        if moved["moved_positions"] and None not in column:
-            moved |= {name: value for name, value in ratio(column, positions).named(key).items() if name in MOVED}
+        measured = {seed: by_id for seed, by_id in rows.items() if _complete(by_id.values(), f"sum_{key}")}
+        if positions and measured:
+            estimate = ratio_of(measured, f"sum_{key}", "sum_moved_positions")
+            moved |= {name: value for name, value in estimate.named(key).items() if name in MOVED}
     return {**means, **moved}
+
+
+def _complete(rows: Iterable[Row], column: str) -> bool:
+    return all(row.get(column) is not None for row in rows)
 
 
 def _sound_left_out(run: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Why ``distortion.sound`` was asked for and is null."""
-    if run["decoding"].get("sound_every") is None or all(row["sums"].get("sound") is not None for row in rows):
+    if run["decoding"].get("sound_every") is None or _complete(rows, "sum_sound"):
         return []
-    lawless = any(row["sums"].get("tv") is None for row in rows)
-    reason = "the rule states no law of one position" if lawless else "the sound of a token needs a codec (codec=none)"
+    lawful = _complete(rows, "sum_tv")
+    reason = "the sound of a token needs a codec (codec=none)" if lawful else "the rule states no law of one position"
     return [{"figure": "distortion.sound", "utterances": len(rows), "reason": reason}]
 
 
-def _speed(records: Sequence[Record], rows: Sequence[Row], gamma: int, by_token: bool) -> dict[str, Any]:
-    """Rates over batches; a batch is timed as a whole.
-
-    Args:
-        by_token: the run made a pass of both models for each token, to measure quality, so that it has no speed-up.
-    """
+def _speed(records: Sequence[Record], rows: BySeed, decoding: Mapping[str, Any]) -> dict[str, Any]:
+    """Rates over batches; a batch is timed as a whole."""
     own_loop = all(part in record["seconds"] for record in records for part in PARTS)  # an engine gives no parts
     whole = sum(sum(record["seconds"].values()) for record in records)
-    decoding, tokens = _seconds_and_tokens(records, "")
+    seconds, tokens = _seconds_and_tokens(records, "")
     speed: dict[str, Any] = {
-        **{key: value for name in WAITS for key, value in _mean(rows, name).named(name).items()},
-        "tokens_per_second": _over(tokens, decoding) if own_loop else None,
+        **{key: value for name in WAITS for key, value in ratio_of(rows, name, None).named(name).items()},
+        "tokens_per_second": _over(tokens, seconds) if own_loop else None,
         "tokens_per_second_whole": _over(tokens, whole),
-        "rtf": _over(whole, sum(row["audio_seconds"] or 0.0 for row in rows)),
+        "rtf": _over(whole, sum(row["audio_seconds"] or 0.0 for row in _all(rows))),
         **dict.fromkeys(("baseline_tokens_per_second", "speedup", "speedup_ci95", "ideal_speedup", "clock")),
         "seconds": {part: sum(record["seconds"][part] for record in records) if own_loop else None for part in PARTS},
     }
-    if not own_loop or by_token:
+    if not own_loop or decoding.get("mode", "speculative") != "speculative":  # a pass of both models for each token
         return speed
-    if gamma == 0:  # the target alone is its own baseline
+    if not decoding.get("gamma"):  # the target alone is its own baseline
         return {**speed, "baseline_tokens_per_second": speed["tokens_per_second"], "speedup": 1.0}
     if records and all(record["baseline_seconds"] for record in records):
         alone, alone_tokens = _seconds_and_tokens(records, "baseline_")
         clock = clock_of(records)
         baseline, own = ([timing_of(record, side, clock) for record in records] for side in ("baseline_", ""))
-        tau = _ratio(rows, "counts", "emitted", "target_passes").value
+        tau = _ratio(rows, "emitted", "target_passes").value
         speed |= {
             "baseline_tokens_per_second": _over(alone_tokens, alone),
             "clock": clock,
@@ -196,14 +215,23 @@ def _passes(records: Sequence[Record], side: str, clock: str) -> tuple[dict[str,
     return seconds, {"target": sum(record[f"{side}calls"]["target"] for record in records)}
 
 
-def quality(rows: Sequence[Row], declared: Declared) -> dict[str, Any]:
-    """Figures of the run's audio and of the target's alone, over the utterances that were scored."""
+def quality(rows: BySeed, declared: Declared) -> dict[str, Any]:
+    """Figures of the run's audio and, if it was decoded, of the target's alone, over the utterances that have them.
+
+    Raises:
+        KeyError: a metric has not given a column that it declares.
+    """
     values: dict[str, Any] = {}
-    for prefix, scores in (("", "scores"), ("baseline_", "baseline_scores")):
-        scored = [row[scores] for row in rows if row[scores]]
-        if scored or not prefix:  # the target may not have been decoded alone
-            for name, estimate in figures(scored, declared).items():
-                values |= estimate.named(prefix + name)
+    given = {key for row in _all(rows) for key in row}
+    for prefix in ("", "baseline_"):
+        columns = {prefix + name for figure in declared.values() for name in figure.columns if name is not None}
+        if columns & given and columns - given:
+            raise KeyError(f"metrics have not given the columns {', '.join(sorted(columns - given))}")
+        if columns & given or not prefix:
+            for key, figure in declared.items():
+                top, bottom = figure.columns
+                estimate = ratio_of(rows, prefix + top, bottom and prefix + bottom, figure.is_share)
+                values |= estimate.named(prefix + key)
     return values
 
 
@@ -215,24 +243,13 @@ def _left_out(rows: Sequence[Row], declared: Declared) -> list[dict[str, Any]]:
         if silent
         else "there is neither a voice nor a recording to compare with"
     )
-    counted = {
-        key: sum(row["scores"].get(figure.columns[0], 0) is None for row in rows) for key, figure in declared.items()
-    }
+    counted = {key: sum(row.get(figure.columns[0], 0) is None for row in rows) for key, figure in declared.items()}
     return [{"figure": key, "utterances": count, "reason": reason} for key, count in counted.items() if count]
 
 
-def _ratio(rows: Sequence[Row], group: str, top: str, bottom: str) -> Estimate:
-    """A sum of ``group`` over a count; no value where some utterance lacks the sum (a rule without a law)."""
-    if not rows or any(row[group].get(top) is None for row in rows):
-        return Estimate(None, None)
-    share = (top, bottom) == ("accepted", "tested")
-    return ratio([row[group][top] for row in rows], [row["counts"][bottom] for row in rows], share=share)
-
-
-def _mean(rows: Sequence[Row], key: str) -> Estimate:
-    """The mean of a column over the rows that have it."""
-    column = [row[key] for row in rows if row.get(key) is not None]
-    return ratio(column) if column else Estimate(None, None)
+def _ratio(rows: BySeed, top: str, bottom: str, share: bool = False) -> Estimate:
+    """A ratio of sums; no value if some utterance lacks the numerator (a rule without a law)."""
+    return ratio_of(rows, top, bottom, share) if _complete(_all(rows), top) else Estimate(None, None)
 
 
 def _over(top: float, bottom: float) -> float | None:

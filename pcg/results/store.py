@@ -14,8 +14,8 @@ import pyarrow.parquet
 
 from pcg.results.figures import measured, of_earlier, texts
 from pcg.results.records import sync_folder, write_atomically
+from pcg.results.rows import utterance_rows
 from pcg.results.schema import MOVED, OWN_ENGINE, SCHEMA, WAITS
-from pcg.results.timing import decode_seconds
 from pcg.types import Result
 
 log = logging.getLogger("pcg")
@@ -97,31 +97,6 @@ def read_utterances(folder: Path) -> list[dict[str, Any]]:
             f"{path} is missing or truncated ({' '.join(str(error).split())}): remove {NAME} beside it and run the "
             "command of the run again, which writes both from the records"
         ) from error
-
-
-def utterance_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One flat row for each utterance: tokens, counts, sums, scores (``baseline_*``: of the target alone).
-
-    ``batch_seconds`` is the decode time of the whole batch. All rows have the same keys; a value that an utterance
-    lacks (because it failed, or the target was not decoded alone) is None.
-    """
-    rows = [_flat(row, record) for record in records for row in record["rows"]]
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return [{key: row.get(key) for key in keys} for row in rows]
-
-
-def _flat(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    nested = ("counts", "sums", "scores", "baseline_scores")
-    seconds = record["seconds"] and decode_seconds(record["seconds"])
-    return {
-        **{key: value for key, value in row.items() if key not in nested},
-        "batch": record["batch"],
-        "batch_seconds": seconds,
-        **row.get("counts", {}),
-        **{f"sum_{key}": value for key, value in row.get("sums", {}).items()},
-        **row.get("scores", {}),
-        **{f"baseline_{key}": value for key, value in row.get("baseline_scores", {}).items()},
-    }
 
 
 def one_line(result: Result) -> str:

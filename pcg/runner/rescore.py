@@ -21,6 +21,7 @@ from pcg.constraints import Device, up_to
 from pcg.interfaces import Metric
 from pcg.results import environment, store
 from pcg.results.records import Records, newest, write_json
+from pcg.results.rows import utterance_rows
 from pcg.results.schema import quality
 from pcg.runner.batch import baseline_of, read_wav
 from pcg.runner.jobs import Executor, InProcess
@@ -205,8 +206,8 @@ def rescore(config: Mapping[str, Any]) -> Path:
         )
     refuse_changed(load_dataset(dataset), result, all_rows)
     records = scored(nodes, dataset, folder, decoded, InProcess(torch.device("cpu"), ScoreMemo()))
-    rows = [row for record in records for row in record["rows"] if row["error"] is None]
-    figures = quality(rows, figures_of(load_metrics(nodes)))
+    rows = [row for row in utterance_rows(records) if row["error"] is None]
+    figures = quality({0: dict(enumerate(rows))}, figures_of(load_metrics(nodes)))
     path = folder / f"scores-{_id(nodes)}.json"
     document = {
         "run_id": result.values["run_id"], "metrics": nodes, "versions": environment.versions(), "quality": figures,

@@ -15,6 +15,7 @@ import yaml
 from pcg.config.run import Run, parse
 from pcg.results import environment, lock, store
 from pcg.results.records import Records, of_batches, write_atomically
+from pcg.results.rows import utterance_rows
 from pcg.results.schema import SCHEMA, summarise
 from pcg.runner import devices, rescore, tracking
 from pcg.runner.jobs import DecodeJob, Executor, InProcess, batches
@@ -112,7 +113,7 @@ def _decode_and_write(run: Run, folder: Path, overrides: list[str]) -> Result:
         result = store.write(folder, values, lines)
         _warn_of_left_out(values["left_out"], values["counts"]["utterances"])
         log.info("%s", store.one_line(result))
-        tracker.finish(result, store.utterance_rows(lines))
+        tracker.finish(result, utterance_rows(lines))
     return result
 
 

@@ -19,6 +19,7 @@ from pcg.groups.cache import file_of
 from pcg.interfaces import LiveRun, Logger
 from pcg.results import figures, store
 from pcg.results.records import peek
+from pcg.results.rows import utterance_rows
 from pcg.runner.objective import worth
 from pcg.runner.progress import SoFar
 from pcg.types import Input, Result
@@ -81,7 +82,7 @@ class Tracker:
         run = self._run
         if run is not None:
             shown = so_far.figures()
-            rows = store.utterance_rows([line])
+            rows = utterance_rows([line])
 
             def add_rows() -> None:
                 for index, row in enumerate(rows):

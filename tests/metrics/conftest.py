@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pcg.data.bundled import Bundled
-from pcg.types import Audio, Utterance
+from pcg.results.schema import quality
+from pcg.types import Audio, Figure, Utterance
+
+
+def quality_of(rows: Sequence[dict[str, Any]], figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """The figures of a metric over its rows, as a run has them."""
+    return quality({0: dict(enumerate(rows))}, figures)
 
 
 @pytest.fixture(scope="session")

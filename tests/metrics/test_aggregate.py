@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import betaincinv
 
-from pcg.metrics.aggregate import Estimate, estimate, figures, paired_difference, paired_ratio, ratio
-from pcg.types import Figure
+from pcg.metrics.aggregate import Estimate, estimate, paired_difference, paired_ratio, ratio
 
 
 def test_ratio_of_sums_not_mean_of_ratios():
@@ -131,18 +130,6 @@ def test_a_difference_that_could_have_been_seen_is_seen_four_times_in_five():
         low, _ = estimate([a, b, np.ones(50)], lambda x, y, count: (x - y) / count, resamples=200).ci95
         seen += low > 0
     assert 0.72 <= seen / 300 <= 0.87
-
-
-def test_figures_follow_the_metrics_own_ratios():
-    rows = [{"word_errors": 1, "words": 4, "mos": 3.0}, {"word_errors": 0, "words": 6, "mos": 4.0}]
-    wer, mos = Figure("WER", ratio=("word_errors", "words")), Figure("MOS", ratio=("mos", None))
-    got = figures(rows, {"wer": wer, "mos": mos})
-    assert got["wer"].value == pytest.approx(0.1)
-    assert got["mos"].value == pytest.approx(3.5)
-    with pytest.raises(KeyError, match="chars"):
-        figures(rows, {"cer": Figure("CER", ratio=("word_errors", "chars"))})
-    with pytest.raises(ValueError, match="'CER': `ratio` is required"):
-        figures(rows, {"cer": Figure("CER")})
 
 
 def test_columns_must_match():

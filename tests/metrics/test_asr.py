@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from pcg.metrics.aggregate import figures
 from pcg.metrics.asr import WordErrors, normalise
 from pcg.metrics.moonshine import Moonshine
 from pcg.metrics.pocketsphinx import PocketSphinx
 from pcg.types import Utterance
+from tests.metrics.conftest import quality_of
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_empty_audio_deletes_every_word(nothing):
 def test_speech_is_understood_and_noise_is_not(recogniser, clean, spoken, noise):
     utterances, audio = zip(*spoken[:4], strict=True)
     metric = WordErrors(recogniser())
-    wer = figures(metric.score(audio, utterances), metric.figures)["wer"].value
+    wer = quality_of(metric.score(audio, utterances), metric.figures)["wer"]
     assert wer < clean
-    assert figures(metric.score([noise], utterances[:1]), metric.figures)["wer"].value > 0.8
+    assert quality_of(metric.score([noise], utterances[:1]), metric.figures)["wer"] > 0.8
 
 
 @pytest.mark.parametrize("recogniser", [Moonshine, PocketSphinx])

@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_dir
 from pcg.command import cli
 from pcg.config.validate import problems_of_language
 from pcg.metrics import languages
-from pcg.metrics.aggregate import figures
 from pcg.metrics.asr import WordErrors, figures_of
 from pcg.metrics.moonshine import Moonshine
 from pcg.metrics.pretrained import MissingPart
 from pcg.types import Audio, Utterance
+from tests.metrics.conftest import quality_of
 
 CLIP = Audio(np.zeros(16_000, dtype=np.float32), 16_000)
 
@@ -36,8 +36,8 @@ def test_in_chinese_a_word_is_a_character_in_either_script() -> None:
     row = scored("他说：“这个，好！”（说话）", "他說這個 好說話。", "zh")
     assert (row["words"], row["word_errors"], row["chars"], row["char_errors"]) == (7, 0, 7, 0)
     row = scored("他说这个。", "他說那個", "zh")
-    found = figures([row], figures_of(""))
-    assert found["wer"].value == found["cer"].value == 1 / 4
+    found = quality_of([row], figures_of(""))
+    assert found["wer"] == found["cer"] == 1 / 4
     row = scored("我用GPT", "我用 gpt", "zh")
     assert (row["words"], row["word_errors"]) == (5, 0)
 

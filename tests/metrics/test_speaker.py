@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcg.metrics.aggregate import figures
 from pcg.metrics.speaker import SpeakerSimilarity, encoder
 from pcg.types import Utterance
+from tests.metrics.conftest import quality_of
 
 OFFICIAL = Path(__file__).with_name("resemblyzer.npy")  # what Resemblyzer's own code embeds ``CASES`` to
 CASES = [(0.3, 1.0), (1.0, 1.0), (1.6, 0.02), (2.9, 1.0), (4.0, 0.02)]  # seconds, gain
@@ -77,9 +77,8 @@ def test_without_a_voice_to_compare_with_there_is_no_similarity(spoken, nothing)
     metric, silent = SpeakerSimilarity(), Utterance("a", "text")
     rows = metric.score([audio, nothing, audio], [silent, silent, utterance])
     assert [row["speaker_similarity"] for row in rows[:2]] == [None, None]
-    found = figures(rows, metric.figures)["speaker_similarity"]
-    assert (found.value, found.ci95) == (rows[2]["speaker_similarity"], None)
-    assert figures(rows[:2], metric.figures)["speaker_similarity"].value is None
+    assert quality_of(rows, metric.figures)["speaker_similarity"] == rows[2]["speaker_similarity"]
+    assert quality_of(rows[:2], metric.figures)["speaker_similarity"] is None
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def record(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     return {
-        "rows": rows, "tokens": 30,
+        "batch": 0, "rows": rows, "tokens": 30,
         "seconds": {"prefill": 1.0, "draft": 0.3, "target": 0.5, "rule": 0.1, "other": 0.1},
         "calls": {"draft": 20, "target": 10},
         "baseline_tokens": 30,
@@ -162,6 +162,13 @@ def test_a_figure_that_some_could_not_have_is_of_the_others() -> None:
     none = summarise(RUN, [record([without])], declared)
     assert (none["quality"]["alike"], none["quality"]["alike_ci95"]) == (None, None)
     assert summarise(RUN, [record([voiced])], declared)["left_out"] == []
+
+
+def test_a_column_that_a_metric_declares_and_does_not_give_is_named() -> None:
+    with pytest.raises(KeyError, match="have not given the columns letters"):
+        summarise(RUN, [record([row()])], {"wer": Figure("WER", ratio=("errors", "letters"))})
+    with pytest.raises(ValueError, match="'WER' is declared without the columns"):
+        summarise(RUN, [record([row()])], {"wer": Figure("WER")})
 
 
 def test_failed_utterances_count_nowhere() -> None:
