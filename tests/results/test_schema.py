@@ -167,7 +167,7 @@ def test_a_figure_that_some_could_not_have_is_of_the_others() -> None:
 def test_a_column_that_a_metric_declares_and_does_not_give_is_named() -> None:
     with pytest.raises(KeyError, match="have not given the columns letters"):
         summarise(RUN, [record([row()])], {"wer": Figure("WER", ratio=("errors", "letters"))})
-    with pytest.raises(ValueError, match="'WER' is declared without the columns"):
+    with pytest.raises(ValueError, match="figure 'WER': `ratio` is required"):
         summarise(RUN, [record([row()])], {"wer": Figure("WER")})
 
 
