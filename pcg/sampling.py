@@ -11,12 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.compiled import rows as compiled
 from pcg.constraints import FROM_1, SHARE_ABOVE_0, Constraint, checked, up_to
 from pcg.history import NONE, History, counts
 
@@ -201,6 +203,11 @@ class Sampling:
         """Whether the distribution at a position depends on the tokens before it beyond the model's logits."""
         return self.repetition_penalty != 1 or self.ras is not None
 
+    @cached_property
+    def temperature_alone(self) -> bool:
+        """Whether the distribution is a softmax at a temperature above 0, and nothing else is done to it."""
+        return self.temperature > 0 and self == Sampling(self.temperature)
+
     def history(
         self, voices: Sequence[Int[Tensor, "_"] | None], vocab_size: int, device: torch.device
     ) -> History | None:
@@ -231,6 +238,8 @@ class Sampling:
         Args:
             history: before each of these positions; None turns penalty and repetition-aware sampling off.
         """
+        if may_look(logits) and self.temperature_alone and compiled.can_take(logits):
+            return compiled.softmax(logits, self.temperature)
         logits, vocab_size = logits.float(), logits.shape[-1]
         if history is not None and self.repetition_penalty != 1:
             seen = counts(history.window, vocab_size) > 0 if history.window is not None else history.seen
@@ -297,6 +306,8 @@ def unsound(*distributions: Float[Tensor, "batch ..."]) -> Bool[Tensor, "batch"]
 def look_at(**named: Float[Tensor, "..."]) -> None:
     """As ``check_probabilities``, on any device."""
     for name, probs in named.items():
+        if may_look(probs) and compiled.can_take(probs) and compiled.are_distributions(probs, TOLERANCE):
+            continue
         sums = probs.sum(-1)
         totals = sums.flatten().tolist()
         within = min(totals) > 1 - TOLERANCE and max(totals) < 1 + TOLERANCE
@@ -325,10 +336,36 @@ def draw_several(
     weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch draws"]
 ) -> Int[Tensor, "*batch draws"]:
     """As ``draw`` with several independent indices for each row; the last index where all weights are 0."""
+    return draw_and_add_up(weights, uniform)[0]
+
+
+def draw_and_add_up(
+    weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch draws"]
+) -> tuple[Int[Tensor, "*batch draws"], Float[Tensor, "*batch"]]:
+    """As ``draw_several``, and the total of each row's weights, in float64."""
+    if may_look(weights) and compiled.can_take(weights):
+        return compiled.draw(weights, uniform)
     cumulative = weights.cumsum(-1, dtype=torch.float64)
+    totals = cumulative[..., -1:]
     # a number of 52 bits keeps u * total below the total, so the index found has positive weight
-    at = uniform * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, at, right=True).clamp_(max=weights.shape[-1] - 1)
+    index = torch.searchsorted(cumulative, uniform * totals, right=True).clamp_(max=weights.shape[-1] - 1)
+    return index, totals.squeeze(-1)
+
+
+def draw_excess(
+    weights: Float[Tensor, "batch vocab"], less: Float[Tensor, "batch vocab"], uniform: Float[Tensor, "batch"]
+) -> Int[Tensor, "batch"]:
+    """As ``draw`` from ``(weights - less)+``, or from ``weights`` where that leaves nothing."""
+    if may_look(weights) and compiled.can_take(weights) and compiled.can_take(less):
+        return compiled.draw(weights, uniform.unsqueeze(1), less)[0].squeeze(1)
+    return draw(or_else((weights - less).clamp_(min=0), weights), uniform)
+
+
+def or_else(
+    weights: Float[Tensor, "batch vocab"], others: Float[Tensor, "batch vocab"]
+) -> Float[Tensor, "batch vocab"]:
+    """Weights that draw from ``others`` where ``weights`` are all 0; else what is added is too small for float64."""
+    return torch.add(weights, others, alpha=1e-20)
 
 
 def as_keys(utterance_ids: Sequence[str], device: torch.device) -> Int[Tensor, "batch"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, residual
 from pcg.constraints import ABOVE_0, FROM_0, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -61,7 +61,7 @@ class Cool:
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         kept = draft_end.minimum(weights.to(target_end.dtype)[accepted].unsqueeze(1) * target_end)
-        return emit(accepted, (target_end - kept).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, kept, numbers)
 
     def weights(self, places: Int[Tensor, "places"]) -> Float[Tensor, "places"]:
         return self.delta * torch.exp(-self.nu * places.double())

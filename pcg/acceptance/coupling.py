@@ -21,7 +21,7 @@ from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, leading, of_drafted
 from pcg.groups.alike import Alike, Neighbours
 from pcg.groups.table import GroupTable
-from pcg.sampling import Purpose, Randomness, draw_several, may_look
+from pcg.sampling import Purpose, Randomness, draw_and_add_up, draw_several, may_look
 from pcg.types import Verdict
 
 AT_ONCE = 1 << 22  # pairs of alike tokens, times rows, that a sum over all pairs goes through at a time: 16 MB
@@ -170,11 +170,9 @@ def ask(
         token among those that it may be asked by.
     """
     ids = near.of(tokens)
-    sums = sought(ids).cumsum(2, dtype=torch.float64)
-    around = sums[..., -1:]
-    place = torch.searchsorted(sums, uniform.unsqueeze(2) * around, right=True).clamp_(max=sums.shape[2] - 1)
+    place, around = draw_and_add_up(sought(ids), uniform.unsqueeze(2))
     neighbour = ids.gather(2, place).squeeze(2)
-    return around.squeeze(2), offered(back.of(neighbour)).sum(2, dtype=torch.float64)
+    return around, offered(back.of(neighbour)).sum(2, dtype=torch.float64)
 
 
 def paired(

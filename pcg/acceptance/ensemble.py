@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, of_drafted
+from pcg.acceptance.steps import at_end, emit_excess, leading, of_drafted
 from pcg.constraints import SHARE, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -46,7 +46,7 @@ class Ensemble:
         accepted = leading((numbers[:, :gamma, Purpose.ACCEPT] - (1 - self.w)) * draft < self.w * target)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, draft_end, numbers)
 
     def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, of_drafted
+from pcg.acceptance.steps import at_end, emit_excess, leading, of_drafted
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
 
@@ -39,7 +39,7 @@ class Exact:
         accepted = self.keep(draft_tokens, draft_probs, target_probs, numbers[:, :gamma])
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, draft_end, numbers)
 
     def keep(
         self,

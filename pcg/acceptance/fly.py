@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, residual
 from pcg.constraints import FROM_0, FROM_1, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -67,7 +67,7 @@ class Fly:
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         numbers = randomness.block(positions, gamma + 1)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, draft_end, numbers)
 
     def law_given(
         self,

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, residual
 from pcg.constraints import FROM_1, SHARE_ABOVE_0, checked
 from pcg.groups.alike import Alike
 from pcg.groups.table import GroupTable
@@ -65,7 +65,7 @@ class GSD:
         accepted = leading(numbers[:, :gamma, Purpose.ACCEPT] * draft < target)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, draft_end, numbers)
 
     def _masses(
         self,

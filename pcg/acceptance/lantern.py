@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading
+from pcg.acceptance.steps import at_end, emit_excess, leading
 from pcg.constraints import ABOVE_0, checked
 from pcg.groups.table import GroupTable, bag
 from pcg.sampling import Purpose, Randomness
@@ -83,7 +83,7 @@ class Lantern:
         left_out = torch.zeros_like(draft_end, dtype=torch.bool).scatter_(1, near, True)
         left_out.scatter_(1, draft_tokens.gather(1, place), False)  # x itself is not zeroed
         draft_end = draft_end.masked_fill(left_out & taken.gather(1, place), 0)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, draft_end, numbers)
 
     def _raised(
         self, tokens: Int[Tensor, "batch n"], target_probs: Float[Tensor, "batch n vocab"]

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit, leading, mixture, of_drafted, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, residual
 from pcg.constraints import FROM_0, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -49,7 +49,7 @@ class SSD:
         accepted = leading((numbers[:, :gamma, Purpose.ACCEPT] - self.beta) * draft < target)
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        return emit(accepted, (target_end - draft_end).clamp_(min=0), target_end, numbers)
+        return emit_excess(accepted, target_end, draft_end, numbers)
 
     def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)

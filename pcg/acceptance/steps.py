@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pcg.sampling import Purpose, draw, single
+from pcg.sampling import Purpose, draw, draw_excess, or_else, single
 from pcg.types import Verdict
 
 
@@ -51,15 +51,29 @@ def emit(
     numbers: Float[Tensor, "batch ends purposes"],
 ) -> Verdict:
     """Draw each row's last token from ``weights``, or from ``otherwise`` where rounding has left them all 0."""
+    return Verdict(accepted, draw(or_else(weights, otherwise), number_at_end(accepted, numbers)))
+
+
+def emit_excess(
+    accepted: Int[Tensor, "batch"],
+    target_end: Float[Tensor, "batch vocab"],
+    taken: Float[Tensor, "batch vocab"],
+    numbers: Float[Tensor, "batch ends purposes"],
+) -> Verdict:
+    """Draw each row's last token from ``(target_end - taken)+``, the target where rounding has left nothing of it."""
+    return Verdict(accepted, draw_excess(target_end, taken, number_at_end(accepted, numbers)))
+
+
+def number_at_end(
+    accepted: Int[Tensor, "batch"], numbers: Float[Tensor, "batch ends purposes"]
+) -> Float[Tensor, "batch"]:
+    """What the recovered or bonus token of each row is drawn with."""
     gamma = numbers.shape[1] - 1
     if single(accepted):
         end = int(accepted)
-        number = numbers[:, end, Purpose.BONUS if end == gamma else Purpose.RECOVERED]
-    else:
-        ends = numbers[torch.arange(len(accepted), device=accepted.device), accepted]
-        number = torch.where(accepted == gamma, ends[:, Purpose.BONUS], ends[:, Purpose.RECOVERED])
-    weights = torch.add(weights, otherwise, alpha=1e-20)  # below what float64 adds up, unless all else is 0
-    return Verdict(accepted, draw(weights, number))
+        return numbers[:, end, Purpose.BONUS if end == gamma else Purpose.RECOVERED]
+    ends = numbers[torch.arange(len(accepted), device=accepted.device), accepted]
+    return torch.where(accepted == gamma, ends[:, Purpose.BONUS], ends[:, Purpose.RECOVERED])
 
 
 def residual(

@@ -39,6 +39,7 @@ from pcg.sampling import Sampling
 from pcg.types import Utterance
 
 LAYER, SPECULATORS_LAYER = "midlayer.", "layers.0."
+READABLE = torch.float32, torch.bfloat16  # states that ``pcg.models.native`` reads
 # Settings that published folders may have, with the only values that are supported here.
 _COMPUTED = {
     **dict.fromkeys(("fc_norm", "norm_output", "norm_before_fc", "use_mtp_layernorm", "parallel_drafting"), False),
@@ -162,16 +163,16 @@ class EagleLM:
         sampling: Sampling,
         history: History | None,
     ) -> Drafted:
-        """A drafted block; two calls of ``passes.c`` where the layout is native and sampling has only a temperature."""
-        if self._drafting is None or not sampling.temperature or sampling != Sampling(sampling.temperature):
+        """A drafted block; one call of ``passes.c`` where the layout is native and sampling has only a temperature."""
+        hidden = cache.target.hidden
+        if self._drafting is None or not sampling.temperature_alone or hidden.dtype not in READABLE:
             return chain(lambda ids: self.step(ids, cache)[:, -1], self.token_ids, latest, uniform, sampling, history)
-        new, more = latest.shape[1], uniform.shape[1] - 1
-        if not self.knows(cache.lengths, new, cache.target):
+        read = latest.shape[1] + uniform.shape[1] - 1
+        if not self.knows(cache.lengths, latest.shape[1], cache.target):
             raise ValueError("the target must have read every token before the block")
-        cache.room(new + more)
-        self._forward(latest, self._known(cache, new), cache)
-        tokens, probs, cache.own = self._drafting.block(cache.own, cache, sampling.temperature, uniform)
-        cache.lengths = cache.lengths + more
+        cache.room(read)
+        tokens, probs, cache.own = self._drafting.block(latest, cache, hidden, sampling.temperature, uniform)
+        cache.lengths = cache.lengths + read
         return tokens, probs, None
 
     def _whole_blocks(self) -> Drafting | None:
@@ -179,13 +180,13 @@ class EagleLM:
         llama = getattr(self._target, "llama", None)
         head = self._head or getattr(llama, "head", None)
         table = self._table if self._table is not None else getattr(llama, "table", None)
-        if self._passes is None or not isinstance(head, Product) or table is None:
+        if self._passes is None or not isinstance(self._fuse, Product) or not isinstance(head, Product):
             return None
-        if table.dtype not in (torch.float32, torch.bfloat16) or head.matrix.outputs > self.vocab_size:
+        if table is None or table.dtype not in READABLE or head.matrix.outputs > self.vocab_size:
             return None
         ids = self.token_ids(torch.arange(self.vocab_size))
         norms = self._state_norm, self._norm
-        return self._passes.drafting(head, self._places, table, ids, *norms, self._normed_residual)
+        return self._passes.drafting(self._fuse, head, self._places, table, ids, *norms, self._normed_residual)
 
     def check_states(self, target: Any) -> None:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""
@@ -240,7 +241,7 @@ class EagleLM:
         return self._target.embed(ids).to(self.ops.dtype)
 
     def _known(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
-        if isinstance(self._fuse, Product) and cache.target.hidden.dtype in (torch.float32, torch.bfloat16):
+        if isinstance(self._fuse, Product) and cache.target.hidden.dtype in READABLE:
             return self._fuse.of_states(cache.target.hidden, cache.lengths, new)
         before = (cache.lengths.unsqueeze(1) + torch.arange(new) - 1).to(self.device)
         return self.states(cache.target.hidden, before)

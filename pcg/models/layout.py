@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcg.compiled import source
 from pcg.files import cache_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.layer_ops import LayerOps
 from pcg.models.linear import Layout, layouts
-from pcg.models.native import SOURCE
 
 PASSES = (1, 5)
 _LONG = 400  # positions that a pass attends to
@@ -44,7 +44,7 @@ def choose(config: LlamaConfig, stored: torch.dtype, dtype: torch.dtype, device:
     offered = layouts(config.head_dim, stored, dtype, device, threads)
     if len(offered) == 1:
         return offered[0]
-    conditions = config, stored, dtype, sorted(offered), threads, torch.__version__, _processor(), SOURCE.read_text()
+    conditions = config, stored, dtype, sorted(offered), threads, torch.__version__, _processor(), source()
     digest = hashlib.blake2b(repr(conditions).encode(), digest_size=8).hexdigest()
     file = cache_folder() / "kernels" / f"layout-{digest}.json"
     try:

@@ -1,9 +1,8 @@
 """Calls of ``passes.c``: whole passes of a model (products, attention, norms) on one thread of a CPU.
 
-The C file is built once on each machine, by the compiler ``cc`` or ``$CC``, and kept under ``$PCG_CACHE``. It computes
-in float32 or, where the processor multiplies it, bfloat16, and returns float32. Sums are made in one order whatever
-the number of tokens: a pass of five tokens equals five passes of one to the last bit, which torch does not promise. One
-call replaces some twenty operations a layer, and reads weights, keys and values once.
+It computes in float32 or, where the processor multiplies it, bfloat16, and returns float32. Sums are made in one order
+whatever the number of tokens: a pass of five tokens equals five passes of one to the last bit, which torch does not
+promise. One call replaces some twenty operations a layer, and reads weights, keys and values once.
 
 Without a compiler, or with several threads, torch multiplies (``pcg.models.linear``).
 """
@@ -11,30 +10,20 @@ Without a compiler, or with several threads, torch multiplies (``pcg.models.line
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from pcg.files import cache_folder
+from pcg.compiled import library
 from pcg.models.decoder import LlamaConfig
 from pcg.models.tree import Tree
 
-SOURCE = Path(__file__).with_name("passes.c")
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 _PAIRS = 3
-log = logging.getLogger(__name__)
 
 
 class _Matrix(ctypes.Structure):
@@ -68,18 +57,6 @@ class _Pass(ctypes.Structure):
     )  # fmt: skip
 
 
-@cache
-def library() -> Any:
-    """The built C file; None where it cannot be built, with the reason in the log."""
-    try:
-        built = ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", "") or error
-        log.info("no C compiler that builds %s (%s): torch multiplies instead", SOURCE.name, str(reason).strip()[:200])
-        return None
-    return built
-
-
 def can_pass(head_dim: int, dtype: torch.dtype) -> bool:
     """Whether the library is built and supports heads of this size in this dtype."""
     if library() is None:
@@ -89,30 +66,21 @@ def can_pass(head_dim: int, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and head_dim % library().lanes() == 0
 
 
-def _built() -> Path:
-    """The library for this source, compiler and processor, built where it does not exist yet."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    # the macros of -march=native identify the processor and the compiler
-    macros = subprocess.run(
-        [*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, text=True, check=True
-    ).stdout
-    digest = hashlib.blake2b("\0".join((SOURCE.read_text(), macros, *_FLAGS)).encode(), digest_size=8).hexdigest()
-    folder = cache_folder() / "kernels"
-    built = folder / f"passes-{digest}.so"
-    if not built.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # two processes may build at once
-            new = Path(scratch) / built.name
-            subprocess.run([*compiler, *_FLAGS, "-o", new, SOURCE, "-lm"], capture_output=True, text=True, check=True)
-            new.replace(built)
-    return built
-
-
 class _Draft(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("layer", "state_norm", "norm", "head", "places", "table", "ids")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("layer", "state_norm", "norm", "fuse", "head", "places", "table", "ids")
+        ),
         *((name, ctypes.c_int32) for name in ("table_bfloat16", "normed_residual", "vocab")),
     )
+
+
+class _Hidden(ctypes.Structure):
+    _fields_ = (
+        ("states", ctypes.c_void_p), ("row_step", ctypes.c_int64), ("read_step", ctypes.c_int64),
+        ("bfloat16", ctypes.c_int32),
+    )  # fmt: skip
 
 
 class Product:
@@ -225,6 +193,7 @@ class Passes:
 
     def drafting(
         self,
+        fuse: Product,
         head: Product,
         places: Int[Tensor, "outputs"] | None,
         table: Float[Tensor, "rows width"],
@@ -236,18 +205,19 @@ class Passes:
         """Drafts whole blocks with the one layer of a draft that reads states.
 
         Args:
+            fuse: maps the target's states, side by side, to the draft's width.
             head: computes logits of the tokens at ``places``, all where None.
             table: embeddings by the model's ``ids``, float32 or bfloat16.
         """
-        held = (places, table, ids, state_norm, norm, head)
+        held = (places, table, ids, state_norm, norm, fuse, head)
+        products = (ctypes.addressof(each.matrix) for each in (fuse, head))
         draft = _Draft(
-            ctypes.cast(self._layers, ctypes.c_void_p), _address(state_norm), _address(norm),
-            ctypes.cast(ctypes.pointer(head.matrix), ctypes.c_void_p), _address(places), _address(table), _address(ids),
-            table.dtype == torch.bfloat16, normed_residual, len(ids),
+            ctypes.addressof(self._layers), _address(state_norm), _address(norm), *products,
+            *map(_address, (places, table, ids)), table.dtype == torch.bfloat16, normed_residual, len(ids),
         )  # fmt: skip
         return Drafting(self, draft, held)
 
-    def _pass(self, x: Float[Tensor, "batch new width"], cache: Any, tree: Tree | None) -> tuple[_Pass, Any]:
+    def _pass(self, x: Shaped[Tensor, "batch new *width"], cache: Any, tree: Tree | None) -> tuple[_Pass, Any]:
         """The structure of one pass, and the tensors that it points to, which must outlive the call."""
         rows, fresh = x.shape[:2]
         entries, dropped, states, hidden = cache.entries, cache.dropped, cache.states, cache.hidden
@@ -268,26 +238,29 @@ class Drafting:
 
     def block(
         self,
-        own: Float[Tensor, "batch 1 width"],
+        latest: Int[Tensor, "batch unread"],
         cache: Any,
+        hidden: Float[Tensor, "batch reads capacity width"],
         temperature: float,
         uniform: Float[Tensor, "batch gamma"],
     ) -> tuple[Int[Tensor, "batch gamma"], Float[Tensor, "batch gamma vocab"], Float[Tensor, "batch 1 width"]]:
         """Tokens, the distribution that each was drawn from, and the draft's last state.
 
-        The cache gets entries of gamma - 1 tokens more; the caller adds them to its lengths.
+        The cache gets entries of ``latest`` and of gamma - 1 drafts; the caller adds them to its lengths.
 
         Args:
-            own: the draft's state after the pass that read the latest token.
+            latest: tokens that the draft has not read yet, by the model's ids.
+            hidden: the target's states, up to the token before the last of ``latest``.
         """
-        own = own.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        uniform, (rows, gamma) = uniform.double().contiguous(), uniform.shape
+        latest, uniform, (rows, gamma) = latest.contiguous(), uniform.contiguous(), uniform.shape
         tokens = torch.empty(rows, gamma, dtype=torch.int64)
         probs = torch.empty(rows, gamma, self._draft.vocab)
-        pass_, _held = self._passes._pass(own, cache, None)
-        pointers = ctypes.byref(self._passes._sizes), ctypes.byref(self._draft), ctypes.byref(pass_), _at(own)
-        scale = ctypes.c_float(temperature)
-        _check(library().chain(*pointers, scale, _at(uniform), gamma, _at(tokens), _at(probs)))
+        own = torch.empty(rows, 1, self._passes._sizes.width)
+        pass_, _held = self._passes._pass(latest, cache, None)
+        states = _Hidden(hidden.data_ptr(), *hidden.stride()[:2], hidden.dtype == torch.bfloat16)
+        structures = map(ctypes.byref, (self._passes._sizes, self._draft, pass_, states))
+        scale, made = ctypes.c_float(temperature), map(_at, (tokens, probs, own))
+        _check(library().chain(*structures, _at(latest), scale, _at(uniform), gamma, *made))
         return tokens, probs, own
 
 

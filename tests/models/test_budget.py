@@ -45,9 +45,9 @@ def test_a_draft_with_a_budget_is_what_it_is_trained_as(
     layout: str, pair: tuple[LlamaLM, ReadingStudent, Teacher, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps after the prompt, the first on the target's states, then on its own, a roll-back between."""
-    from pcg.models import native
+    from pcg.compiled import library
 
-    if layout == "native" and native.library() is None:
+    if layout == "native" and library() is None:
         pytest.skip("no C compiler here")
     target, student, teacher, head = pair
     monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: layout)

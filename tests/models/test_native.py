@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pcg import compiled
 from pcg.models import layout, linear, native
 from pcg.models.chain import chain
 from pcg.models.decoder import LlamaConfig
@@ -24,7 +25,7 @@ from tests.engines.test_speculators import with_own_rows
 from tests.fakes import make_bundled_folder
 from tests.models.test_llama import FORMS
 
-built = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+built = pytest.mark.skipif(compiled.library() is None, reason="no C compiler here")
 pairs = pytest.mark.skipif(not native.can_pass(32, torch.bfloat16), reason="this processor multiplies no bfloat16")
 FLOAT16, FLOAT32, CPU = torch.float16, torch.float32, torch.device("cpu")
 
@@ -122,8 +123,9 @@ def test_a_draft_that_reads_states(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @built
 @pytest.mark.parametrize("rows", [None, 40], ids=["the target's rows", "rows of its own"])
 @pytest.mark.parametrize("computed", ["float32", pytest.param("bfloat16", marks=pairs)])
+@pytest.mark.parametrize("budget", [None, 16])
 def test_a_whole_block_is_what_steps_give(
-    computed: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    budget: int | None, computed: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast, _ = both(tmp_path, monkeypatch, computed, head_dim=32)
     teacher, maker = Teacher(str(fast.folder), fast.text.speech_ids), EagleDraft([0, 1, 2])
@@ -131,7 +133,8 @@ def test_a_whole_block_is_what_steps_give(
     if rows:
         with_own_rows(tmp_path / "eagle", fast, rows)
     monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: "native")
-    draft, prompts = EagleLM(str(tmp_path / "eagle"), fast, computed, "cpu"), [of_random(fast, 12), of_random(fast, 30)]
+    draft = EagleLM(str(tmp_path / "eagle"), fast, computed, "cpu", budget)
+    prompts = [of_random(fast, 12), of_random(fast, 30)]
     assert draft._drafting is not None
     latest, uniform = of_random(fast, 2, 3), torch.rand(2, 4, dtype=torch.float64)
     target = fast.prefill(prompts, 64, reads=draft.reads)
@@ -161,13 +164,13 @@ def test_a_full_cache_is_an_error_before_anything_is_written(tmp_path: Path, mon
 
 def test_without_a_compiler_torch_multiplies(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
-    native.library.cache_clear()
+    compiled.library.cache_clear()
     try:
         with caplog.at_level(logging.INFO):
             assert "native" not in linear.layouts(64, FLOAT16, FLOAT32, CPU, 1)
-        assert "no C compiler that builds passes.c" in caplog.text
+        assert "no C compiler that builds compiled" in caplog.text
     finally:
-        native.library.cache_clear()
+        compiled.library.cache_clear()
 
 
 @built
@@ -175,14 +178,14 @@ def test_what_cannot_be_built_is_told_with_the_compilers_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "passes.c").write_text("not C")
-    monkeypatch.setattr(native, "SOURCE", tmp_path / "passes.c")
-    native.library.cache_clear()
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    compiled.library.cache_clear()
     try:
         with caplog.at_level(logging.INFO):
-            assert native.library() is None
+            assert compiled.library() is None
         assert "error" in caplog.text
     finally:
-        native.library.cache_clear()
+        compiled.library.cache_clear()
 
 
 def test_several_threads_other_dtypes_and_narrow_heads_are_torchs() -> None:

@@ -5,30 +5,20 @@
  * it; sums and all between products stay float32. Either way every number is summed in one order, whatever stands
  * beside it in a pass: a pass of five tokens gives, bit for bit, what five passes of one give.
  *
- * Built by native.py for the machine at hand: -march=native, no -ffast-math.
+ * Called by pcg/models/native.py.
  */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__AVX512F__) || defined(__F16C__)
-#include <immintrin.h>
-#endif
+#include "sampling.h"
+#include "vectors.h"
 
 #ifdef __AVX512F__
-#define LANES 16
 #define MOST_SUMS 24 /* vectors that stay in registers beside what they are made of */
 #else
-#define LANES 8
 #define MOST_SUMS 12
 #endif
 #define GROUP (4 * LANES) /* outputs whose weights lie side by side */
 #define MOST_ROWS 6       /* at once; more are taken in even parts */
-#define ALWAYS static inline __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
 enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
@@ -67,8 +57,6 @@ typedef struct {
     int64_t hidden_row_step, hidden_read_step;
 } Pass;
 
-ALWAYS vec splat(float x) { return x - (vec){0}; }
-
 ALWAYS vec widened(const char *from, int kind, long at) {
     if (kind == FLOAT32 || kind == PAIRS)
         return *(const vec *)(from + 4 * at);
@@ -89,8 +77,6 @@ ALWAYS vec widened(const char *from, int kind, long at) {
     return out;
 #endif
 }
-
-ALWAYS vec chosen(ints which, vec yes, vec no) { return (vec)(((ints)yes & which) | ((ints)no & ~which)); }
 
 ALWAYS uint16_t rounded(float x) { /* to the nearest bfloat16, to even between two */
     uint32_t bits;
@@ -114,18 +100,6 @@ static void store(int bfloat16, char *to, long at, const float *from, long count
     else
         for (long i = 0; i < count; i++)
             ((uint16_t *)to)[at + i] = rounded(from[i]);
-}
-
-ALWAYS float total(vec x) { /* by halves */
-    typedef float eight __attribute__((vector_size(32))), four __attribute__((vector_size(16)));
-    eight wide[LANES / 8];
-    memcpy(wide, &x, sizeof x);
-    eight all = LANES == 16 ? wide[0] + wide[LANES / 8 - 1] : wide[0];
-    four low, high;
-    memcpy(&low, &all, sizeof low);
-    memcpy(&high, (char *)&all + sizeof low, sizeof high);
-    low += high;
-    return (low[0] + low[2]) + (low[1] + low[3]);
 }
 
 #ifdef __clang__
@@ -274,23 +248,6 @@ int product(const Matrix *m, const float *x, int rows, float *y, int add) {
     }
     free(turned);
     return 1;
-}
-
-ALWAYS vec exponential(vec x) { /* Cephes' expf, 2 ulp; 0 below -87, and no more than at 88 */
-    const vec low = splat(-87.0f), high = splat(88.0f);
-    const vec bounded = chosen(x < low, low, chosen(x > high, high, x));
-    const vec scaled = bounded * 1.44269504f, shifted = scaled + 12582912.0f; /* rounds to the nearest integer */
-    const vec whole = shifted - 12582912.0f;
-    const vec rest = bounded - whole * 0.693359375f + whole * 2.12194440e-4f;
-    vec found = splat(1.9875691500e-4f);
-    found = found * rest + 1.3981999507e-3f;
-    found = found * rest + 8.3334519073e-3f;
-    found = found * rest + 4.1665795894e-2f;
-    found = found * rest + 1.6666665459e-1f;
-    found = found * rest + 5.0000001201e-1f;
-    found = found * rest * rest + rest + 1.0f;
-    const ints power = (__builtin_convertvector(whole, ints) + 127) << 23;
-    return chosen(x < low, (vec){0}, found * (vec)power);
 }
 
 /* Weights carry the square root of the width. */
@@ -538,67 +495,70 @@ int fused_states(const Matrix *fuse, const char *hidden, int64_t row_step, int64
 typedef struct {
     const Layer *layer;
     const float *state_norm, *norm;
-    const Matrix *head;
+    const Matrix *fuse, *head;
     const int64_t *places; /* or null: all, in order */
     const char *table;     /* embeddings, of model ids */
     const int64_t *ids;    /* the model's id of each token of the vocabulary */
     int32_t table_bfloat16, normed_residual, vocab;
 } Draft;
 
-/* probs = softmax(logits / temperature), 0 at places that the head has not. */
+/* The states of the target that a draft reads. */
+typedef struct {
+    const char *states; /* [rows][reads][capacity][width] */
+    int64_t row_step, read_step;
+    int32_t bfloat16;
+} Hidden;
+
+static void embed(const Draft *d, int64_t id, long width, float *to) {
+    for (long k = 0; k < width; k++)
+        to[k] = kept(d->table_bfloat16, d->table, id * width + k);
+}
+
+/* probs = softmax(logits / temperature), 0 at places that the head has not; logits are changed where it has not all. */
 static void distribution(const Draft *d, float *logits, float temperature, float *probs) {
     const long count = d->head->outputs;
-    float most = -INFINITY, sum = 0;
-    for (long i = 0; i < count; i++)
-        most = logits[i] > most ? logits[i] : most;
-    vec sums = {0};
-    long i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        vec *at = (vec *)(logits + i);
-        sums += *at = exponential((*at - most) / temperature);
+    if (!d->places) {
+        softmax(logits, 1, count, temperature, probs);
+        return;
     }
-    for (; i < count; i++)
-        sum += logits[i] = exponential(splat((logits[i] - most) / temperature))[0];
-    const float scale = 1 / (total(sums) + sum);
-    if (d->places)
-        memset(probs, 0, sizeof(float) * d->vocab);
-    for (i = 0; i < count; i++)
-        probs[d->places ? d->places[i] : i] = logits[i] * scale;
+    softmax(logits, 1, count, temperature, logits);
+    memset(probs, 0, sizeof(float) * d->vocab);
+    for (long i = 0; i < count; i++)
+        probs[d->places[i]] = logits[i];
 }
 
-/* By inversion, as pcg.sampling.draw. */
-static long drawn(const float *probs, long count, double uniform) {
-    double all = 0, sum = 0;
-    for (long i = 0; i < count; i++)
-        all += probs[i];
-    for (long i = 0; i < count; i++)
-        if ((sum += probs[i]) > uniform * all)
-            return i;
-    return count - 1;
-}
-
-/* A block of tokens of each row and the distribution that each was drawn from, after a first pass that left own. */
-int chain(const Sizes *s, const Draft *d, const Pass *p, float *own, float temperature, const double *uniform, int block,
-          int64_t *tokens, float *probs) {
-    const long width = s->width, rows = p->rows, outputs = d->head->outputs;
-    float *normed = malloc(sizeof(float) * rows * (2 * width + outputs)), *logits = normed + rows * width;
-    float *embedded = logits + rows * outputs;
-    int64_t lengths[rows];
+/* A block of tokens of each row and the distribution that each was drawn from. First p->fresh tokens are read, of model
+ * ids latest, where the target has been; own becomes the state after the last token that was read. */
+int chain(const Sizes *s, const Draft *d, const Pass *p, const Hidden *h, const int64_t *latest, float temperature,
+          const double *uniform, int block, int64_t *tokens, float *probs, float *own) {
+    const long width = s->width, rows = p->rows, fresh = p->fresh, outputs = d->head->outputs;
+    float *x = malloc(sizeof(float) * rows * (2 * fresh * width + width + outputs)), *embedded = x + rows * fresh * width;
+    float *normed = embedded + rows * fresh * width, *logits = normed + rows * width;
+    int64_t lengths[rows], read[rows];
+    const int32_t depth = 0;
+    const uint8_t sees = 1;
     Pass pass = *p;
-    int made = normed != 0;
-    pass.lengths = lengths;
-    for (long row = 0; row < rows; row++)
-        lengths[row] = p->lengths[row];
+    for (long row = 0; row < rows; row++) {
+        read[row] = p->lengths[row] + p->dropped[row]; /* tokens: the target has dropped none */
+        lengths[row] = p->lengths[row] + fresh;
+    }
+    pass.lengths = lengths, pass.fresh = 1, pass.depths = &depth, pass.sees = &sees;
+    int made = x && fused_states(d->fuse, h->states, h->row_step, h->read_step, h->bfloat16, width, rows, fresh,
+                                 read, x);
+    for (long token = 0; made && token < rows * fresh; token++)
+        embed(d, latest[token], width, embedded + token * width);
+    made = made && reading_layer(s, d->layer, d->state_norm, d->normed_residual, p, embedded, x);
+    for (long row = 0; made && row < rows; row++)
+        memcpy(own + row * width, x + ((row + 1) * fresh - 1) * width, sizeof(float) * width);
     for (int i = 0; made && i < block; i++) {
         rms(s, own, rows, d->norm, normed, width);
         made = product(d->head, normed, rows, logits, 0);
         for (long row = 0; made && row < rows; row++) {
             float *to = probs + (row * block + i) * d->vocab;
+            int64_t *token = tokens + row * block + i;
             distribution(d, logits + row * outputs, temperature, to);
-            const long token = drawn(to, d->vocab, uniform[row * block + i]);
-            tokens[row * block + i] = token;
-            for (long k = 0; k < width; k++)
-                embedded[row * width + k] = kept(d->table_bfloat16, d->table, d->ids[token] * width + k);
+            draw(to, 0, 1, d->vocab, uniform + row * block + i, 1, token, 0);
+            embed(d, d->ids[*token], width, embedded + row * width);
         }
         if (!made || i + 1 == block)
             break;
@@ -606,7 +566,7 @@ int chain(const Sizes *s, const Draft *d, const Pass *p, float *own, float tempe
         for (long row = 0; row < rows; row++)
             lengths[row]++;
     }
-    free(normed);
+    free(x);
     return made;
 }
 
