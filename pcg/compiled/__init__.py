@@ -63,7 +63,8 @@ def _built() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # two processes may build at once
             new = Path(scratch) / built.name
-            files = [*compiler, *_FLAGS, "-o", new, *sorted(FOLDER.glob("*.c")), "-lm"]
-            subprocess.run(files, capture_output=True, text=True, check=True)
+            files = [str(each) for each in sorted(FOLDER.glob("*.c"))]
+            build = [*compiler, *_FLAGS, "-o", str(new), *files, "-lm"]
+            subprocess.run(build, capture_output=True, text=True, check=True)
             new.replace(built)
     return built
