@@ -1,4 +1,4 @@
-"""Where the seconds of decoding go."""
+"""Measures the seconds of each part of decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From rounds to counts, one set for each utterance. Rates are derived elsewhere (``pcg.results.schema``).
+"""Counts the outcomes of rounds, for each utterance. Rates are derived elsewhere (``pcg.results.schema``).
 
 A draft token is *tested* up to and including the first rejected one of its round, and never beyond an accepted
 end-of-speech or the maximum length. So ``emitted == accepted + recovered + bonus`` holds for every utterance,

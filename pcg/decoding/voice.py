@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pcg.interfaces import Codec
-from pcg.types import Audio, Utterance
+from pcg.types import Utterance
 
 
 def voice_tokens(utterance: Utterance, codec: Codec | None, audio_tokens: int) -> Int[Tensor, "length"] | None:
@@ -23,25 +23,24 @@ def voice_tokens(utterance: Utterance, codec: Codec | None, audio_tokens: int) -
     Raises:
         ValueError: a code is not among these tokens, or there is audio and no codec.
     """
-    return _tokens(utterance, "voice", utterance.load_prompt_codes, utterance.load_prompt, codec, audio_tokens)
+    return _tokens(utterance, "voice", codec, audio_tokens)
 
 
 def spoken_tokens(utterance: Utterance, codec: Codec | None, audio_tokens: int) -> Int[Tensor, "length"]:
     """Tokens of the recording of the text; raises as ``voice_tokens``, and where there is no recording."""
-    tokens = _tokens(utterance, "recording", utterance.load_codes, utterance.load_reference, codec, audio_tokens)
+    tokens = _tokens(utterance, "recording", codec, audio_tokens)
     if tokens is None:
         raise ValueError(f"utterance {utterance.id!r} has no recording of its text: choose a dataset with recordings")
     return tokens
 
 
 def _tokens(
-    utterance: Utterance,
-    what: str,
-    codes: Callable[[], np.ndarray] | None,
-    recorded: Callable[[], Audio] | None,
-    codec: Codec | None,
-    audio_tokens: int,
+    utterance: Utterance, what: Literal["voice", "recording"], codec: Codec | None, audio_tokens: int
 ) -> Int[Tensor, "length"] | None:
+    if what == "voice":
+        codes, recorded = utterance.load_prompt_codes, utterance.load_prompt
+    else:
+        codes, recorded = utterance.load_codes, utterance.load_reference
     if codes is not None:
         tokens = torch.from_numpy(codes().astype(np.int64))
         unknown = tokens[(tokens < 0) | (tokens >= audio_tokens)]
