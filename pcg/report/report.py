@@ -113,15 +113,8 @@ def _report(title: str, results: Sequence[Method], folder: Path, console: Consol
         for result in results
     ]
     names = labels(results)
-    notes = [
-        note
-        for note in (
-            seeds.note_on_single_seeds(results, names),
-            seeds.note_on_distances(results, names),
-            _note_on_sharing(results),
-        )
-        if note
-    ]
+    single, distances = seeds.note_on_single_seeds(results, names), seeds.note_on_distances(results, names)
+    notes = [note for note in (single, distances, _note_on_sharing(results)) if note]
     _write_tables(folder, results, paired, notes)
     page_path = _write_page(results, folder)
     plots = draw_plots(results, names, folder)
