@@ -96,7 +96,9 @@ def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a constructor's arguments, without those that cannot be resolved at run time."""
     function = inspect.unwrap(make if inspect.isfunction(make) else make.__init__)
     owners = reversed(make.__mro__[:-1]) if inspect.isclass(make) else ()  # a dataclass has its base's annotations too
-    names = dict(ChainMap(function.__globals__, *(vars(sys.modules[owner.__module__]) for owner in owners)))
+    names = dict(
+        ChainMap(getattr(function, "__globals__", {}), *(vars(sys.modules[owner.__module__]) for owner in owners))
+    )
     hints: dict[str, Any] = {}
     for name, annotation in getattr(function, "__annotations__", {}).items():  # a class without __init__ has none
         holder = types.SimpleNamespace(__annotations__={name: annotation})
