@@ -223,11 +223,14 @@ def quality(rows: BySeed, declared: Declared) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     given = {key for row in _all(rows) for key in row}
+    measured = {key for row in _all(rows) for key, value in row.items() if value is not None}
     for prefix in ("", "baseline_"):
-        columns = {prefix + name for figure in declared.values() for name in figure.columns if name is not None}
-        if columns & given and columns - given:
-            raise KeyError(f"metrics have not given the columns {', '.join(sorted(columns - given))}")
-        if columns & given or not prefix:
+        pairs = [figure.columns for figure in declared.values()]
+        tops = {prefix + top for top, _ in pairs}
+        bottoms = {prefix + bottom for top, bottom in pairs if bottom and prefix + top in measured}
+        if tops & given and (missing := (tops | bottoms) - given):
+            raise KeyError(f"metrics have not given the columns {', '.join(sorted(missing))}")
+        if tops & given or not prefix:
             for key, figure in declared.items():
                 top, bottom = figure.columns
                 estimate = ratio_of(rows, prefix + top, bottom and prefix + bottom, figure.is_share)
