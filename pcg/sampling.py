@@ -361,6 +361,36 @@ def draw_excess(
     return draw(or_else((weights - less).clamp_(min=0), weights), uniform)
 
 
+def draw_among(
+    ids: Int[Tensor, "batch n width"],
+    more: Float[Tensor, "batch #n vocab"],
+    less: Float[Tensor, "batch #n vocab"],
+    uniform: Float[Tensor, "batch n"],
+) -> tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+    """One of ``ids`` for each row of them, drawn from ``(more - less)+``, and the total of that; the last id where the
+    total is 0."""
+    if may_look(more) and compiled.can_take(more) and compiled.can_take(less):
+        return compiled.draw_among(ids, more, less, uniform)
+    place, totals = draw_and_add_up(_excess(ids, more, less), uniform.unsqueeze(2))
+    return ids.gather(2, place).squeeze(2), totals
+
+
+def total_among(
+    ids: Int[Tensor, "batch n width"],
+    more: Float[Tensor, "batch #n vocab"],
+    less: Float[Tensor, "batch #n vocab"],
+) -> Float[Tensor, "batch n"]:
+    """The total of ``(more - less)+`` over ``ids``, in float64."""
+    if may_look(more) and compiled.can_take(more) and compiled.can_take(less):
+        return compiled.total_among(ids, more, less)
+    return _excess(ids, more, less).sum(2, dtype=torch.float64)
+
+
+def _excess(ids: Tensor, more: Tensor, less: Tensor) -> Float[Tensor, "batch n width"]:
+    more, less = (each.expand(-1, ids.shape[1], -1) for each in (more, less))
+    return (more.gather(2, ids) - less.gather(2, ids)).clamp_(min=0)
+
+
 def or_else(
     weights: Float[Tensor, "batch vocab"], others: Float[Tensor, "batch vocab"]
 ) -> Float[Tensor, "batch vocab"]:

@@ -7,7 +7,6 @@ view of speculative decoding as optimal transport). Here tokens need only be ali
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -21,7 +20,7 @@ from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, leading, of_drafted
 from pcg.groups.alike import Alike, Neighbours
 from pcg.groups.table import GroupTable
-from pcg.sampling import Purpose, Randomness, draw_and_add_up, draw_several, may_look
+from pcg.sampling import Purpose, Randomness, draw_among, draw_several, may_look, total_among
 from pcg.types import Verdict
 
 AT_ONCE = 1 << 22  # pairs of alike tokens, times rows, that a sum over all pairs goes through at a time: 16 MB
@@ -70,7 +69,7 @@ class Coupling:
         accepted = leading(self._kept(draft_tokens, draft_probs, target_probs[:, :gamma], numbers[:, :gamma]))
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        residual = PairResidual(self.alike, target_end - draft_end)
+        residual = PairResidual(self.alike, draft_end, target_end)
         return thinning.emit(accepted, residual, target_end, positions, numbers, randomness)
 
     def _kept(
@@ -86,14 +85,8 @@ class Coupling:
         exact = beyond < 0
         if may_look(exact) and all(map(all, exact.tolist())):
             return exact
-
-        def over(ids: Int[Tensor, "batch gamma width"]) -> Float[Tensor, "batch gamma width"]:
-            return (draft_probs.gather(2, ids) - target_probs.gather(2, ids)).clamp_(min=0)
-
-        def under(ids: Int[Tensor, "batch gamma width"]) -> Float[Tensor, "batch gamma width"]:
-            return (target_probs.gather(2, ids) - draft_probs.gather(2, ids)).clamp_(min=0)
-
-        around, theirs = ask(tokens, self.alike.near, self.alike.back, under, over, numbers[..., Purpose.GROUP])
+        near, back = self.alike.near, self.alike.back
+        around, theirs = ask(tokens, near, back, target_probs, draft_probs, numbers[..., Purpose.GROUP])
         return exact | (beyond * theirs < (draft - target) * around)
 
     def law(
@@ -118,37 +111,28 @@ class Coupling:
 
 @dataclass(frozen=True)
 class PairResidual:
-    """``under(y) - sum_x flow(x, y)``, in the form of ``thinning.Residual``.
-
-    Attributes:
-        gap: ``p - q``.
-    """
+    """``under(y) - sum_x flow(x, y)``, in the form of ``thinning.Residual``."""
 
     alike: Alike
-    gap: Float[Tensor, "batch vocab"]
+    draft: Float[Tensor, "batch vocab"]
+    target: Float[Tensor, "batch vocab"]
 
     def keep(self, rows: Int[Tensor, "kept"]) -> PairResidual:
-        return replace(self, gap=self.gap[rows])
+        return replace(self, draft=self.draft[rows], target=self.target[rows])
 
     def propose(self, numbers: Float[Tensor, "batch trials 3"]) -> tuple[Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
         trial, asked, keep = numbers.unbind(2)
-        tokens = draw_several(self.gap.clamp(min=0), trial)
-        gap = self.gap.unsqueeze(1).expand(-1, tokens.shape[1], -1)
-
-        def over(ids: Int[Tensor, "batch trials width"]) -> Float[Tensor, "batch trials width"]:
-            return gap.gather(2, ids).neg_().clamp_(min=0)
-
-        def under(ids: Int[Tensor, "batch trials width"]) -> Float[Tensor, "batch trials width"]:
-            return gap.gather(2, ids).clamp_(min=0)
-
-        around, theirs = ask(tokens, self.alike.back, self.alike.near, over, under, asked)
+        tokens = draw_several((self.target - self.draft).clamp_(min=0), trial)
+        draft, target = self.draft.unsqueeze(1), self.target.unsqueeze(1)
+        around, theirs = ask(tokens, self.alike.back, self.alike.near, draft, target, asked)
         token, found = thinning.first(around <= keep * theirs, tokens)
         return token, found
 
     def weights(self, wanted: Bool[Tensor, ""] | None) -> Float[Tensor, "batch vocab"]:
         """The dense form is a sum over all pairs. On a GPU the host waits, where they are many, to be spared it."""
-        over, under = (-self.gap).clamp(min=0), self.gap.clamp(min=0)
-        many = not self.alike.disjoint and len(self.gap) * len(self.alike.near.members) > MANY
+        gap = self.target - self.draft
+        over, under = (-gap).clamp(min=0), gap.clamp(min=0)
+        many = not self.alike.disjoint and len(gap) * len(self.alike.near.members) > MANY
         if many and wanted is not None and not torch.compiler.is_compiling() and not wanted:
             return under
         left = (under * (1 - paired(under, over, self.alike.reversed))).clamp(min=0)
@@ -159,20 +143,18 @@ def ask(
     tokens: Int[Tensor, "batch n"],
     near: Neighbours,
     back: Neighbours,
-    sought: Callable[[Tensor], Tensor],
-    offered: Callable[[Tensor], Tensor],
+    more: Float[Tensor, "batch #n vocab"],
+    less: Float[Tensor, "batch #n vocab"],
     uniform: Float[Tensor, "batch n"],
 ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-    """Each token asks one of its neighbours, drawn from what is ``sought`` of them.
+    """Each token asks one of its neighbours, drawn from ``(more - less)+``.
 
     Returns:
-        The total of ``sought`` around each token, and of ``offered`` around the neighbour that it asked, which has the
-        token among those that it may be asked by.
+        The total of ``(more - less)+`` over the neighbours of each token, and of ``(less - more)+`` over the tokens by
+        which the neighbour may be asked, among them this one.
     """
-    ids = near.of(tokens)
-    place, around = draw_and_add_up(sought(ids), uniform.unsqueeze(2))
-    neighbour = ids.gather(2, place).squeeze(2)
-    return around, offered(back.of(neighbour)).sum(2, dtype=torch.float64)
+    neighbour, around = draw_among(near.of(tokens), more, less, uniform)
+    return around, total_among(back.of(neighbour), less, more)
 
 
 def paired(

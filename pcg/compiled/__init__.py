@@ -25,7 +25,11 @@ _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _TAKES = {
     "softmax": (_POINTER, _LONG, _LONG, _FLOAT, _POINTER),
     "are_distributions": (_POINTER, _LONG, _LONG, _FLOAT),
-    "draw": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _POINTER, _POINTER),
+    "among": (
+        *(_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG),
+        *(_POINTER, _LONG, _POINTER, _POINTER),
+    ),
+    "draw": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG, _POINTER, _POINTER),
 }
 log = logging.getLogger(__name__)
 

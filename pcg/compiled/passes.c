@@ -557,7 +557,7 @@ int chain(const Sizes *s, const Draft *d, const Pass *p, const Hidden *h, const 
             float *to = probs + (row * block + i) * d->vocab;
             int64_t *token = tokens + row * block + i;
             distribution(d, logits + row * outputs, temperature, to);
-            draw(to, 0, 1, d->vocab, uniform + row * block + i, 1, token, 0);
+            draw(to, 0, 1, d->vocab, uniform + row * block + i, 0, 0, 1, token, 0);
             embed(d, d->ids[*token], width, embedded + row * width);
         }
         if (!made || i + 1 == block)

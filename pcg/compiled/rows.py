@@ -44,11 +44,45 @@ def draw(
     Args:
         less: is taken from the weights, down to 0; where it leaves nothing, it is not.
     """
-    width, count, uniform = weights.shape[-1], uniform.shape[-1], uniform.contiguous()
+    width, (*batch, count) = weights.shape[-1], uniform.shape
+    if any(size != 1 for size in batch[:-1]):  # rows do not lie at one distance
+        uniform = uniform.contiguous()
+    steps = uniform.stride()[-2:] if batch else (0, uniform.stride(-1))
     index = torch.empty(uniform.shape, dtype=torch.int64)
     totals = torch.empty(weights.shape[:-1], dtype=torch.float64)
     library().draw(
         weights.data_ptr(), None if less is None else less.data_ptr(), weights.numel() // width, width,
-        uniform.data_ptr(), count, index.data_ptr(), totals.data_ptr(),
+        uniform.data_ptr(), *steps, count, index.data_ptr(), totals.data_ptr(),
     )  # fmt: skip
     return index, totals
+
+
+def draw_among(
+    ids: Int[Tensor, "batch n width"],
+    more: Float[Tensor, "batch #n vocab"],
+    less: Float[Tensor, "batch #n vocab"],
+    uniform: Float[Tensor, "batch n"],
+) -> tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+    """As ``pcg.sampling.draw_among``."""
+    uniform = uniform if len(uniform) == 1 else uniform.contiguous()
+    chosen = torch.empty(uniform.shape, dtype=torch.int64)
+    return chosen, _among(ids, more, less, uniform.data_ptr(), uniform.stride(1), chosen.data_ptr())
+
+
+def total_among(
+    ids: Int[Tensor, "batch n width"], more: Float[Tensor, "batch #n vocab"], less: Float[Tensor, "batch #n vocab"]
+) -> Float[Tensor, "batch n"]:
+    """As ``pcg.sampling.total_among``."""
+    return _among(ids, more, less, None, 0, None)
+
+
+def _among(
+    ids: Tensor, more: Tensor, less: Tensor, numbers: int | None, step: int, chosen: int | None
+) -> Float[Tensor, "batch n"]:
+    (batch, n, width), ids = ids.shape, ids.contiguous()
+    totals = torch.empty(batch, n, dtype=torch.float64)
+    library().among(
+        ids.data_ptr(), batch * n, width, more.data_ptr(), less.data_ptr(), more.shape[-1], n // more.shape[1],
+        numbers, step, chosen, totals.data_ptr(),
+    )  # fmt: skip
+    return totals

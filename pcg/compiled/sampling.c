@@ -82,11 +82,11 @@ ALWAYS double block_sum(const float *weights, const float *less, long count) {
     return sum;
 }
 
-void draw(const float *weights, const float *less, long rows, long width, const double *uniform, long count,
-          int64_t *index, double *totals) {
+void draw(const float *weights, const float *less, long rows, long width, const double *uniform, long row_step,
+          long step, long count, int64_t *index, double *totals) {
     const long blocks = (width + BLOCK - 1) / BLOCK;
     double ends[blocks]; /* the running sum after each block */
-    for (long row = 0; row < rows; row++, weights += width, uniform += count, index += count) {
+    for (long row = 0; row < rows; row++, weights += width, uniform += row_step, index += count) {
         const float *without = less ? less + row * width : 0;
         double all = 0;
         for (int again = 0; again < 2 && !(all > 0); again++) {
@@ -102,7 +102,7 @@ void draw(const float *weights, const float *less, long rows, long width, const 
         if (totals)
             totals[row] = all;
         for (long n = 0; n < count; n++) {
-            const double at = uniform[n] * all;
+            const double at = uniform[n * step] * all;
             long b = 0, found = width - 1;
             while (b < blocks && !(ends[b] > at))
                 b++;
@@ -117,5 +117,24 @@ void draw(const float *weights, const float *less, long rows, long width, const 
             }
             index[n] = found;
         }
+    }
+}
+
+void among(const int64_t *ids, long rows, long width, const float *more, const float *less, long vocab, long as_many,
+           const double *uniform, long step, int64_t *chosen, double *totals) {
+    for (long row = 0; row < rows; row++, ids += width) {
+        const float *from = more + row / as_many * vocab, *without = less + row / as_many * vocab;
+        double all = 0, sum = 0;
+        for (long i = 0; i < width; i++)
+            all += above(from, without, ids[i]);
+        totals[row] = all;
+        if (!uniform)
+            continue;
+        chosen[row] = ids[width - 1];
+        for (long i = 0; i < width; i++)
+            if ((sum += above(from, without, ids[i])) > uniform[row * step] * all) {
+                chosen[row] = ids[i];
+                break;
+            }
     }
 }

@@ -235,5 +235,5 @@ def test_a_gpu_waits_to_be_spared_a_large_sum_that_no_row_needs(
     monkeypatch.setattr(coupling_module, "paired", lambda *given: calls.append(given) or honest(*given))
     monkeypatch.setattr(coupling_module, "MANY", many)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
-    coupling_module.PairResidual(rule.alike, (target - draft)[None]).weights(torch.tensor(wanted))
+    coupling_module.PairResidual(rule.alike, draft[None], target[None]).weights(torch.tensor(wanted))
     assert len(calls) == summed

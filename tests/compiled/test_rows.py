@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcg import sampling
 from pcg.compiled import library, rows
-from pcg.sampling import Sampling, check_probabilities, draw_and_add_up, draw_excess
+from pcg.sampling import Sampling, check_probabilities, draw_among, draw_and_add_up, draw_excess, total_among
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler here")
 SIZES = (1, 7, 8, 16, 63, 64, 65, 97, 128, 4097)
@@ -75,6 +75,14 @@ def test_draws(size: int, zeros: float) -> None:
     assert (weights.gather(2, found) > 0)[totals > 0].all()
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 3, 1), (1, 1, 4), (1, 3, 4), (5, 4)])
+def test_numbers_may_lie_apart(shape: tuple[int, ...]) -> None:
+    numbers = torch.rand(*shape, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weights = seeded(97, *shape[:-1])
+    found, _ = draw_and_add_up(weights, numbers[..., 2])
+    assert torch.equal(found, by_torch(draw_and_add_up, weights, numbers[..., 2])[0])
+
+
 def test_a_row_of_zeros_gives_its_last_place() -> None:
     found, totals = draw_and_add_up(torch.zeros(1, 97), torch.tensor([[0.0, 0.5]], dtype=torch.float64))
     assert found.tolist() == [[96, 96]]
@@ -90,6 +98,23 @@ def test_draws_of_an_excess(size: int) -> None:
     assert torch.equal(found, by_torch(draw_excess, weights, less, uniform))
     left = (weights - less).gather(1, found[:, None])[:, 0]
     assert ((left > 0) | ~((weights > less).any(1))).all()
+
+
+@pytest.mark.parametrize(("batch", "rows", "n"), [(1, 4, 4), (3, 4, 4), (1, 1, 6), (3, 1, 6)])
+def test_draws_among_some_ids(batch: int, rows: int, n: int) -> None:
+    more, less = seeded(97, batch, rows), seeded(98, batch, rows)[..., :97].contiguous()
+    ids = torch.randint(0, 97, (batch, n, 9), generator=torch.Generator().manual_seed(1))
+    ids[0, 0] = int((less - more)[0, 0].argmax())  # which leaves nothing
+    numbers = torch.rand(batch, n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))[..., 2]
+    (found, totals), (wanted, sums) = (run(ids, more, less, numbers) for run in (draw_among, torch_among))
+    assert torch.equal(found, wanted)
+    assert float(totals[0, 0]) == 0
+    torch.testing.assert_close(totals, sums, rtol=1e-12, atol=0)
+    torch.testing.assert_close(total_among(ids, more, less), sums, rtol=1e-12, atol=0)
+
+
+def torch_among(*given: Tensor) -> tuple[Tensor, Tensor]:
+    return by_torch(draw_among, *given)
 
 
 def test_what_it_does_not_take_is_torchs() -> None:

@@ -10,6 +10,7 @@ import torch
 from pcg.acceptance.coupling import Coupling
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
+from pcg.compiled import library
 from pcg.decoding.clock import Clock
 from pcg.decoding.rows import Batch, Prompt
 from pcg.decoding.speculative import speculative_decode
@@ -74,13 +75,13 @@ def test_operations_a_layer(dtype: str, ceiling: int, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("rule", "draft", "batch", "operations"),
     [
-        (Exact(), "draft", 1, 277),
-        (Exact(), "draft", 4, 312),
-        (PCG(table(97, "windows")), "draft", 1, 305),
-        (PCG(table(97, "windows")), "draft", 4, 349),
-        (Coupling(table(97, "windows")), "draft", 1, 125),
-        (Coupling(table(97, "windows")), "draft", 4, 150),
-        (Exact(), "eagle", 1, 259),
+        (Exact(), "draft", 1, 56),
+        (Exact(), "draft", 4, 71),
+        (PCG(table(97, "windows")), "draft", 1, 87),
+        (PCG(table(97, "windows")), "draft", 4, 107),
+        (Coupling(table(97, "windows")), "draft", 1, 75),
+        (Coupling(table(97, "windows")), "draft", 4, 102),
+        (Exact(), "eagle", 1, 42),
     ],
     ids=["exact", "exact of 4", "pcg", "pcg of 4", "coupling", "coupling of 4", "eagle"],
 )
@@ -107,7 +108,8 @@ def test_operations_and_waits_a_round(
     rounds()  # what is derived once
     with Operations() as launched:
         count = rounds()
-    assert launched.calls.total() / count <= operations, (launched.calls.total() / count, launched.calls)
+    if library() is not None:  # else passes and draws are torch's, with many more
+        assert launched.calls.total() / count <= operations, (launched.calls.total() / count, launched.calls)
     # as on a GPU, where nobody may look
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with Waits(on_device(models, rule)) as waited:
