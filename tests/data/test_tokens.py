@@ -113,6 +113,6 @@ def test_audio_without_a_codec_is_told() -> None:
     spoken = Utterance("a", "Yes.", load_reference=lambda: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="its recording is audio and there is no codec"):
         spoken_tokens(spoken, None, 5)
-    with pytest.raises(ValueError, match="no reference recording"):
+    with pytest.raises(ValueError, match="has no recording of its text"):
         spoken_tokens(Utterance("a", "Yes.", load_codes=None), None, 5)
     assert voice_tokens(Utterance("a", "b", load_prompt_codes=lambda: np.array([1])), None, 5).tolist() == [1]
