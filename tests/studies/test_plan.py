@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from pcg.command import cli
 from pcg.config.validate import ConfigError
-from pcg.models import blocks, linear
+from pcg.models import layer_ops, linear
 from pcg.models.footprint import footprint
 from pcg.models.llama import LlamaLM
 from pcg.models.llasa import Llasa
