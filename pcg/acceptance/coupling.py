@@ -8,7 +8,7 @@ view of speculative decoding as optimal transport). Here tokens need only be ali
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from torch.nn.functional import embedding_bag
 from pcg.acceptance import thinning
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, leading, of_drafted
+from pcg.constraints import SHARE_ABOVE_0
 from pcg.groups.alike import Alike, Neighbours
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw_among, draw_several, may_look, total_among
@@ -45,15 +46,32 @@ class Coupling:
     Law: ``min(p, q) + sum_y flow(., y) + under - sum_x flow(x, .)``. Expected acceptance: ``sum min(p, q) + sum flow``.
     The law's total variation from ``p`` is the sum of the flow, ``alpha - alpha_exact``, the least that any rule with
     this alpha can have; and it can be paired with ``p`` so that paired tokens are equal or alike.
+
+    With a ``floor``, tokens of ``p(x) < floor max p`` are kept as exact keeps them and not paired: their ``over`` is 0.
+    All of the above holds, since it holds for any ``over`` of at most ``(q - p)+``.
+
+    Args:
+        groups: whose members are alike.
+        floor: share of the target's largest probability, above 0, from which on a token may be paired; None: any may.
     """
 
     BYTES_A_MEMBER: ClassVar[int] = 8  # of a group: whom it is alike to, beside itself
 
     groups: GroupTable
+    floor: Annotated[float, SHARE_ABOVE_0] | None = None
     alike: Alike = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alike", Alike.of(self.groups))
+
+    def _offered(
+        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        """The draft with what it gives a token below the floor cut to what the target gives it: ``over`` is 0 there."""
+        if self.floor is None:
+            return draft_probs
+        implausible = target_probs < self.floor * target_probs.amax(-1, keepdim=True)
+        return torch.where(implausible, draft_probs.minimum(target_probs), draft_probs)
 
     def verify(
         self,
@@ -69,7 +87,7 @@ class Coupling:
         accepted = leading(self._kept(draft_tokens, draft_probs, target_probs[:, :gamma], numbers[:, :gamma]))
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
-        residual = PairResidual(self.alike, draft_end, target_end)
+        residual = PairResidual(self.alike, self._offered(draft_end, target_end), target_end)
         return thinning.emit(accepted, residual, target_end, positions, numbers, randomness)
 
     def _kept(
@@ -85,15 +103,15 @@ class Coupling:
         exact = beyond < 0
         if may_look(exact) and all(map(all, exact.tolist())):
             return exact
-        near, back = self.alike.near, self.alike.back
-        around, theirs = ask(tokens, near, back, target_probs, draft_probs, numbers[..., Purpose.GROUP])
-        return exact | (beyond * theirs < (draft - target) * around)
+        near, back, offered = self.alike.near, self.alike.back, self._offered(draft_probs, target_probs)
+        around, theirs = ask(tokens, near, back, target_probs, offered, numbers[..., Purpose.GROUP])
+        return exact | (beyond * theirs < (of_drafted(offered, tokens) - target) * around)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
         check_pair(draft_probs, target_probs, self.groups)
-        gap = target_probs - draft_probs
+        gap = target_probs - self._offered(draft_probs, target_probs)
         over, under = (-gap).clamp(min=0), gap.clamp(min=0)
         kept = over * paired(over, under, self.alike)
         taken = under * paired(under, over, self.alike.reversed)
@@ -104,7 +122,7 @@ class Coupling:
     ) -> Float[Tensor, "*batch"]:
         """``sum min(p, q) + sum flow``, never below exact's nor above the maximal flow along alike pairs."""
         check_pair(draft_probs, target_probs, self.groups)
-        gap = target_probs - draft_probs
+        gap = target_probs - self._offered(draft_probs, target_probs)
         over, under = (-gap).clamp(min=0), gap.clamp(min=0)
         return (draft_probs.minimum(target_probs) + over * paired(over, under, self.alike)).sum(-1)
 
