@@ -18,7 +18,7 @@ from torch.nn.functional import embedding_bag
 from pcg.acceptance import thinning
 from pcg.acceptance.checks import check_block, check_pair
 from pcg.acceptance.steps import at_end, leading, of_drafted
-from pcg.constraints import SHARE_ABOVE_0
+from pcg.constraints import SHARE_ABOVE_0, checked
 from pcg.groups.alike import Alike, Neighbours
 from pcg.groups.table import GroupTable
 from pcg.sampling import Purpose, Randomness, draw_among, draw_several, may_look, total_among
@@ -28,6 +28,7 @@ AT_ONCE = 1 << 22  # pairs of alike tokens, times rows, that a sum over all pair
 MANY = 1 << 24  # of these, from which on the host rather waits for a GPU than has it make a sum for nothing
 
 
+@checked
 @dataclass(frozen=True)
 class Coupling:
     """Keep ``x`` when exact keeps it; else when a token ``y`` alike to it, that the draft gives too little, takes it.

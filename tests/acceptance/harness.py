@@ -45,6 +45,7 @@ RULES: dict[str, Callable[[int], object]] = {
     "pcg_draft_floor": lambda vocab: PCG(table(vocab, "ragged"), "draft", 0.1),
     "coupling": lambda vocab: Coupling(table(vocab, "nearest")),
     "coupling_ragged": lambda vocab: Coupling(table(vocab, "ragged")),
+    "coupling_floor": lambda vocab: Coupling(table(vocab, "ragged"), 0.1),
     "cascade": lambda vocab: Cascade("token", 0.5),
     "gsd": lambda vocab: GSD(table(vocab, "windows"), 3, 0.05),
     "lantern": lambda vocab: Lantern(ordered(vocab), 6 / vocab),

@@ -41,10 +41,11 @@ def relation(groups: GroupTable) -> Bool[Tensor, "vocab vocab"]:
 
 
 def flow_of(
-    draft: Float[Tensor, "vocab"], target: Float[Tensor, "vocab"], alike: Bool[Tensor, "vocab vocab"]
+    draft: Float[Tensor, "vocab"], target: Float[Tensor, "vocab"], alike: Bool[Tensor, "vocab vocab"], floor: float = 0
 ) -> Float[Tensor, "vocab vocab"]:
-    """DESIGN's formula, pair by pair."""
+    """DESIGN's formula, pair by pair, from tokens that the target gives at least ``floor`` of its largest."""
     over, under = (draft - target).clamp(min=0), (target - draft).clamp(min=0)
+    over = over * (target >= floor * target.max())
     related = alike.double()
     largest = torch.maximum((over @ related)[None, :], (related @ under)[:, None])
     return torch.where(largest > 0, over[:, None] * under[None, :] / largest, 0.0) * related
@@ -62,15 +63,16 @@ def most_along(
     return -found.fun
 
 
+@pytest.mark.parametrize("floor", [None, 0.2])
 @pytest.mark.parametrize("shape", TABLES)
 @pytest.mark.parametrize("pair", pairs(VOCAB))
-def test_the_law_is_that_of_the_flow(shape: str, pair: str) -> None:
+def test_the_law_is_that_of_the_flow(shape: str, pair: str, floor: float | None) -> None:
     groups, (draft, target) = table(VOCAB, shape), (probs.double() for probs in pairs(VOCAB)[pair])
-    flow = flow_of(draft, target, relation(groups))
+    flow = flow_of(draft, target, relation(groups), floor or 0)
     over, under = (draft - target).clamp(min=0), (target - draft).clamp(min=0)
     assert (flow.sum(1) <= over + 1e-12).all()
     assert (flow.sum(0) <= under + 1e-12).all()
-    rule = Coupling(groups)
+    rule = Coupling(groups, floor)
     wanted = draft.minimum(target) + flow.sum(1) + under - flow.sum(0)
     torch.testing.assert_close(rule.law(draft, target), wanted, atol=1e-12, rtol=1e-9)
     alpha = draft.minimum(target).sum() + flow.sum()
@@ -115,6 +117,26 @@ def test_any_table_gives_a_coupling(data: st.DataObject) -> None:
     assert law.sum().item() == pytest.approx(1, abs=1e-9)
     assert Exact().expected_acceptance(draft, target).item() - 1e-9 <= alpha <= 1 + 1e-9
     assert alpha <= most_along(draft, target, relation(groups)) + 1e-7
+
+
+@pytest.mark.parametrize("pair", ["smooth", "near one-hot", "zeros", "close"])
+def test_with_a_floor_no_token_that_the_target_would_hardly_say_gains(pair: str) -> None:
+    """Nor does the rule keep more; and the law is nearer to the target by what it keeps less."""
+    groups, floor, (draft, target) = table(VOCAB, "nearest"), 0.2, (probs.double() for probs in pairs(VOCAB)[pair])
+    floored, free = Coupling(groups, floor), Coupling(groups)
+    law, implausible = floored.law(draft, target), target < floor * target.max()
+    assert (law[implausible] <= target[implausible] + 1e-12).all()
+    assert (free.law(draft, target) > target + 1e-9)[implausible].any()
+    alpha, exact = floored.expected_acceptance(draft, target), Exact().expected_acceptance(draft, target)
+    assert exact - 1e-12 <= alpha <= free.expected_acceptance(draft, target) + 1e-12
+    torch.testing.assert_close((law - target).abs().sum() / 2, alpha - exact, atol=1e-12, rtol=1e-9)
+
+
+def test_a_floor_that_nothing_is_below_changes_nothing() -> None:
+    for draft, target in (pairs(VOCAB)[name] for name in ("smooth", "near one-hot", "flat")):
+        drafts, targets = torch.stack([draft] * 3), torch.stack([target] * 4)
+        floored, free = (simulate(Coupling(table(VOCAB, "ragged"), f), drafts, targets, 2_000) for f in (1e-9, None))
+        assert all(torch.equal(a, b) for a, b in zip(floored, free, strict=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pcg.acceptance.bucket import Bucket
+from pcg.acceptance.coupling import Coupling
 from pcg.acceptance.ensemble import Ensemble
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
@@ -200,6 +201,7 @@ SEEDED: dict[str, list[list[int]]] = {
     "pcg_draft_ragged": [[0, 1, 3, 1, 3, 3], [6, 19, 7, 13, 2, 10]],
     "coupling": [[0, 3, 0, 1, 3, 1], [20, 16, 15, 20, 2, 4]],
     "coupling_ragged": [[2, 1, 3, 1, 3, 3], [1, 18, 7, 20, 2, 10]],
+    "coupling_floor": [[2, 1, 3, 1, 3, 1], [1, 18, 7, 20, 2, 4]],
     "cascade": [[0, 3, 0, 1, 3, 1], [6, 16, 7, 20, 2, 4]],
     "gsd": [[0, 1, 3, 1, 3, 1], [6, 10, 7, 20, 2, 3]],
     "lantern": [[0, 1, 3, 3, 3, 1], [6, 10, 7, 17, 2, 3]],
@@ -212,7 +214,7 @@ SEEDED: dict[str, list[list[int]]] = {
 }
 
 
-FLOORED = ("pcg_floor", "pcg_draft_floor", "pcg_block_floor")  # the best token stands alone
+FLOORED = ("pcg_floor", "pcg_draft_floor", "pcg_block_floor", "coupling_floor")  # the best token stands alone
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, *FLOORED, "typical", "topk", "relaxed", "vadusa"])
@@ -299,6 +301,7 @@ def test_groups_over_another_vocabulary_are_refused(name: str) -> None:
         (lambda: PCG(table(VOCAB, "windows"), "both"), "residual='both'"),
         (lambda: PCG(table(VOCAB, "windows"), floor=0.0), "floor=0.0: above 0"),
         (lambda: PCGBlock(table(VOCAB, "windows"), 1.5), "floor=1.5"),
+        (lambda: Coupling(table(VOCAB, "windows"), 0.0), "floor=0.0"),
     ],
 )
 def test_bad_parameters_are_one_clear_error(make, message: str) -> None:  # type: ignore[no-untyped-def]
