@@ -14,6 +14,7 @@ from jaxtyping import config
 
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads; asking a hub that is out of reach takes seconds
 os.environ["PCG_CACHE"] = tempfile.mkdtemp(prefix="pcg-tests-")
 yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads conf/ anew for every command line, in pure Python if left to itself
 # a loaded machine is slow, not wrong; and the same examples every time

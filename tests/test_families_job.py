@@ -204,11 +204,11 @@ def test_what_inspect_says_runs(names: tuple[str, str], choices: list[str], fold
         ),
         (COSYVOICE_LINE, ["grouping.groups.source=codec"], r"grouping\.groups\.source=codec: there is no codec"),
         (COSYVOICE_LINE[:4], ["dataset.limit=2"], "the voice prompts of 2 of 2 utterances are audio"),
-        (CHATTERBOX_LINE, ["draft.voice=null"], r"voice=FILE\.safetensors: docs/models\.md"),
+        (CHATTERBOX_LINE, ["draft.voice=null"], r"voice=FILE\.safetensors \(docs/models\.md\)"),
         (
             CHATTERBOX_LINE,
             ["target.voice=elsewhere.safetensors"],
-            r"voice=elsewhere\.safetensors: there is no such file",
+            r"voice=elsewhere\.safetensors: the file does not exist",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_several_candidates_keep_more(config):
         ({"grouping": {"_target_": "pcg.acceptance.fly.Fly"}}, "grouping: Fly tests one candidate a position; exact"),
         (
             {"grouping": {"_target_": "pcg.acceptance.pcg.PCG", "residual": "draft", "groups": GROUPS}},
-            "grouping: several candidates are recovered by the target",
+            "grouping: candidates support only residual=target",
         ),
     ],
 )

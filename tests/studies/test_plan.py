@@ -103,7 +103,7 @@ def test_the_plan_is_printed_and_nothing_is_loaded(capsys: pytest.CaptureFixture
 
 
 def test_what_cannot_be_planned_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"target\.path: some/model: no config\.json at hand.*hf download"):
+    with pytest.raises(ConfigError, match=r"target\.path: some/model: not in the local cache.*hf download"):
         planned("target=hf", "target.path=some/model")
     with pytest.raises(ConfigError, match=r"plan\.gpu='h300': one of h200(.|\n)*plan\.alpha=2: from 0 to 1"):
         planned("plan.gpu=h300", "plan.alpha=2")
@@ -113,7 +113,7 @@ def test_what_cannot_be_planned_is_named() -> None:
 def test_a_loaded_model_takes_what_the_footprint_says(
     tied: bool, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "norm_is_fused", lambda device: True)  # as a GPU holds it
+    monkeypatch.setattr(layer_ops, "norm_is_fused", lambda device: True)  # as a GPU holds it
     monkeypatch.setattr(linear, "can_reorder", lambda: False)
     folder = make_llasa(tmp_path, tied=tied)
     model = LlamaLM(str(folder), Llasa(str(folder)), "bfloat16", "cpu", head)

@@ -185,7 +185,7 @@ def test_a_checkpoint_that_was_cut_is_named(work):
 def test_shards_without_a_sequence_are_named(work):
     empty = pyarrow.table({"ids": pyarrow.array([], pyarrow.list_(pyarrow.int64()))})
     pyarrow.parquet.write_table(empty, work / "tokens" / "train-0000.parquet")
-    with pytest.raises(ValueError, match=r"train-0000\.parquet holds no rows"):
+    with pytest.raises(ValueError, match=r"train-0000\.parquet: no rows"):
         run_stage(node(work, "head"))
 
 
