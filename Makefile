@@ -25,7 +25,7 @@ help: ## this list
 
 install: $(VENV)/.run ## .venv with what the main job needs
 
-run: install ## the main job: every rule on the bundled pair, on two CPU cores in five to seven minutes
+run: install ## the main job: every rule on the bundled pair, on two CPU cores in four to seven minutes
 	$(BIN)/python experiments/run.py -m experiment=bundled_rules device=cpu devices=2
 
 test: $(VENV)/.dev lint ## lint and all tests
