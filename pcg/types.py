@@ -31,7 +31,7 @@ class Round:
 
     Attributes:
         rows: index of each active row in the batch that was asked for.
-        said: the tokens that each row emitted; those after the first ``emitted`` are meaningless.
+        block: each row's kept drafts and the token after them; the first ``emitted`` were added to the row.
         positions: index, among a row's generated tokens, of its first drafted token.
         emitted: number of tokens that this round added to each row (0..gamma+1; less than ``accepted + 1`` where
             end-of-speech or the maximum length cut the block).
@@ -44,7 +44,7 @@ class Round:
     draft_probs: Float[Tensor, "batch gamma vocab"]
     target_probs: Float[Tensor, "batch gamma+1 vocab"]
     verdict: Verdict
-    said: Int[Tensor, "batch gamma+1"]
+    block: Int[Tensor, "batch gamma+1"]
     emitted: Int[Tensor, "batch"]
     finished: Bool[Tensor, "batch"]
 

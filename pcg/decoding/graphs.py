@@ -239,9 +239,9 @@ class GraphedModel:
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         if length := ids.shape[1]:
             span = Span(0, length, None, self.model.ops.rope[:length, None], causal=length > 1)
-            places = torch.arange(length, device=ids.device).expand(len(prompts), -1)
+            positions = torch.arange(length, device=ids.device).expand(len(prompts), -1)
             target_states = None if cache.target_states is None else cache.target_states[: len(prompts)]
-            _states(self.model, ids, places, span, cache.buffers.of_rows(len(prompts)), reads, target_states, None)
+            _states(self.model, ids, positions, span, cache.buffers.of_rows(len(prompts)), reads, target_states, None)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
         return cache
 
@@ -297,10 +297,10 @@ class GraphedModel:
 
 
 def _states(
-    model: LlamaLM | EagleLM, ids: Tensor, places: Tensor, span: Span, buffers: Buffers, reads: tuple[int, ...],
+    model: LlamaLM | EagleLM, ids: Tensor, positions: Tensor, span: Span, buffers: Buffers, reads: tuple[int, ...],
     target_states: Tensor | None, own: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """The last hidden states of a pass that writes at ``places``.
+    """The last hidden states of a pass that writes at ``positions``.
 
     Args:
         target_states: of a draft that reads them; ``own``: the draft's own state, which stands in for them.
@@ -311,7 +311,7 @@ def _states(
         return model.llama.through(ids, span, memories, reads, buffers.hidden)
     if own is None:
         assert target_states is not None
-        own = model.states(target_states, places - 1)
+        own = model.states(target_states, positions - 1)
     return model.through(ids, own, span, memories[0])
 
 
@@ -320,9 +320,9 @@ def _forward(
     target_states: Tensor | None, own: Tensor | None, end: int,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Logits of a pass, and the last state of a draft that reads the target."""
-    places = lengths.unsqueeze(1) + torch.arange(ids.shape[1], device=lengths.device)
-    span = model.ops.ragged_span(places, end)
-    states = _states(model, ids, places, span, buffers, reads, target_states, own)
+    positions = lengths.unsqueeze(1) + torch.arange(ids.shape[1], device=lengths.device)
+    span = model.ops.ragged_span(positions, end)
+    states = _states(model, ids, positions, span, buffers, reads, target_states, own)
     return model.head(states), states[:, -1:] if isinstance(model, EagleLM) else None
 
 

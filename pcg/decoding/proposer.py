@@ -42,7 +42,7 @@ class Proposer:
             self._cache.lengths = self._total - self.unread
             # a prompt may be shorter; the padding before it is never fed
             self.latest = torch.stack([F.pad(prompt_ids, (width, 0))[-width:] for prompt_ids in ids])
-            self._places = torch.arange(1, width + 1, device=draft.device)
+            self._offsets = torch.arange(1, width + 1, device=draft.device)
 
     def propose(self) -> Drafted:
         """Drafts gamma tokens: each token, the distribution it was drawn from, the history before each and at the end.
@@ -62,7 +62,7 @@ class Proposer:
             return self._draft.step(ids, self._cache)[:, -1]
 
     def accept(
-        self, block: Int[Tensor, "batch places"], accepted: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]
+        self, block: Int[Tensor, "batch block"], accepted: Int[Tensor, "batch"], on_host: Int[Tensor, "batch"]
     ) -> None:
         """Drops the draft tokens that were not kept.
 
@@ -74,7 +74,7 @@ class Proposer:
         if self._draft.reads:
             self.unread = int(on_host.max()) + 1
         self._cache.lengths = self._total - self.unread
-        newest = accepted.unsqueeze(1) + self._places
+        newest = accepted.unsqueeze(1) + self._offsets
         self.latest = torch.cat([self.latest, self._draft.token_ids(block)], 1).gather(1, newest)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:

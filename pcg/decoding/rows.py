@@ -63,12 +63,12 @@ class Commit:
     active: Int[Tensor, "kept"] | None
 
     def as_round(
-        self, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, verdict: Verdict, said: Tensor
+        self, draft_tokens: Tensor, draft_probs: Tensor, target_probs: Tensor, verdict: Verdict, block: Tensor
     ) -> Round:
         """The whole round, for an observer."""
         emitted, finished = torch.tensor(self.emitted), torch.tensor(self.finished)
         models = draft_tokens, draft_probs, target_probs
-        return Round(self.rows, self.positions, *models, verdict, said, emitted, finished)
+        return Round(self.rows, self.positions, *models, verdict, block, emitted, finished)
 
 
 class Rows:
@@ -124,16 +124,16 @@ class Rows:
         return Commit(self.index, positions, packed[:, -1] - 1, list(emitted), list(finished), active)
 
     def _extend(self, row: int, tokens: Sequence[int]) -> tuple[int, bool, bool]:
-        said = self._tokens[row]
-        tokens = tokens[: self.max_tokens - len(said)]
+        row_tokens = self._tokens[row]
+        tokens = tokens[: self.max_tokens - len(row_tokens)]
         finished = self._end in tokens
         if finished:
             tokens = tokens[: tokens.index(self._end)]
             self._finished[row] = True
-        said.extend(tokens)
+        row_tokens.extend(tokens)
         if self._listener is not None and tokens:
             self._listener(row, tokens)
-        return len(tokens), finished, not finished and len(said) < self.max_tokens
+        return len(tokens), finished, not finished and len(row_tokens) < self.max_tokens
 
     def __len__(self) -> int:
         return len(self.index)

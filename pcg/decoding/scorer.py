@@ -42,7 +42,7 @@ class Scorer:
         """The target's distributions after the last token and after each of ``tokens``.
 
         Args:
-            history: the tokens before each of these places, where sampling depends on them.
+            history: the tokens before each of these positions, where sampling depends on them.
             step: makes the pass where the tokens form a tree; None for the target's own ``step``.
         """
         block = torch.cat([self._last, self._target.token_ids(tokens)], 1)

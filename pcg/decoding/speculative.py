@@ -49,14 +49,14 @@ def speculative_decode(
             verdict = rule.verify(draft_tokens, draft_probs, target_probs, rows.positions, rows.randomness)
 
         accepted, token = verdict.accepted, verdict.token.unsqueeze(1)
-        said = torch.cat([draft_tokens, token], 1).scatter_(1, accepted.unsqueeze(1), token)
-        commit = rows.commit(said, accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
+        block = torch.cat([draft_tokens, token], 1).scatter_(1, accepted.unsqueeze(1), token)
+        commit = rows.commit(block, accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
         if observer is not None:
             with clock.paused():
-                observer(commit.as_round(draft_tokens, draft_probs, target_probs, verdict, said))
+                observer(commit.as_round(draft_tokens, draft_probs, target_probs, verdict, block))
 
         scorer.accept(verdict.token, commit.accepted)
-        proposer.accept(said, accepted, commit.accepted)
+        proposer.accept(block, accepted, commit.accepted)
         if commit.active is not None:
             for part in (rows, scorer, proposer):
                 part.keep(commit.active)

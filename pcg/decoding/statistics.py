@@ -73,7 +73,7 @@ class Statistics:
     @torch.inference_mode()
     def __call__(self, seen: Round) -> None:
         gamma = seen.draft_tokens.shape[1]
-        place, device = torch.arange(gamma), seen.draft_tokens.device
+        index, device = torch.arange(gamma), seen.draft_tokens.device
         verdict = seen.verdict
         kept = verdict.accepted.cpu()
         by_rival = torch.zeros_like(kept, dtype=torch.bool)
@@ -84,14 +84,14 @@ class Statistics:
         tested = torch.minimum(kept + ~by_rival, counted).clamp(max=gamma)
         whole = counted == kept + 1  # the recovered or bonus token counts too
         bonus = (kept == gamma) | by_rival
-        is_tested, is_accepted = place < tested[:, None], place < accepted[:, None]
-        is_rival = by_rival[:, None] & (place == kept[:, None] - 1)
+        is_tested, is_accepted = index < tested[:, None], index < accepted[:, None]
+        is_rival = by_rival[:, None] & (index == kept[:, None] - 1)
 
         tokens = seen.draft_tokens.unsqueeze(2)
         draft = seen.draft_probs.gather(2, tokens).squeeze(2).double()
         target = seen.target_probs[:, :gamma].gather(2, tokens).squeeze(2).double()
         randomness = self._randomness.keep(seen.rows.to(device))
-        uniform = randomness.uniform(seen.positions[:, None] + place.to(device), Purpose.ACCEPT)
+        uniform = randomness.uniform(seen.positions[:, None] + index.to(device), Purpose.ACCEPT)
         group_only = is_accepted & ~is_rival & (uniform * draft >= target).cpu()
         exact_acceptance = (target / draft).clamp(max=1).cpu() * is_tested
 
@@ -122,15 +122,15 @@ class Statistics:
         sums = torch.zeros(len(is_tested), len(self._distances), dtype=torch.float64)
         if self._law is None:
             return sums
-        row, place = is_tested.nonzero(as_tuple=True)
-        draft, target = seen.draft_probs[row, place], seen.target_probs[row, place]
+        row, index = is_tested.nonzero(as_tuple=True)
+        draft, target = seen.draft_probs[row, index], seen.target_probs[row, index]
         law = self._law(draft, target)
         distances = torch.stack([distance(law, target) for distance in DISTANCES.values()], 1).double().cpu()
         sums[:, : len(DISTANCES)].index_add_(0, row, distances)
         if self._movers is not None:
             every = self._movers.every  # counted from an offset that the utterance's key fixes, alike in every batch
             first = self._randomness.keys.cpu()[seen.rows] % every + seen.positions.cpu()
-            chosen = ((first[row] + place) % every == 0).nonzero()[:, 0]
+            chosen = ((first[row] + index) % every == 0).nonzero()[:, 0]
             moved = self._movers.sums(law[chosen], target[chosen])
             sums[:, len(DISTANCES) :].index_add_(0, row[chosen], moved)
         return sums
@@ -143,15 +143,15 @@ class Statistics:
 
     def _note_probs(self, seen: Round, bonus: Bool[Tensor, "batch"]) -> None:
         """Both models' probabilities of the emitted tokens; the draft has none for a bonus token."""
-        tokens = seen.said.unsqueeze(2)
+        tokens = seen.block.unsqueeze(2)
         target, draft = seen.target_probs.gather(2, tokens), seen.draft_probs.gather(2, tokens[:, :-1])
         blocks = torch.cat([target, draft], 1).squeeze(2).tolist()
-        places = tokens.shape[1]
-        drafted_places = torch.where(bonus, seen.verdict.accepted.cpu(), places)
-        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), drafted_places.tolist(), blocks, strict=True)
+        width = tokens.shape[1]
+        drafted_counts = torch.where(bonus, seen.verdict.accepted.cpu(), width)
+        rows = zip(seen.rows.tolist(), seen.emitted.tolist(), drafted_counts.tolist(), blocks, strict=True)
         for row, emitted, drafted, block in rows:
-            self._target_probs[row].extend(map(_short, block[:places][:emitted]))
-            self._draft_probs[row].extend([*map(_short, block[places:][:drafted]), None][:emitted])
+            self._target_probs[row].extend(map(_short, block[:width][:emitted]))
+            self._draft_probs[row].extend([*map(_short, block[width:][:drafted]), None][:emitted])
 
     def annotate(self, generations: Sequence[Generation]) -> list[Generation]:
         """The generations with counts, sums, and the kind and probabilities of each token."""

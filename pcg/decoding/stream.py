@@ -83,10 +83,10 @@ def waits(
     total, ready, played, worst = arrivals[-1][0], 0.0, 0.0, 0.0
     ends = [*range(chunk, total, chunk), total]
     first, before = 0.0, 0
-    for place, end in enumerate(ends):
-        ready = next(seconds for tokens, seconds in arrivals if tokens >= end) + (place + 1) * piece_seconds
+    for piece, end in enumerate(ends):
+        ready = next(seconds for tokens, seconds in arrivals if tokens >= end) + (piece + 1) * piece_seconds
         given_end = end if end == total else end - ahead
-        if place == 0:
+        if piece == 0:
             first = played = ready
         worst = max(worst, ready - played)
         played = max(ready, played) + (given_end - before) * token_seconds

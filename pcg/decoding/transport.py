@@ -55,8 +55,8 @@ class EarthMover:
         masses, ids = sides.topk(min(self.most, law.shape[-1]), -1)
         masses, ids = masses.double().cpu(), ids.cpu()
         distances = torch.zeros(len(law), 2, dtype=torch.float64)
-        for place in (totals.amin(0) > _NOISE).nonzero()[:, 0].tolist():
-            distances[place] = self._one(masses[:, place], ids[:, place], totals[:, place])
+        for position in (totals.amin(0) > _NOISE).nonzero()[:, 0].tolist():
+            distances[position] = self._one(masses[:, position], ids[:, position], totals[:, position])
         return distances
 
     def _one(

@@ -97,7 +97,7 @@ class CandidateRule(Protocol):
         positions: Int[Tensor, "batch"],
         randomness: Randomness,
     ) -> StarVerdict:
-        """``target_probs``: at the gamma + 1 places of the chain, then after each rival, position by position."""
+        """``target_probs``: at the gamma + 1 positions of the chain, then after each rival, position by position."""
 
     def expected_acceptance(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
@@ -142,19 +142,19 @@ def tree_decode(
 
         accepted, node = verdict.accepted, last_kept(verdict, gamma, rule.count)
         kept, at = accepted.unsqueeze(1), node.unsqueeze(1)
-        said = F.pad(chain, (1, 1)).scatter_(1, kept, F.pad(tokens, (1, 0)).gather(1, at))
-        said = said.scatter_(1, kept + 1, verdict.token.unsqueeze(1))[:, 1:]
-        commit = rows.commit(said, accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
+        block = F.pad(chain, (1, 1)).scatter_(1, kept, F.pad(tokens, (1, 0)).gather(1, at))
+        block = block.scatter_(1, kept + 1, verdict.token.unsqueeze(1))[:, 1:]
+        commit = rows.commit(block, accepted + 1, draft_probs=draft_probs, target_probs=target_probs)
         if observer is not None:
             with clock.paused():
                 after = target_probs.gather(1, at.unsqueeze(2).expand(-1, -1, target.vocab_size))
                 along = target_probs[:, : gamma + 1].scatter(1, kept.unsqueeze(2).expand_as(after), after)
-                observer(commit.as_round(chain, draft_probs, along, verdict, said))
+                observer(commit.as_round(chain, draft_probs, along, verdict, block))
 
         start = (scorer.total - 1).to(node.device)  # where the pass began in the cache
         scorer.cache.move(start + node, start + accepted)  # a rival that was kept stands behind the chain
         scorer.accept(verdict.token, commit.accepted)
-        proposer.accept(said, accepted, commit.accepted)
+        proposer.accept(block, accepted, commit.accepted)
         if commit.active is not None:
             for part in (rows, scorer, proposer):
                 part.keep(commit.active)

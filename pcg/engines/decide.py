@@ -59,10 +59,10 @@ def decide(
 
 
 def _laid_out(tokens: Int[Tensor, "batch gamma"], verdict: Verdict) -> Int[Tensor, "batch gamma+1"]:
-    places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+    steps = torch.arange(tokens.shape[1] + 1, device=tokens.device)
     end = verdict.accepted.unsqueeze(1)
-    emitted = torch.where(places == end, verdict.token.unsqueeze(1), torch.nn.functional.pad(tokens, (0, 1)))
-    return torch.where(places <= end, emitted, NONE)
+    emitted = torch.where(steps == end, verdict.token.unsqueeze(1), torch.nn.functional.pad(tokens, (0, 1)))
+    return torch.where(steps <= end, emitted, NONE)
 
 
 def rows_of(

@@ -35,7 +35,9 @@ def contexts_of(voices: Dataset, codec: Codec, count: int) -> Int[Tensor, "conte
     Raises:
         ValueError: there is no recording, or one is too short.
     """
-    recordings = [load for said in itertools.islice(voices, count) if (load := said.load_prompt or said.load_reference)]
+    recordings = [
+        load for spoken in itertools.islice(voices, count) if (load := spoken.load_prompt or spoken.load_reference)
+    ]
     if not recordings:
         raise ValueError("sound: the dataset `voices` has no recordings; name one with voice prompts or recordings")
     contexts, length = [], 2 * SIDE + 1

@@ -79,11 +79,11 @@ class ChatterboxLM(CausalLM):
         folder = _folder(path, weights)
         tensors = _read(folder / weights)
         _check_names(folder / weights, tensors)
-        speaker, heard = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
+        speaker, voice_tokens = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
         row = tensors["cond_enc.spkr_enc.weight"].float() @ speaker + tensors["cond_enc.spkr_enc.bias"].float()
         digests = repr(sorted(digest.of_tensors(folder / weights).items()))
         self.fingerprint = hashlib.blake2b(digests.encode(), digest_size=5).hexdigest()
-        text = ChatterboxText(folder, heard, len(tensors["text_emb.weight"]))
+        text = ChatterboxText(folder, voice_tokens, len(tensors["text_emb.weight"]))
         super().__init__(_gpt2(tensors, row).to(dtype_of(dtype)), text, path, device)
 
 
@@ -92,18 +92,18 @@ class ChatterboxText:
 
     Args:
         folder: of the tokenizer.
-        heard: speech tokens of the voice.
+        voice_tokens: speech tokens of the voice.
         rows: of the text table.
 
     Raises:
         ValueError: the tokenizer has more tokens than the table has rows.
     """
 
-    def __init__(self, folder: Path, heard: Int[Tensor, "_"], rows: int) -> None:
+    def __init__(self, folder: Path, voice_tokens: Int[Tensor, "_"], rows: int) -> None:
         self._tokenizer = tokenizer_of(folder)
         if len(self._tokenizer) > rows:
             raise ValueError(f"{folder}: the tokenizer has {len(self._tokenizer)} tokens, the text table {rows} rows")
-        self._voice = torch.cat([torch.tensor([_SPEECH + rows]), heard])
+        self._voice = torch.cat([torch.tensor([_SPEECH + rows]), voice_tokens])
         self.speech_ids = torch.tensor([*range(CODES), END])
         self.speech_names = (*(f"speech token {number}" for number in range(CODES)), "end of speech")
 
@@ -161,7 +161,7 @@ def _check_names(file: Path, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"{file}: speech_emb.weight has {len(tensors['speech_emb.weight'])} rows, expected {_SPEECH}")
 
 
-def _voice(file: str | None, width: int) -> tuple[Float[Tensor, "width"], Int[Tensor, "heard"]]:
+def _voice(file: str | None, width: int) -> tuple[Float[Tensor, "width"], Int[Tensor, "voice_tokens"]]:
     if file is None:
         raise ValueError(
             "target.voice is required: Chatterbox reads its voice from a file, target.voice=FILE.safetensors "
@@ -173,12 +173,15 @@ def _voice(file: str | None, width: int) -> tuple[Float[Tensor, "width"], Int[Te
     missing = [name for name in ("speaker_emb", "cond_prompt_speech_tokens") if name not in tensors]
     if missing:
         raise ValueError(f"voice={file} lacks {', '.join(missing)}")
-    speaker, heard = tensors["speaker_emb"].float().flatten(), tensors["cond_prompt_speech_tokens"].long().flatten()
+    speaker, voice_tokens = (
+        tensors["speaker_emb"].float().flatten(),
+        tensors["cond_prompt_speech_tokens"].long().flatten(),
+    )
     if len(speaker) != width:
         raise ValueError(f"voice={file}: speaker_emb has {len(speaker)} numbers, but this model needs {width}")
-    if len(heard) and not 0 <= int(heard.min()) <= int(heard.max()) < CODES:
+    if len(voice_tokens) and not 0 <= int(voice_tokens.min()) <= int(voice_tokens.max()) < CODES:
         raise ValueError(f"voice={file}: cond_prompt_speech_tokens has tokens beyond 0 to {CODES - 1}")
-    return speaker, heard
+    return speaker, voice_tokens
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -64,7 +64,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file} is missing: a model folder must have config.json, tokenizer files and *.safetensors"
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda found: Described(found, file))
+        content = json.loads(file.read_text(encoding="utf-8"), object_hook=lambda values: Described(values, file))
     except ValueError as error:  # of JSON, or of UTF-8
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

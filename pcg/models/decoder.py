@@ -93,7 +93,7 @@ def refuse_window(config: dict[str, Any], folder: Path) -> None:
         return
     layers = config["num_hidden_layers"]
     first = config.get("max_window_layers", 28 if kind in _WINDOW_IS_OPTIONAL else 0)
-    kinds = config.get("layer_types") or ["sliding_attention" if place >= first else "" for place in range(layers)]
+    kinds = config.get("layer_types") or ["sliding_attention" if layer >= first else "" for layer in range(layers)]
     if sliding := kinds.count("sliding_attention"):
         raise ValueError(
             f"{folder}: config.json has sliding_window={window} in {sliding} of {layers} layers; target=hf and "

@@ -102,7 +102,7 @@ class EagleLM:
         self._norm = self.ops.read_norm(checkpoint, "norm.weight")
         self._normed_residual = bool(checkpoint.config.get("norm_before_residual"))
         self._table = _own_table(checkpoint, c, self.ops)
-        self._head, self._places = _own_head(checkpoint, c, target, self.ops)
+        self._head, self._head_tokens = _own_head(checkpoint, c, target, self.ops)
         self._passes = self.ops.passes([self._layer])
         self._drafting = self._whole_blocks()
         checkpoint.refuse_unread()
@@ -186,7 +186,7 @@ class EagleLM:
             return None
         ids = self.token_ids(torch.arange(self.vocab_size))
         norms = self._state_norm, self._norm
-        return self._passes.drafting(self._fuse, head, self._places, table, ids, *norms, self._normed_residual)
+        return self._passes.drafting(self._fuse, head, self._head_tokens, table, ids, *norms, self._normed_residual)
 
     def check_states(self, target: Any) -> None:
         """Raises ValueError where the target's cache does not hold the states that this draft reads."""
@@ -231,9 +231,11 @@ class EagleLM:
         if self._head is None:
             return self._target.head(hidden)
         logits = self._head(hidden).float()
-        if self._places is None:
+        if self._head_tokens is None:
             return logits
-        return logits.new_full((*logits.shape[:-1], self.vocab_size), -torch.inf).index_copy_(-1, self._places, logits)
+        return logits.new_full((*logits.shape[:-1], self.vocab_size), -torch.inf).index_copy_(
+            -1, self._head_tokens, logits
+        )
 
     def _embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
         if self._table is not None:
@@ -345,14 +347,14 @@ def _own_head(
     ids = draft_ids(checkpoint, config)
     if "lm_head.weight" not in checkpoint:
         return None, None
-    row_of = {token: row for row, token in enumerate(ids.tolist())}
+    row_of = {own_id: row for row, own_id in enumerate(ids.tolist())}
     speech = target.token_ids(torch.arange(target.vocab_size, device=ops.device)).tolist()
-    places = [place for place, token in enumerate(speech) if token in row_of]
-    if not [place for place in places if place != target.end]:
+    tokens = [token for token, own_id in enumerate(speech) if own_id in row_of]
+    if not [token for token in tokens if token != target.end]:
         raise ValueError(f"{checkpoint.folder}: none of the {len(ids)} ids of its draft vocabulary is a speech token")
-    rows = torch.tensor([row_of[speech[place]] for place in places])
+    rows = torch.tensor([row_of[speech[token]] for token in tokens])
     head = ops.linear(checkpoint.tensor("lm_head.weight", (len(ids), config.width))[rows])
-    return head, None if len(places) == len(speech) else torch.tensor(places, device=ops.device)
+    return head, None if len(tokens) == len(speech) else torch.tensor(tokens, device=ops.device)
 
 
 def draft_ids(checkpoint: Checkpoint, config: LlamaConfig) -> Int[Tensor, "rows"]:

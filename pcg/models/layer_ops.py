@@ -89,12 +89,12 @@ class LlamaCache:
             states[:, row, :, : len(entries)] = self.states[:, row, :, entries.to(self.states.device)]
         self.states, self.dropped = states, self.lengths - counts
 
-    def move(self, source: Int[Tensor, "batch"], place: Int[Tensor, "batch"]) -> None:
-        """Copy each row's entry at ``source`` to ``place``: of a tree's branches one is kept, without a gap."""
+    def move(self, source: Int[Tensor, "batch"], to: Int[Tensor, "batch"]) -> None:
+        """Copy each row's entry at ``source`` to ``to``: of a tree's branches one is kept, without a gap."""
         rows = torch.arange(len(source), device=source.device)
-        self.states[:, rows, :, place] = self.states[:, rows, :, source]
+        self.states[:, rows, :, to] = self.states[:, rows, :, source]
         if self.reads:
-            self.hidden[rows, :, place] = self.hidden[rows, :, source]
+            self.hidden[rows, :, to] = self.hidden[rows, :, source]
 
 
 def check_room(prompts: Sequence[Int[Tensor, "_"]], capacity: int, positions: int) -> None:
@@ -285,9 +285,9 @@ class LayerOps:
     def span(self, cache: LlamaCache, new: int) -> Span:
         start, end = cache.room(new)
         if cache.dropped.any():
-            places = (cache.entries.unsqueeze(1) + torch.arange(new)).to(self.device)
-            rope = self.rope[places + cache.dropped.unsqueeze(1).to(self.device)].unsqueeze(2)
-            return Span(0, end, places, rope, self._until(places, end))
+            entries = (cache.entries.unsqueeze(1) + torch.arange(new)).to(self.device)
+            rope = self.rope[entries + cache.dropped.unsqueeze(1).to(self.device)].unsqueeze(2)
+            return Span(0, end, entries, rope, self._until(entries, end))
         if start + new == end and (new == 1 or start == 0):  # all rows equally long, nothing to mask
             return Span(start, end, None, self.rope[start:end, None], causal=new > 1)
         positions = (cache.lengths.unsqueeze(1) + torch.arange(new)).to(self.device)
@@ -304,12 +304,12 @@ class LayerOps:
         new = len(tree.depths)
         start, end = cache.room(new)
         lengths = cache.lengths.to(self.device).unsqueeze(1)
-        place = torch.arange(end, device=self.device) - lengths  # within the pass; below 0 for earlier entries
-        among = tree.sees[:, place.clamp(0, new - 1)] & (place < new)
-        sees = (among | (place < 0)).transpose(0, 1).unsqueeze(1)
+        index = torch.arange(end, device=self.device) - lengths  # within the pass; below 0 for earlier entries
+        among = tree.sees[:, index.clamp(0, new - 1)] & (index < new)
+        sees = (among | (index < 0)).transpose(0, 1).unsqueeze(1)
         rope = self.rope[lengths + tree.depths].unsqueeze(2)
-        places = None if start + new == end else lengths + torch.arange(new, device=self.device)
-        return Span(start, end, places, rope, self._mask(~sees))
+        entries = None if start + new == end else lengths + torch.arange(new, device=self.device)
+        return Span(start, end, entries, rope, self._mask(~sees))
 
     def _until(self, positions: Int[Tensor, "batch new"], end: int) -> Float[Tensor, "batch 1 new end"]:
         """The causal mask for tokens at these positions."""

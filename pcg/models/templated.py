@@ -135,4 +135,4 @@ class Templated:
 def _begin(tokenizer: Any) -> list[int]:
     """Ids that a tokenizer puts before a text."""
     bare, whole = (tokenizer.encode("a", add_special_tokens=added) for added in (False, True))
-    return next(whole[:place] for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+    return next(whole[:start] for start in range(len(whole)) if whole[start : start + len(bare)] == bare)

@@ -101,13 +101,13 @@ class SpeechLM(L.LightningModule):
 
         size: int = self.llama.config.head_dim  # type: ignore[assignment]
         query, key = (self._captured[n][..., :size].unsqueeze(1) for n in ("q_proj", "k_proj"))
-        places = torch.arange(centre.shape[1], device=centre.device)
-        query, key = apply_rotary_pos_emb(query, key, *self.llama.model.rotary_emb(query, places[None]))
+        positions = torch.arange(centre.shape[1], device=centre.device)
+        query, key = apply_rotary_pos_emb(query, key, *self.llama.model.rotary_emb(query, positions[None]))
         ahead = centre[:, 1:]
         speech = ahead >= 0
         scores = (query[:, 0, :-1] @ key[:, 0, :-1].transpose(1, 2)).float() * size**-0.5
-        scores = scores.masked_fill(places[None, :-1] > places[:-1, None], -torch.inf)
-        near = -(((places[:-1] - ahead.unsqueeze(-1)) / self.guide_width) ** 2) / 2
+        scores = scores.masked_fill(positions[None, :-1] > positions[:-1, None], -torch.inf)
+        near = -(((positions[:-1] - ahead.unsqueeze(-1)) / self.guide_width) ** 2) / 2
         mass = (scores.log_softmax(-1) + near).logsumexp(-1)
         return -mass[speech].mean()
 
@@ -127,8 +127,8 @@ class SpeechLM(L.LightningModule):
         Raises:
             ValueError: the folder has other token ids, or sizes that cannot be grown to this model's.
         """
-        place = _folder(folder, phonemes)
-        state = load_file(place / "model.safetensors")
+        source = _folder(folder, phonemes)
+        state = load_file(source / "model.safetensors")
         for table, name in ((self.table, "model.embed_tokens.weight"), (self.head, "lm_head.weight")):
             rows = state[name].float()
             with torch.no_grad():
@@ -138,7 +138,7 @@ class SpeechLM(L.LightningModule):
         try:
             self.llama.load_state_dict(grown(state, self.llama.config))
         except RuntimeError as error:
-            raise ValueError(f"{place} does not fit trainer.llama: {error}") from error
+            raise ValueError(f"{source} does not fit trainer.llama: {error}") from error
 
     def export(self, folder: Path, phonemes: dict[str, int]) -> None:
         """Writes a Hugging Face Llama folder in float16, with ``tokens.json``."""
@@ -161,10 +161,10 @@ def speech_rows(table: Float[Tensor, "vocab width"]) -> Float[Tensor, "speech wi
 
 
 def _folder(path: str, phonemes: dict[str, int]) -> Path:
-    place = resolve_folder(path)
-    if read_json(place / "tokens.json")["phonemes"] != phonemes:
-        raise ValueError(f"{place} has other phoneme ids than this token corpus")
-    return place
+    folder = resolve_folder(path)
+    if read_json(folder / "tokens.json")["phonemes"] != phonemes:
+        raise ValueError(f"{folder} has other phoneme ids than this token corpus")
+    return folder
 
 
 class TokenTable(nn.Module):

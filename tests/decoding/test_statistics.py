@@ -30,7 +30,7 @@ def block(accepted: list[int], emitted: list[int], finished: list[bool], target:
         draft_probs=draft_probs,
         target_probs=target_probs,
         verdict=Verdict(torch.tensor(accepted), torch.zeros(batch, dtype=torch.int64)),
-        said=torch.tensor(said),
+        block=torch.tensor(said),
         emitted=torch.tensor(emitted),
         finished=torch.tensor(finished),
     )

@@ -134,7 +134,7 @@ def test_each_rounds_probabilities_are_those_of_a_fresh_prefill(pairs: dict[str,
             prompt = target.prompt(PROMPTS[row].utterance, PROMPTS[row].speech)
             ids = torch.cat([prompt, target.token_ids(torch.tensor(said[row], dtype=torch.int64))])
             count = int(seen.verdict.accepted[place]) + 1
-            fed = torch.cat([ids[-1:], target.token_ids(seen.said[place])])[:count]
+            fed = torch.cat([ids[-1:], target.token_ids(seen.block[place])])[:count]
             cache = target.prefill([ids], 200, draft.reads)
             expected = sampling.probabilities(target.step(fed[None], cache))[0]
             torch.testing.assert_close(seen.target_probs[place, :count], expected, rtol=1e-3, atol=1e-5)
@@ -142,7 +142,7 @@ def test_each_rounds_probabilities_are_those_of_a_fresh_prefill(pairs: dict[str,
             first = draft.step(ids[None, -1:], draft.prefill([ids], 200, target=cache))[0, -1]
             torch.testing.assert_close(seen.draft_probs[place, 0], sampling.probabilities(first), rtol=1e-3, atol=1e-5)
             rivals += int(seen.verdict.rival[place] > 0)
-            said[row].extend(seen.said[place, : int(seen.emitted[place])].tolist())
+            said[row].extend(seen.block[place, : int(seen.emitted[place])].tolist())
 
     whole = run((target, draft), [0, 1, 2, 3], sampling=sampling, observer=check)
     assert {i: each.tokens.tolist() for i, each in whole.items()} == said

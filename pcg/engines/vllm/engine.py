@@ -129,7 +129,7 @@ class _Served:
         if pair.draft is not None and not torch.equal(pair.target.ids, pair.draft.ids):
             raise ConfigError(["draft: engine=vllm needs a draft with the target's token ids; this draft's differ"])
         self._engine, self._pair = engine, pair
-        self._speech = {int(token): place for place, token in enumerate(pair.target.ids.tolist())}
+        self._speech = {int(token): index for index, token in enumerate(pair.target.ids.tolist())}
         self._end = int(pair.target.ids[-1])
         self._names = itertools.count()
         self._llm: Any = None
@@ -183,17 +183,17 @@ class _Served:
             temperature=sampling.temperature, top_k=sampling.top_k or 0, top_p=sampling.top_p, max_tokens=max_tokens,
             stop_token_ids=[self._end], ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA,
         )  # fmt: skip
-        names = {f"pcg-{next(self._names)}": place for place in range(len(ids))}
-        for name, place in names.items():
-            llm.llm_engine.add_request(name, {"prompt_token_ids": ids[place]}, params)
+        names = {f"pcg-{next(self._names)}": row for row in range(len(ids))}
+        for name, row in names.items():
+            llm.llm_engine.add_request(name, {"prompt_token_ids": ids[row]}, params)
         tokens_of_rows: list[list[int]] = [[] for _ in ids]
         blocks: list[list[int]] = [[] for _ in ids]
         while llm.llm_engine.has_unfinished_requests():
             for out in llm.llm_engine.step():
-                place, new = names[out.request_id], list(out.outputs[0].token_ids)
-                tokens_of_rows[place] += new
+                row, new = names[out.request_id], list(out.outputs[0].token_ids)
+                tokens_of_rows[row] += new
                 if new:
-                    blocks[place].append(len(new))
+                    blocks[row].append(len(new))
         return tokens_of_rows, blocks, [tokens[-1:] == [self._end] for tokens in tokens_of_rows]
 
     def _generation(self, tokens: Sequence[int], blocks: Sequence[int], ended: bool) -> Generation:
@@ -220,7 +220,7 @@ def counted_blocks(blocks: Sequence[int], gamma: int) -> tuple[dict[str, Any], t
     """
     rounds, whole = blocks[1:], blocks[1:-1]
     kept = [size - 1 for size in whole]
-    by_position = tuple(sum(size > place for size in kept) for place in range(gamma))
+    by_position = tuple(sum(size > position for size in kept) for position in range(gamma))
     counts: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {
         "rounds": len(rounds),
         "target_passes": len(blocks),
@@ -249,13 +249,13 @@ def _started(engine: Vllm, pair: Pair) -> Any:
         "enable_prefix_caching": False,  # otherwise the warm-up would speed up the timed prompts
         **engine.arguments,
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as place, _environment(pair.threads):
+    with tempfile.TemporaryDirectory() as scratch, _environment(pair.threads):
         if pair.draft is not None:
             arguments["speculative_config"] = {
-                **_drafting(pair, Path(place)), "num_speculative_tokens": pair.gamma,
+                **_drafting(pair, Path(scratch)), "num_speculative_tokens": pair.gamma,
                 "draft_sample_method": "probabilistic",
             }  # fmt: skip
-            arguments["additional_config"] |= {plugin.KEY: {**pair.settings, **_groups(pair, Path(place))}}
+            arguments["additional_config"] |= {plugin.KEY: {**pair.settings, **_groups(pair, Path(scratch))}}
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -270,8 +270,8 @@ def _started(engine: Vllm, pair: Pair) -> Any:
     return llm
 
 
-def _drafting(pair: Pair, place: Path) -> dict[str, str]:
-    """The draft as settings of vLLM; a head that reads the target is written to ``place`` in vLLM's format.
+def _drafting(pair: Pair, scratch: Path) -> dict[str, str]:
+    """The draft as settings of vLLM; a head that reads the target is written to ``scratch`` in vLLM's format.
 
     Raises:
         ValueError: it reads states that vLLM does not pass to drafts.
@@ -279,17 +279,17 @@ def _drafting(pair: Pair, place: Path) -> dict[str, str]:
     assert pair.draft is not None
     if not isinstance(pair.draft, UnloadedHead):
         return {"method": "draft_model", "model": str(resolve_folder(pair.draft.path))}
-    folder = place / "draft"
+    folder = scratch / "draft"
     speculators.write(pair.draft.path, pair.target.path, pair.target.ids.cpu(), pair.gamma, folder)
     return {"method": "eagle3", "model": str(folder)}
 
 
-def _groups(pair: Pair, place: Path) -> dict[str, str]:
+def _groups(pair: Pair, scratch: Path) -> dict[str, str]:
     """Writes the rule's groups over all tokens of the target to a file; empty for a rule without groups."""
     table = getattr(pair.rule, "groups", None)
     if table is None:
         return {}
-    file = place / "groups.safetensors"
+    file = scratch / "groups.safetensors"
     table.to("cpu").in_vocabulary(pair.target.ids.cpu(), pair.target.rows).save(file)
     return {"groups": str(file)}
 

@@ -56,12 +56,12 @@ class RejectionSample:
             )  # fmt: skip
         vocab, bonus = target_logits.shape[1], bonus_token_ids.flatten().long()
         counts = cu_num_draft_tokens.diff(prepend=cu_num_draft_tokens.new_zeros(1)).long()
-        places, is_draft = rows_of(cu_num_draft_tokens - counts, counts, max_spec_len)
-        places = places.clamp(max=len(draft_token_ids) - 1)
-        drafts = torch.where(is_draft, draft_token_ids[places].long(), -1)
+        indices, is_draft = rows_of(cu_num_draft_tokens - counts, counts, max_spec_len)
+        indices = indices.clamp(max=len(draft_token_ids) - 1)
+        drafts = torch.where(is_draft, draft_token_ids[indices].long(), -1)
         # a bonus token that is already drawn becomes a distribution with all probability on it
         behind = (len(draft_token_ids) + torch.arange(len(bonus), device=bonus.device)).unsqueeze(1)
-        ends = torch.cat([torch.where(is_draft, places, behind), behind], 1)
+        ends = torch.cat([torch.where(is_draft, indices, behind), behind], 1)
         drawn = target_logits.new_zeros(len(bonus), vocab, dtype=torch.float32).scatter_(1, bonus.unsqueeze(1), 1.0)
         target_probs = torch.cat([target_logits.softmax(-1, dtype=torch.float32), drawn])
         greedy = best = None
@@ -70,7 +70,7 @@ class RejectionSample:
             best = torch.cat([target_logits.argmax(-1), bonus])[ends]
         keys = _keys(num_draft_tokens, sampling_metadata.generators, bonus.device)
         return decide(
-            self.rule, drafts, draft_probs[places], target_probs[ends], torch.zeros_like(keys), Randomness(0, keys),
+            self.rule, drafts, draft_probs[indices], target_probs[ends], torch.zeros_like(keys), Randomness(0, keys),
             greedy, best,
         ).to(torch.int32)  # fmt: skip
 

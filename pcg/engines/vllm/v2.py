@@ -41,17 +41,17 @@ def verify(
     """
     gamma = draft_logits.shape[1]
     starts = cu_num_logits[:-1].long()
-    places, is_draft = rows_of(starts, cu_num_logits.diff().long(), gamma + 1)
-    drafts = torch.where(is_draft, draft_sampled[places].long(), NONE)[:, 1:]
+    indices, is_draft = rows_of(starts, cu_num_logits.diff().long(), gamma + 1)
+    drafts = torch.where(is_draft, draft_sampled[indices].long(), NONE)[:, 1:]
     greedy = temperature == 0
     scale = torch.where(greedy, 1.0, temperature)[:, None, None]
     return decide(
         rule,
         drafts,
         (draft_logits.float() / scale).softmax(-1),
-        target_logits.softmax(-1, dtype=torch.float32)[places],
+        target_logits.softmax(-1, dtype=torch.float32)[indices],
         pos[starts].long(),
         Randomness(0, seeds.long()),
         greedy,
-        target_logits.argmax(-1)[places],
+        target_logits.argmax(-1)[indices],
     )

@@ -76,9 +76,9 @@ class Heldout:
             rest = [row for row in spoken if row not in prompts[speaker] and _is_test(row)]
             kinds[speaker] = {k: [row for row in rest if (row["text"] in verses) == k] for k in (False, True)}
         for index in range(self.utterances):
-            turn, place = divmod(index, len(speakers))
-            speaker = speakers[place]
-            candidates = kinds[speaker][(turn + place) % _CLAUSE_EVERY == 0]
+            turn, of_turn = divmod(index, len(speakers))
+            speaker = speakers[of_turn]
+            candidates = kinds[speaker][(turn + of_turn) % _CLAUSE_EVERY == 0]
             if not candidates or len(prompts[speaker]) < self.voices:
                 raise ValueError(f"speaker {speaker} has too few suitable sentences; raise heldout of trainer=corpus")
             prompt = prompts[speaker][turn % self.voices]
