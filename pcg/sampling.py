@@ -238,7 +238,7 @@ class Sampling:
         Args:
             history: before each of these positions; None turns penalty and repetition-aware sampling off.
         """
-        if may_look(logits) and self.temperature_alone and compiled.can_take(logits):
+        if compiled.can_take(logits) and self.temperature_alone:
             return compiled.softmax(logits, self.temperature)
         logits, vocab_size = logits.float(), logits.shape[-1]
         if history is not None and self.repetition_penalty != 1:
@@ -306,7 +306,7 @@ def unsound(*distributions: Float[Tensor, "batch ..."]) -> Bool[Tensor, "batch"]
 def look_at(**named: Float[Tensor, "..."]) -> None:
     """As ``check_probabilities``, on any device."""
     for name, probs in named.items():
-        if may_look(probs) and compiled.can_take(probs) and compiled.are_distributions(probs, TOLERANCE):
+        if compiled.can_take(probs) and compiled.are_distributions(probs, TOLERANCE):
             continue
         sums = probs.sum(-1)
         totals = sums.flatten().tolist()
@@ -343,7 +343,7 @@ def draw_and_add_up(
     weights: Float[Tensor, "*batch vocab"], uniform: Float[Tensor, "*batch draws"]
 ) -> tuple[Int[Tensor, "*batch draws"], Float[Tensor, "*batch"]]:
     """As ``draw_several``, and the total of each row's weights, in float64."""
-    if may_look(weights) and compiled.can_take(weights):
+    if compiled.can_take(weights):
         return compiled.draw(weights, uniform)
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     totals = cumulative[..., -1:]
@@ -356,7 +356,7 @@ def draw_excess(
     weights: Float[Tensor, "batch vocab"], less: Float[Tensor, "batch vocab"], uniform: Float[Tensor, "batch"]
 ) -> Int[Tensor, "batch"]:
     """As ``draw`` from ``(weights - less)+``, or from ``weights`` where that leaves nothing."""
-    if may_look(weights) and compiled.can_take(weights) and compiled.can_take(less):
+    if compiled.can_take(weights, less):
         return compiled.draw(weights, uniform.unsqueeze(1), less)[0].squeeze(1)
     return draw(or_else((weights - less).clamp_(min=0), weights), uniform)
 
@@ -369,7 +369,7 @@ def draw_among(
 ) -> tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"]]:
     """One of ``ids`` for each row of them, drawn from ``(more - less)+``, and the total of that; the last id where the
     total is 0."""
-    if may_look(more) and compiled.can_take(more) and compiled.can_take(less):
+    if compiled.can_take(more, less):
         return compiled.draw_among(ids, more, less, uniform)
     place, totals = draw_and_add_up(_excess(ids, more, less), uniform.unsqueeze(2))
     return ids.gather(2, place).squeeze(2), totals
@@ -381,7 +381,7 @@ def total_among(
     less: Float[Tensor, "batch #n vocab"],
 ) -> Float[Tensor, "batch n"]:
     """The total of ``(more - less)+`` over ``ids``, in float64."""
-    if may_look(more) and compiled.can_take(more) and compiled.can_take(less):
+    if compiled.can_take(more, less):
         return compiled.total_among(ids, more, less)
     return _excess(ids, more, less).sum(2, dtype=torch.float64)
 

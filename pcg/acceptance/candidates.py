@@ -32,9 +32,8 @@ class Candidates:
     for its outcome ``o``; if none is, an outcome is recovered from ``P_count``, and the target picks the token in it.
 
     Outcome law: candidate j is kept with mass ``min(P_j, Q)`` or leaves ``(P_j - Q)+``, and the two add up to ``P_j``;
-    so by
-    induction from the last candidate the outcome has law ``P_0``. For exact that is the target's law of the token, for
-    pcg that of the group.
+    so by induction from the last candidate the outcome has law ``P_0``. For exact that is the target's law of the
+    token, for pcg that of the group.
 
     Token law: ``open_j``, the probability that candidate j is tested, is ``prod_{i<j} (1 - sum min(P_i, Q))``. Then
     ``q(t) sum_o w[o,t] sum_j open_j min(1, P_j(o)/Q(o)) + open_count p(t) sum_o w[o,t] P_count(o)/P(o)``.

@@ -1,9 +1,8 @@
 """Speculative cascades: exact speculative decoding towards a mixture that follows the draft where it is good enough.
 
 Source: Narasimhan et al. 2025 (ICLR), arXiv 2405.19261. The paper's text could not be read here; its rules are taken
-from
-two public descriptions of ports (MTPLX's pull request 485, mlx-serve's issue 419). The paper calls the threshold alpha
-and the deferral r. Departure: temperature 0 is not treated apart.
+from two public descriptions of ports (MTPLX's pull request 485, mlx-serve's issue 419). The paper calls the threshold
+alpha and the deferral r. Departure: temperature 0 is not treated apart.
 """
 
 from __future__ import annotations

@@ -32,8 +32,7 @@ class Cool:
     is the rest of ``p``.
 
     Law at place i: ``min(q, w p) + (1 - sum min(q, w p)) r`` with ``r`` the residual, normalised; ``p`` for ``w <= 1``.
-    It
-    depends on the place in a block, which the distributions at a position do not give. So there is no ``law`` and
+    It depends on the place in a block, which the distributions at a position do not give. So there is no ``law`` and
     distortion is null, but there is ``law_at`` a place. ``expected_acceptance`` is that of the first place.
 
     Args:

@@ -17,7 +17,7 @@ from torch.nn.functional import embedding_bag
 
 from pcg.acceptance import thinning
 from pcg.acceptance.checks import check_block, check_pair
-from pcg.acceptance.steps import at_end, leading, of_drafted
+from pcg.acceptance.steps import at_end, bar, leading, of_drafted
 from pcg.constraints import SHARE_ABOVE_0, checked
 from pcg.groups.alike import Alike, Neighbours
 from pcg.groups.table import GroupTable
@@ -71,8 +71,7 @@ class Coupling:
         """The draft with what it gives a token below the floor cut to what the target gives it: ``over`` is 0 there."""
         if self.floor is None:
             return draft_probs
-        implausible = target_probs < self.floor * target_probs.amax(-1, keepdim=True)
-        return torch.where(implausible, draft_probs.minimum(target_probs), draft_probs)
+        return torch.where(target_probs < bar(target_probs, self.floor), draft_probs.minimum(target_probs), draft_probs)
 
     def verify(
         self,
@@ -105,15 +104,15 @@ class Coupling:
         if may_look(exact) and all(map(all, exact.tolist())):
             return exact
         near, back, offered = self.alike.near, self.alike.back, self._offered(draft_probs, target_probs)
+        own = draft if self.floor is None else of_drafted(offered, tokens)
         around, theirs = ask(tokens, near, back, target_probs, offered, numbers[..., Purpose.GROUP])
-        return exact | (beyond * theirs < (of_drafted(offered, tokens) - target) * around)
+        return exact | (beyond * theirs < (own - target) * around)
 
     def law(
         self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
     ) -> Float[Tensor, "*batch vocab"]:
         check_pair(draft_probs, target_probs, self.groups)
-        gap = target_probs - self._offered(draft_probs, target_probs)
-        over, under = (-gap).clamp(min=0), gap.clamp(min=0)
+        over, under = over_and_under(self._offered(draft_probs, target_probs), target_probs)
         kept = over * paired(over, under, self.alike)
         taken = under * paired(under, over, self.alike.reversed)
         return draft_probs.minimum(target_probs) + kept + (under - taken).clamp(min=0)
@@ -123,8 +122,7 @@ class Coupling:
     ) -> Float[Tensor, "*batch"]:
         """``sum min(p, q) + sum flow``, never below exact's nor above the maximal flow along alike pairs."""
         check_pair(draft_probs, target_probs, self.groups)
-        gap = target_probs - self._offered(draft_probs, target_probs)
-        over, under = (-gap).clamp(min=0), gap.clamp(min=0)
+        over, under = over_and_under(self._offered(draft_probs, target_probs), target_probs)
         return (draft_probs.minimum(target_probs) + over * paired(over, under, self.alike)).sum(-1)
 
 
@@ -149,13 +147,20 @@ class PairResidual:
 
     def weights(self, wanted: Bool[Tensor, ""] | None) -> Float[Tensor, "batch vocab"]:
         """The dense form is a sum over all pairs. On a GPU the host waits, where they are many, to be spared it."""
-        gap = self.target - self.draft
-        over, under = (-gap).clamp(min=0), gap.clamp(min=0)
-        many = not self.alike.disjoint and len(gap) * len(self.alike.near.members) > MANY
+        over, under = over_and_under(self.draft, self.target)
+        many = not self.alike.disjoint and len(under) * len(self.alike.near.members) > MANY
         if many and wanted is not None and not torch.compiler.is_compiling() and not wanted:
             return under
         left = (under * (1 - paired(under, over, self.alike.reversed))).clamp(min=0)
         return torch.where((left > 0).any(1, keepdim=True), left, under)  # where rounding leaves nothing
+
+
+def over_and_under(
+    draft: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
+) -> tuple[Float[Tensor, "*batch vocab"], Float[Tensor, "*batch vocab"]]:
+    """``(draft - target)+`` and ``(target - draft)+``."""
+    gap = target - draft
+    return (-gap).clamp(min=0), gap.clamp(min=0)
 
 
 def ask(

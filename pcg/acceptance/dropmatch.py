@@ -1,8 +1,7 @@
 """DropMatch: the target's output head is evaluated several times, each time with dropout on the hidden state.
 
 Source: DropMatch, arXiv 2603.03333, known through notes on it (the masks, both rules, their defaults). Choices of ours:
-a
-rejected token is replaced by a draw from the target; opinions use the run's temperature, top-k and top-p; if several
+a rejected token is replaced by a draw from the target; opinions use the run's temperature, top-k and top-p; if several
 tokens have the most votes, each counts as the majority.
 """
 

@@ -1,9 +1,7 @@
-"""Outcomes, which PCG tests in place of tokens: a group, or with a floor also a token that is implausible to the
-target.
+"""Outcomes, which PCG tests in place of tokens: a group, or with a floor also a token implausible to the target.
 
 Token to outcome is a Markov kernel: a plausible token becomes one of its groups, each equally likely; an implausible
-one
-stays itself. The kernel depends on the target's distribution alone, and is the same for draft and target.
+one stays itself. The kernel depends on the target's distribution alone, and is the same for draft and target.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs
+from pcg.acceptance.steps import bar
 from pcg.groups.table import GroupTable
 
 
@@ -96,5 +95,5 @@ class Outcomes:
         return target_probs >= self.bar(target_probs)
 
     def bar(self, target_probs: Probs) -> Float[Tensor, "*batch 1"]:
-        """The probability that plausible tokens reach."""
-        return (self.floor or 0.0) * target_probs.amax(-1, keepdim=True)
+        """The probability that plausible tokens reach; 0 without a floor."""
+        return bar(target_probs, self.floor or 0.0)

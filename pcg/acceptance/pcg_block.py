@@ -1,5 +1,4 @@
-"""Block verification of (group, token) pairs: exact for groups, as PCG, and keeping longer blocks, as block
-verification.
+"""Block verification of (group, token) pairs: exact for groups as PCG is, and longer blocks are kept.
 
 Sources: arXiv 2511.13732 for the groups, arXiv 2403.10444 for the block test. The combination is ours.
 """
@@ -33,10 +32,9 @@ class PCGBlock:
     and its ratio to the draft is ``P_c(k)/Q_c(k)`` for any ``x``, so every sum over pairs becomes one over groups:
     ``c_i = min(1, c_{i-1} P_c(k_i)/Q_c(k_i))`` and ``Z_i = sum_k (c_i P_c(k) - Q_c(k))+``. Block verification's
     theorems then hold for pairs: each group has law ``P_c`` given what was emitted before, and in expectation at least
-    as
-    many tokens are kept as by PCG, the token-wise rule on the same pairs. The residual must come from the same extended
-    target, so the draft picks the token inside a recovered group (as in PCG with ``residual: draft``). The bonus token
-    has no draft; it is drawn from ``p``, whose group law is ``P_c`` as well.
+    as many tokens are kept as by PCG, the token-wise rule on the same pairs. The residual must come from the same
+    extended target, so the draft picks the token inside a recovered group (as in PCG with ``residual: draft``). The
+    bonus token has no draft; it is drawn from ``p``, whose group law is ``P_c`` as well.
 
     Neither ``Z_i`` nor the residual needs dense ``P_c``. Prefix i passes with probability ``h_i = Z_i/(Z_i + 1 -
     c_i)``, which a race decides: repeat {draw ``t ~ p``, ``k ~ w[., t]``; the prefix passes with probability ``(c_i -

@@ -27,8 +27,7 @@ class SSD:
 
     Law: with ``a(x) = min(1, min(1, p/q) + beta)`` the kept mass is ``q(t) a(t)``, and the rejected mass, 1 - sum q a,
     goes to the residual: ``q a + (1 - sum q a) (p - q)+ / sum (p - q)+``. The residual is that of ``beta = 0``, so the
-    law is
-    the target's only for beta 0. ``beta >= 1`` accepts everything.
+    law is the target's only for beta 0. ``beta >= 1`` accepts everything.
     """
 
     beta: Annotated[float, FROM_0] = 0.4

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pcg.acceptance.checks import Probs
 from pcg.sampling import Purpose, draw, draw_excess, or_else, single
 from pcg.types import Verdict
 
@@ -18,6 +19,11 @@ def of_drafted(
     probs: Float[Tensor, "batch gamma vocab"], draft_tokens: Int[Tensor, "batch gamma"]
 ) -> Float[Tensor, "batch gamma"]:
     return probs.gather(2, draft_tokens.long().unsqueeze(2)).squeeze(2)
+
+
+def bar(target_probs: Probs, floor: float) -> Float[Tensor, "*batch 1"]:
+    """The probability that a token needs to be plausible to the target: ``floor max p``."""
+    return floor * target_probs.amax(-1, keepdim=True)
 
 
 def leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:

@@ -63,10 +63,10 @@ class Need:
         name, wanted = self.requirement.name, self.requirement.specifier
         if self.any_version:
             return None if importlib.util.find_spec(name) else f"{name} is missing"
-        if self.version is None:
+        version = self.version
+        if version is None:
             return f"{name} is missing"
-        fits = wanted.contains(self.version, prereleases=True)
-        return None if fits else f"{name} {self.version} is not {name}{wanted}"
+        return None if wanted.contains(version, prereleases=True) else f"{name} {version} is not {name}{wanted}"
 
 
 def main(arguments: Sequence[str]) -> int:

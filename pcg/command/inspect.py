@@ -148,10 +148,10 @@ def _choice(group: str, name: str, path: str) -> dict[str, Any]:
     return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
 
 
-def _with_side(role: str, name: str) -> list[str]:
-    """The choices of a role that have this text side."""
-    side = choice("text", name)
-    return [each for each in choices(role) if choice(role, each).get("text") == side]
+def _with_side(role: str, name: str) -> dict[str, dict[str, Any]]:
+    """The choices of a role that have this text side, by name."""
+    side, nodes = choice("text", name), {name: choice(role, name) for name in choices(role)}
+    return {name: node for name, node in nodes.items() if node.get("text") == side}
 
 
 def _fact(name: str, value: str) -> str:
@@ -183,8 +183,8 @@ def _token_facts(model: Model) -> Iterator[str]:
     speech = f" with text.speech={side.speech!r}" if side.speech else ""
     targets = _with_side("target", side.name)
     yield _fact("text side", f"{side.name}: target={', '.join(targets)}{speech}")
-    for name in targets:
-        if sampling := choice("target", name).get("sampling"):
+    for name, node in targets.items():
+        if sampling := node.get("sampling"):
             settings = ", ".join(f"{key} {value}" for key, value in sampling.items())
             yield _fact("sampling", f"{settings}: as its authors do, and as target={name} does by default")
             break
@@ -210,6 +210,7 @@ def _missing(model: Model) -> Iterator[str]:
 def _drafts(model: Model, side: TextSide, paths: Sequence[str]) -> Iterator[tuple[str, str]]:
     """By path or choice, whether it drafts for the target."""
     yield from ((path, _shares_tokens(side, path)) for path in paths)
+    text = choice("text", side.name)
     for name in choices("draft"):
         node = choice("draft", name)
         path = node.get("path")
@@ -221,13 +222,10 @@ def _drafts(model: Model, side: TextSide, paths: Sequence[str]) -> Iterator[tupl
             yield name, "is the target itself"
         elif "text" not in node and "target" not in signature(constructor(node["_target_"])).parameters:
             yield name, f"no: reads and speaks otherwise ({node['_target_'].rpartition('.')[2]})"
-        elif "text" in node and name not in _with_side("draft", side.name):
+        elif node.get("text", text) != text:
             yield name, "no: has another text side"
         elif local_folder(path) is None:
-            yield (
-                name,
-                f"has the same text side; {path} is not on this machine: name it as a second folder",
-            )
+            yield name, f"has the same text side; {path} is not on this machine: name it as a second folder"
         elif "text" in node:
             yield name, _shares_tokens(side, path)
         else:
@@ -291,7 +289,7 @@ def _line(
 
 def _overrides(role: str, model: Model, side: TextSide) -> list[str]:
     """The choice of a model and, where the choice does not have them, its path and text side."""
-    paths = {name: choice(role, name).get("path") for name in _with_side(role, side.name)}
+    paths = {name: node.get("path") for name, node in _with_side(role, side.name).items()}
     own = [name for name, path in paths.items() if path == model.path]
     if own:
         return [f"{role}={own[0]}"]

@@ -21,8 +21,9 @@ def check(config: Mapping[str, Any]) -> list[str]:
     logger = config.get("logger")
     missing = ["logger is required: pcg relog logger=wandb"]
     problems = problems_of_node(logger, "logger") if is_built(logger) else missing
-    refuse(problems, lambda: report.check(config))
-    return report.check(config)
+    studies: list[str] = []
+    refuse(problems, lambda: studies.extend(report.check(config)))
+    return studies
 
 
 def again(config: Mapping[str, Any]) -> None:

@@ -9,16 +9,18 @@ from torch import Tensor
 from pcg.compiled import library
 
 
-def can_take(rows: Float[Tensor, "*batch vocab"]) -> bool:
-    """Whether the library is there and takes this tensor."""
+def can_take(*tensors: Float[Tensor, "..."]) -> bool:
+    """Whether the library is there and takes these tensors; never in a compiled graph, which it would break."""
     return (
-        rows.is_cpu
-        and rows.dtype == torch.float32
-        and rows.is_contiguous()
-        and not rows.requires_grad
+        not torch.compiler.is_compiling()
+        and all(map(_is_plain, tensors))
         and torch.get_num_threads() == 1
         and library() is not None
     )
+
+
+def _is_plain(rows: Float[Tensor, "..."]) -> bool:
+    return rows.is_cpu and rows.dtype == torch.float32 and rows.is_contiguous() and not rows.requires_grad
 
 
 def softmax(logits: Float[Tensor, "*batch vocab"], temperature: float) -> Float[Tensor, "*batch vocab"]:

@@ -21,9 +21,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved config that decides the figures.
 
     Keys that the run does not read are left out: of ``grouping`` those that its rule has not, and without a draft the
-        rule
-    and gamma. So points of a sweep that differ in such keys only are one run. ``fingerprints`` are digests of the files
-    at its paths, as weights may change under the same name.
+    rule and gamma. So points of a sweep that differ in such keys only are one run. ``fingerprints`` are digests of the
+    files at its paths, as weights may change under the same name.
 
     Raises:
         ConfigError: the engine is not installed.

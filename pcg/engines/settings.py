@@ -18,7 +18,7 @@ import torch
 
 import pcg.acceptance
 from pcg.config.build import TARGET, build
-from pcg.config.validate import ConfigError, nearest, problems_of_node
+from pcg.config.validate import ConfigError, nearest, problems_of_node, refuse
 from pcg.engines.tables import sizes_in_words
 from pcg.groups.table import GroupTable
 from pcg.interfaces import Rule
@@ -64,8 +64,7 @@ def node_of(settings: Mapping[str, Any]) -> dict[str, Any]:
             node["groups"] = {TARGET: f"{_TABLES}.of_file", "path": ""}
             problems.append(f'{_PATH}.groups={groups!r} must be a file written by `pcg groups`, or {{"theta": 0.45}}')
     problems += problems_of_node(node, _PATH)
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
     return node
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pcg import constraints
 from pcg.config.build import is_built
-from pcg.config.validate import ConfigError, nearest
+from pcg.config.validate import nearest, refuse
 from pcg.constraints import up_to
 from pcg.files import within
 from pcg.report import blind, columns, compare, hearing, page, predicted, screen, seeds, tables
@@ -65,8 +65,7 @@ def check(config: Mapping[str, Any]) -> list[str]:
         for name in names or [""]
         if name not in finished
     ]
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
     return list(dict.fromkeys(names))
 
 

@@ -12,7 +12,7 @@ import torch
 from pcg.config.build import TARGET, build
 from pcg.config.identity import name_of
 from pcg.config.run import Run
-from pcg.config.validate import ConfigError
+from pcg.config.validate import ConfigError, refuse
 from pcg.decoding.decoder import Decoder, OwnLoop
 from pcg.decoding.pair import check_compatible
 from pcg.decoding.transport import Movers
@@ -70,7 +70,7 @@ def load(run: Run) -> Composition[TokenLM]:
         rule = _with_candidates(rule, run.decoding.candidates, target)
     if rule is not None:
         _check_mode(run.decoding.mode, rule)
-    movers = movers_of(run, target.embeddings("input"), target.end, composition.codec)
+    movers = movers_of(run, target, composition.codec)
     return _compiled(run, replace(composition, rule=rule, movers=movers))
 
 
@@ -148,8 +148,7 @@ def _check_vocabularies(target: SpeechModel, draft: SpeechModel | None, codec: C
             check_compatible(draft, target)
         except ValueError as error:
             problems.append(str(error))
-    if problems:
-        raise ConfigError(problems)
+    refuse(problems)
 
 
 def _rule(run: Run, target: SpeechModel, draft: SpeechModel, codec: Codec | None) -> Rule | StateRule:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from pcg.config.build import TARGET, build
 from pcg.config.run import Run
@@ -13,7 +11,7 @@ from pcg.decoding.transport import EarthMover, Movers, farthest, installed
 from pcg.files import cache_folder
 from pcg.groups.cache import cached_tensor, describe
 from pcg.groups.token_sounds import cached_sounds, contexts_of
-from pcg.interfaces import Codec
+from pcg.interfaces import Codec, TokenLM
 from pcg.runner.groups import codec_name
 from pcg.runner.loading import kept, versioned
 
@@ -22,14 +20,10 @@ CONTEXTS = 8
 _VOICES = {TARGET: "pcg.data.bundled.Bundled"}
 
 
-def movers_of(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec: Codec | None) -> Movers | None:
+def movers_of(run: Run, target: TokenLM, codec: Codec | None) -> Movers | None:
     """``sound`` in dB, if there is a codec, and ``embedding`` in units of the vectors' length.
 
     The sounds of a codec's tokens are kept on disk: making them takes a minute of one CPU core for the bundled codec.
-
-    Args:
-        embeddings: the target's.
-        end: end-of-speech.
 
     Returns:
         None without ``decoding.sound_every``.
@@ -43,15 +37,16 @@ def movers_of(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec:
     if not installed():
         raise ConfigError([f"decoding.sound_every={every}: needs the package POT: pip install 'pcg[sound]'"])
     key = [*map(versioned, (run.target, run.values["codec"])), str(run.device), every]
-    return kept.get("movers", key, lambda: _made(run, embeddings, end, codec, every))
+    return kept.get("movers", key, lambda: _made(run, target, codec, every))
 
 
-def _made(run: Run, embeddings: Float[Tensor, "vocab dim"], end: int, codec: Codec | None, every: int) -> Movers:
+def _made(run: Run, target: TokenLM, codec: Codec | None, every: int) -> Movers:
+    embeddings, end = target.embeddings("input"), target.end
     by_embedding = EarthMover(embeddings, end, farthest=2.0, unit=True)  # two unit vectors are at most 2 apart
     if codec is None:
         return Movers({"embedding": by_embedding}, every)
     name, cache = codec_name(run.values["codec"], run.values["fingerprints"]), cache_folder()
-    places = contexts_of(build(_VOICES), codec, CONTEXTS)
-    sounds = cached_sounds(codec, name, places, cache)
-    most = cached_tensor(f"farthest {name} {describe(places)}", lambda: torch.tensor(farthest(sounds)), cache).item()
+    contexts = contexts_of(build(_VOICES), codec, CONTEXTS)
+    sounds = cached_sounds(codec, name, contexts, cache)
+    most = cached_tensor(f"farthest {name} {describe(contexts)}", lambda: torch.tensor(farthest(sounds)), cache).item()
     return Movers({"sound": EarthMover(sounds, end, most), "embedding": by_embedding}, every)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcg import sampling
 from pcg.compiled import library, rows
 from pcg.sampling import Sampling, check_probabilities, draw_among, draw_and_add_up, draw_excess, total_among
 
@@ -24,7 +23,7 @@ def seeded(size: int, *shape: int, zeros: float = 0.0) -> Tensor:
 
 
 def by_torch(function, *args):
-    with patch.object(rows, "can_take", lambda _: False):
+    with patch.object(rows, "can_take", lambda *_: False):
         return function(*args)
 
 
@@ -122,5 +121,6 @@ def test_what_it_does_not_take_is_torchs() -> None:
     assert rows.can_take(plain)
     for other in (plain.double(), plain.half(), plain.t(), plain.clone().requires_grad_(), plain.to("meta")):
         assert not rows.can_take(other)
-    with patch.object(sampling, "may_look", lambda _: False), patch.object(rows, "softmax", None):
+        assert not rows.can_take(plain, other)
+    with patch.object(torch.compiler, "is_compiling", lambda: True), patch.object(rows, "softmax", None):
         Sampling(0.8).probabilities(plain)  # as in a graph
