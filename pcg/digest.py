@@ -11,13 +11,11 @@ import contextlib
 import hashlib
 import json
 import mmap
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pcg.files import cache_folder
+from pcg.files import cache_folder, replacing
 
 _WORTH_KEEPING = 16 * 2**20  # bytes from which a file's digests are kept on disk, for the next process
 _SETTLED = 2 * 10**9  # nanoseconds after a change within which another change may have the same time
@@ -64,20 +62,17 @@ def _remembered(file: Path, kind: str, read: Callable[[Path], dict[str, str]]) -
     return digests
 
 
-def _read_kept(place: Path) -> dict[str, str] | None:
+def _read_kept(file: Path) -> dict[str, str] | None:
     try:
-        return dict(json.loads(place.read_text()))
+        return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _keep(place: Path, digests: dict[str, str]) -> None:
+def _keep(file: Path, digests: dict[str, str]) -> None:
     """Write digests, all or nothing. Where the folder cannot be written to the file is read again next time."""
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, suffix=".unfinished", delete=False) as unfinished:
-            json.dump(digests, unfinished)
-        os.replace(unfinished.name, place)
+    with contextlib.suppress(OSError), replacing(file) as unfinished:
+        unfinished.write_text(json.dumps(digests))
 
 
 def _of_bytes(file: Path) -> dict[str, str]:
@@ -99,8 +94,8 @@ def _of_tensors(file: Path) -> dict[str, str]:
             for name, tensor in header.items():
                 digest = hashlib.blake2b(repr((tensor["dtype"], tensor["shape"])).encode(), digest_size=16)
                 first, last = tensor["data_offsets"]
-                for place in range(start + first, start + last, _BLOCK):
-                    digest.update(content[place : min(place + _BLOCK, start + last)])
+                for block in range(start + first, start + last, _BLOCK):
+                    digest.update(content[block : min(block + _BLOCK, start + last)])
                 digests[name] = digest.hexdigest()
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is truncated or not safetensors ({error}): fetch it again") from error

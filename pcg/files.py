@@ -1,10 +1,12 @@
-"""Paths and names of files: the cache folder, what is wrong with a path that a user gave, names that are too long."""
+"""Files: the cache folder, what is wrong with a path that a user gave, names that are too long, whole files or none."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _DIGITS = 8  # of the digest in a shortened name
@@ -40,6 +42,21 @@ def no_folder(path: Path) -> str | None:
 def unwritable(error: BaseException) -> bool:
     """Whether an error says that a file cannot be written: no permission, no space, a file in place of a folder."""
     return getattr(error, "errno", None) in _UNWRITABLE
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A context with the path of a file to write, which replaces ``path`` at its end: others find no half of a file.
+
+    Where the body raises, ``path`` stays as it was. Several processes may do this at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def within(text: str, most: int) -> str:

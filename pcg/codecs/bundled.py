@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import soxr
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pcg.codecs.chunks import at_rate
 from pcg.codecs.fsq import FSQ
 from pcg.codecs.mel import MelSpectrogram, decibels
 from pcg.constraints import FROM_1
@@ -108,7 +108,7 @@ class BundledCodec:
         )
         checkpoint.refuse_unread()
         self._net.eval().to(device)
-        self._device, self._iterations = device, iterations
+        self._device, self._iterations = torch.device(device), iterations
         self.sample_rate: int = config["mel"]["sample_rate"]
         self.hop: int = config["mel"]["hop"] * _FRAMES_PER_TOKEN
         self.codebook_size = self._net.fsq.size
@@ -118,13 +118,13 @@ class BundledCodec:
         """The tokens of each clip; raises ValueError if one is too short to have a spectrum."""
         tokens, shortest = [], self._mel.fft // 2 + 1
         for clip in audio:
-            samples = soxr.resample(clip.samples.astype("float32"), clip.sample_rate, self.sample_rate)
+            samples = at_rate(clip, self.sample_rate, self._device)
             if len(samples) < shortest:
                 raise ValueError(
                     f"{clip.source or 'a clip'} lasts {1000 * clip.seconds:.3g} ms; this codec needs "
                     f"{1000 * shortest / self.sample_rate:.3g} ms or more"
                 )
-            mel = self._mel(torch.from_numpy(samples).to(self._device)[None])
+            mel = self._mel(samples[None])
             tokens.append(self._net.quantise(mel)[1][0])
         return tokens
 

@@ -26,7 +26,7 @@ _NO_IDS = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".arrow")
 _SAVED = ("state.json", "dataset_dict.json")  # of ``save_to_disk``
 
 
-class Rows:
+class ParquetRows:
     """The rows of parquet files, one after another, as dictionaries by column; they are read a row group at a time.
 
     Args:
@@ -67,10 +67,10 @@ class Rows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
-    def select_columns(self, columns: str | Sequence[str]) -> Rows:
-        return Rows(self._files, [columns] if isinstance(columns, str) else list(columns))
+    def select_columns(self, columns: str | Sequence[str]) -> ParquetRows:
+        return ParquetRows(self._files, [columns] if isinstance(columns, str) else list(columns))
 
-    def remove_columns(self, column: str) -> Rows:
+    def remove_columns(self, column: str) -> ParquetRows:
         return self.select_columns([name for name in self.column_names if name != column])
 
     def take(self, count: int) -> list[dict[str, Any]]:
@@ -122,10 +122,10 @@ def open_rows(path: str, config: str | None, split: str, streaming: bool = False
     """
     local = Path(path).expanduser()
     if local.is_file():
-        return Rows([local])
+        return ParquetRows([local])
     if local.is_dir():
         saved = any((local / name).is_file() for name in _SAVED)
-        return _saved(local, split) if saved else Rows(parquet_files(local, config, split))
+        return _saved(local, split) if saved else ParquetRows(parquet_files(local, config, split))
     if local.is_symlink() or not _HUB_ID.fullmatch(path) or path.lower().endswith(_NO_IDS):
         raise FileNotFoundError(f"{absent(local)}, and it is no hub id (owner/name)")
     return _of_hub(path, config, split, streaming)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pcg.files import replacing
 from pcg.groups.table import GroupBuilder, GroupTable
 
 log = logging.getLogger(__name__)
@@ -84,17 +83,11 @@ def _read(path: Path, load: Callable[[], T]) -> T | None:
         return None
 
 
-def _write(save: Callable[[str], None], path: Path) -> None:
+def _write(save: Callable[[Path], None], path: Path) -> None:
     """Write the whole file or none; a warning says if it could not be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
-        os.close(handle)
-        try:
+        with replacing(path) as unfinished:
             save(unfinished)
-            os.replace(unfinished, path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         log.warning("%s cannot be written (%s); the next run builds the groups again", path.parent, error)
 

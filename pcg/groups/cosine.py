@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.constraints import Constraint, checked
-from pcg.groups.similarity import BLOCK, Rows
+from pcg.groups.similarity import BLOCK, GroupableRows
 from pcg.groups.table import GroupTable
 
 MOST = 200_000_000  # memberships: a table of .8 GB, while at most .7 GB of hits wait to be put in order
@@ -38,12 +38,12 @@ class Cosine:
         Raises:
             ValueError: the mask or the rows do not fit, or theta is so low that the table would not fit in memory.
         """
-        rows = Rows.of(embeddings, groupable, self.center)
+        rows = GroupableRows.of(embeddings, groupable, self.center)
         table = _assemble(self._hits(rows), rows.ids.cpu(), len(embeddings))
         table.warn(f"cosine groups at theta {self.theta:g}{', centred' if self.center else ''}")
         return table
 
-    def _hits(self, rows: Rows) -> dict[tuple[int, int], Int[Tensor, "hits"]]:
+    def _hits(self, rows: GroupableRows) -> dict[tuple[int, int], Int[Tensor, "hits"]]:
         """The similar pairs of each pair of blocks, as ``row * BLOCK + column``: half of the relation, 4 bytes a hit.
 
         All hits lie in one tensor, whose pages take memory only when written: many small tensors between large

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.constraints import FROM_1, checked
-from pcg.groups.similarity import BLOCK, Rows
+from pcg.groups.similarity import BLOCK, GroupableRows
 from pcg.groups.table import GroupTable
 
 
@@ -34,7 +34,7 @@ class KNN:
         Raises:
             ValueError: the mask or the rows do not fit, or there are fewer than k other groupable tokens.
         """
-        rows = Rows.of(embeddings, groupable, self.center)
+        rows = GroupableRows.of(embeddings, groupable, self.center)
         if self.k >= len(rows):
             raise ValueError(f"knn: k={self.k}, but a token has only {len(rows) - 1} others; set k to that or less")
         ids = rows.ids.cpu()
@@ -49,7 +49,7 @@ class KNN:
         members[at], ranks[at] = groups, order
         return GroupTable.from_csr(sizes, members, len(embeddings), ranks=ranks)
 
-    def _nearest(self, rows: Rows) -> Int[Tensor, "rows k"]:
+    def _nearest(self, rows: GroupableRows) -> Int[Tensor, "rows k"]:
         """The k most similar other rows of each row. Each pair of blocks is computed once for both of its blocks."""
         device = rows.ids.device
         best = torch.full((len(rows), self.k), -torch.inf, device=device)

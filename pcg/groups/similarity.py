@@ -15,7 +15,7 @@ _LARGE = 16384  # rows from which on a build takes long enough for a progress ba
 
 
 @dataclass(frozen=True)
-class Rows:
+class GroupableRows:
     """The rows of an embedding table that may be grouped; they are normalised block by block, without a second copy.
 
     Attributes:
@@ -28,7 +28,9 @@ class Rows:
     mean: Float[Tensor, "dim"] | None
 
     @classmethod
-    def of(cls, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None, center: bool) -> Rows:
+    def of(
+        cls, embeddings: Float[Tensor, "vocab dim"], groupable: Bool[Tensor, "vocab"] | None, center: bool
+    ) -> GroupableRows:
         """
         Raises:
             ValueError: the mask has another length or allows nothing, or a groupable row is not finite.

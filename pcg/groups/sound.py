@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pcg.constraints import ABOVE_0, FROM_1
 from pcg.groups.cosine import MOST
-from pcg.groups.similarity import BLOCK, Rows, groupable_ids
+from pcg.groups.similarity import BLOCK, GroupableRows, groupable_ids
 from pcg.groups.table import GroupTable
 from pcg.groups.token_sounds import cached_sounds, contexts_of
 from pcg.interfaces import Codec, Dataset
@@ -76,7 +76,7 @@ class Sound:
         if self.k is not None and self.k >= len(ids):
             raise ValueError(f"sound: k={self.k}, but a token has only {len(ids) - 1} others; set k to that or less")
         sizes, members_of_stripes = torch.ones(len(embeddings), dtype=torch.long), []
-        for stripe, together in self._stripes(Rows.of(embeddings, groupable, center=False)):
+        for stripe, together in self._stripes(GroupableRows.of(embeddings, groupable, center=False)):
             sizes[stripe.cpu()] = together.sum(1).cpu()
             members_of_stripes.append(ids[together.nonzero()[:, 1]].to(torch.int32).cpu())
             if sizes.sum() > MOST:
@@ -90,7 +90,7 @@ class Sound:
         table.warn(f"groups by sound, k={self.k}, radius={self.radius}")
         return table
 
-    def _stripes(self, rows: Rows) -> Iterator[tuple[Int[Tensor, "stripe"], Bool[Tensor, "stripe rows"]]]:
+    def _stripes(self, rows: GroupableRows) -> Iterator[tuple[Int[Tensor, "stripe"], Bool[Tensor, "stripe rows"]]]:
         """Ids of some rows, and which rows are in their groups."""
         sounds = cached_sounds(self.codec, self.codec_name, self.places, self.cache)
         sounds = sounds[rows.ids.cpu()].to(rows.ids.device).float()

@@ -24,8 +24,7 @@ from pcg.models import hub
 from pcg.models.checkpoint import Dtype, check_finite, dtype_of, unread_tensors
 from pcg.models.footprint import Footprint
 from pcg.models.hf import CausalLM
-from pcg.models.llasa import tokenizer_of
-from pcg.text import says_something
+from pcg.models.text_side import check_text, tokenizer_of
 from pcg.types import Utterance
 
 CODES, BEGIN, END = 6561, 6561, 6562  # speech tokens are ids 0 to 6560 of the speech table
@@ -109,8 +108,7 @@ class ChatterboxText:
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         """Raises ValueError for a text that has nothing to say, and for an utterance with a voice prompt."""
-        if not says_something(utterance.text):
-            raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
+        check_text(utterance)
         if prompt_tokens is not None:
             raise ValueError(
                 f"utterance {utterance.id} has a voice prompt, but Chatterbox speaks in the voice of target.voice, "

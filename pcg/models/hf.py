@@ -27,7 +27,7 @@ from pcg.models.checkpoint import (
 from pcg.models.decoder import refuse_window
 from pcg.models.footprint import footprint
 from pcg.models.layer_ops import check_room
-from pcg.models.llama import TextSide
+from pcg.models.text_side import TextSide, check_ids
 from pcg.types import Utterance
 
 
@@ -107,9 +107,7 @@ class CausalLM:
         self.end = self.vocab_size - 1
         self._speech_ids = text.speech_ids.to(self.device)
         self.width, self.layers = self._model.config.hidden_size, self._model.config.num_hidden_layers
-        rows = int(self._model.config.vocab_size)
-        if int(text.speech_ids.max()) >= rows:
-            raise ValueError(f"{path}: speech token id {int(text.speech_ids.max())} is beyond its {rows} rows")
+        check_ids(path, text.speech_ids, self._model.config.vocab_size)
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens).to(self.device)

@@ -34,6 +34,7 @@ class LlamaCache:
     """Keys and values of every layer and row; entries beyond a row's length are stale and never attended to.
 
     Attributes:
+        is_selected: whether ``select`` was called, so that there may be fewer entries than tokens.
         reads: the hidden states that are kept for a draft; state i comes after i layers, the last is normed.
         hidden: these states, at the positions of their tokens.
     """
@@ -54,7 +55,7 @@ class LlamaCache:
         shape = (config.layers, batch, 2 * config.kv_heads, capacity, config.head_dim)  # keys' heads, then values'
         self.states: Float[Tensor, "layers batch heads capacity dim"] = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int64)
-        self.dropped = torch.zeros(batch, dtype=torch.int64)
+        self.dropped, self.is_selected = torch.zeros(batch, dtype=torch.int64), False
         self.reads = reads
         self.hidden: Float[Tensor, "batch reads capacity width"] = torch.zeros(
             batch, len(reads), capacity if reads else 0, config.width, dtype=dtype, device=device
@@ -63,7 +64,7 @@ class LlamaCache:
     @property
     def entries(self) -> Int[Tensor, "batch"]:
         """The number of entries of each row."""
-        return self.lengths - self.dropped
+        return self.lengths - self.dropped if self.is_selected else self.lengths
 
     def room(self, new: int) -> tuple[int, int]:
         """The first entry that a pass of ``new`` tokens writes, and the end of those that it reads.
@@ -87,7 +88,7 @@ class LlamaCache:
         states = self.states.new_zeros(*self.states.shape[:3], int(counts.max()) + room, self.states.shape[4])
         for row, entries in enumerate(kept):
             states[:, row, :, : len(entries)] = self.states[:, row, :, entries.to(self.states.device)]
-        self.states, self.dropped = states, self.lengths - counts
+        self.states, self.dropped, self.is_selected = states, self.lengths - counts, True
 
     def move(self, source: Int[Tensor, "batch"], to: Int[Tensor, "batch"]) -> None:
         """Copy each row's entry at ``source`` to ``to``: of a tree's branches one is kept, without a gap."""
@@ -284,7 +285,7 @@ class LayerOps:
 
     def span(self, cache: LlamaCache, new: int) -> Span:
         start, end = cache.room(new)
-        if cache.dropped.any():
+        if cache.is_selected:
             entries = (cache.entries.unsqueeze(1) + torch.arange(new)).to(self.device)
             rope = self.rope[entries + cache.dropped.unsqueeze(1).to(self.device)].unsqueeze(2)
             return Span(0, end, entries, rope, self._until(entries, end))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pcg.compiled import source
-from pcg.files import cache_folder
+from pcg.files import cache_folder, replacing
 from pcg.models.decoder import LlamaConfig
 from pcg.models.layer_ops import LayerOps
 from pcg.models.linear import Layout, layouts
@@ -52,8 +52,8 @@ def choose(config: LlamaConfig, stored: torch.dtype, dtype: torch.dtype, device:
         level = logging.DEBUG
     except (OSError, ValueError):
         times, level = measure(config, stored, dtype, offered), logging.INFO
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(times, indent=1) + "\n")
+        with replacing(file) as unfinished:
+            unfinished.write_text(json.dumps(times, indent=1) + "\n")
     chosen = min(times, key=lambda layout: math.prod(times[layout]))
     shown = ", ".join(f"{layout} {one:.2f} and {five:.2f}" for layout, (one, five) in times.items())
     log.log(level, "weights are laid out as %s; ms a layer for one token and for five: %s", chosen, shown)

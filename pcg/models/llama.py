@@ -7,7 +7,7 @@ is described in ``pcg.models.layer_ops``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +21,9 @@ from pcg.models.footprint import footprint
 from pcg.models.layer_ops import LayerOps, LlamaCache, Memory, Span, check_room
 from pcg.models.layout import choose
 from pcg.models.linear import is_plain
+from pcg.models.text_side import TextSide, check_ids
 from pcg.models.tree import Tree
 from pcg.types import Utterance
-
-
-@runtime_checkable
-class TextSide(Protocol):
-    """The text side of a model: the ids of its speech tokens, and the prompt that precedes speech."""
-
-    speech_ids: Int[Tensor, "vocab"]  # the model's own id of each entry of the speech vocabulary
-
-    def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]: ...
 
 
 class Llama:
@@ -121,11 +113,7 @@ class LlamaLM:
         self.device, self.text = torch.device(device), text
         self.folder = resolve_folder(path)
         self._checkpoint = Checkpoint(self.folder)
-        last = int(text.speech_ids.max())
-        if last >= self._checkpoint.config["vocab_size"]:
-            raise ValueError(
-                f"{path}: speech token id {last} is beyond its {self._checkpoint.config['vocab_size']} rows"
-            )
+        check_ids(path, text.speech_ids, self._checkpoint.config["vocab_size"])
         rows = text.speech_ids if head == "speech" else None
         self.llama = Llama(self._checkpoint, dtype_of(dtype), self.device, rows)
         self.vocab_size = len(text.speech_ids)

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pcg.models.checkpoint import read_json, resolve_folder
+from pcg.models.text_side import followed_by_voice
 from pcg.text import plain
 from pcg.types import Utterance
 
@@ -114,10 +115,7 @@ class Phonemes:
         text = f"{phonemize(utterance.prompt_text)} {spoken}".lstrip()
         marker = self._markers
         ids = [marker["text_start"], *self._ids(text, utterance.id), marker["text_end"], marker["speech_start"]]
-        speech = (
-            self.speech_ids[prompt_tokens.cpu()] if prompt_tokens is not None else torch.empty(0, dtype=torch.int64)
-        )
-        return torch.cat([torch.tensor(ids), speech])
+        return followed_by_voice(ids, self.speech_ids, prompt_tokens)
 
     def _ids(self, phonemes: str, utterance_id: str) -> list[int]:
         phonemes = self._with_pauses(phonemes)

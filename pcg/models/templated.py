@@ -12,8 +12,7 @@ from torch import Tensor
 from pcg.constraints import FROM_0, FROM_1, Limit
 from pcg.models.checkpoint import resolve_folder
 from pcg.models.espeak import phonemizer_of
-from pcg.models.llasa import audio_names, tokenizer_of
-from pcg.text import says_something
+from pcg.models.text_side import check_text, followed_by_voice, numbered_names, tokenizer_of
 from pcg.types import Utterance
 
 _VOICE = "{voice}"  # where a template has the tokens of the utterance's voice
@@ -69,7 +68,7 @@ class Templated:
                 f"text.template={template!r}, text.voice={voice!r}: give both {_VOICE} and text.voice, or neither"
             )
         self._tokenizer, self._template, self._between = tokenizer_of(resolve_folder(path)), template, between
-        self.speech_names = (*audio_names(self._tokenizer, speech, path, codes, first), end)
+        self.speech_names = (*numbered_names(self._tokenizer, speech, path, codes, first), end)
         self.slots = slots
         if (len(self.speech_names) - 1) % slots:
             raise ValueError(
@@ -81,9 +80,9 @@ class Templated:
         if missing:
             raise ValueError(f"{path}: the tokenizer lacks {', '.join(missing)}")
         self._written = phonemizer_of(phonemes) if phonemes is not None else str
-        self._voices = () if voice is None else tuple(audio_names(self._tokenizer, voice, path, key="voice"))
+        self._voices = () if voice is None else tuple(numbered_names(self._tokenizer, voice, path, key="voice"))
         self._voice_length = voice_length
-        self._refused = ("<|", speech.partition("{}")[0])  # what the names of the model's own tokens begin with
+        self._reserved = ("<|", speech.partition("{}")[0])
         self.speech_ids = torch.tensor([vocabulary[name] for name in self.speech_names])
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
@@ -93,24 +92,16 @@ class Templated:
             ValueError: the text has nothing to say or contains the name of a token of the model; there is a voice
                 prompt and the family has none; or there is no voice and the family needs one.
         """
-        if not says_something(utterance.text):
-            raise ValueError(f"utterance {utterance.id}: nothing to say in {utterance.text!r}")
+        check_text(utterance, self._reserved)
         if prompt_tokens is not None and self._between is None:
             raise ValueError(
                 f"utterance {utterance.id} has a voice prompt, but this family speaks in the voice that text.template "
                 "names: choose texts without voices (dataset=texts)"
             )
-        for sign in self._refused:
-            if sign in f"{utterance.prompt_text} {utterance.text}":
-                raise ValueError(
-                    f"utterance {utterance.id}: the text contains {sign!r}, with which names of the model's own tokens "
-                    "begin"
-                )
         texts = [self._written(text) for text in (utterance.prompt_text, utterance.text) if text]
         before, after = self._template.replace(_VOICE, self._voice(utterance)).split("{}")
         ids = self._tokenizer.encode(f"{before}{(self._between or '').join(texts)}{after}", add_special_tokens=False)
-        speech = torch.empty(0, dtype=torch.int64) if prompt_tokens is None else self.speech_ids[prompt_tokens.cpu()]
-        return torch.cat([torch.tensor([*self._begin, *ids]), speech])
+        return followed_by_voice([*self._begin, *ids], self.speech_ids, prompt_tokens)
 
     def _voice(self, utterance: Utterance) -> str:
         """Names of the tokens of the utterance's voice; empty for a family without such tokens."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcg.models.checkpoint import resolve_folder
 from pcg.models.contents import read_contents
+from pcg.models.text_side import check_ids
 from pcg.types import Utterance
 
 
@@ -41,8 +42,7 @@ class UnloadedModel:
         self.path, self.ids, self.device, self.text = path, ids, torch.device(device), text
         self._checkpoint, self._input_table = contents.checkpoint, contents.table
         self.rows, self.vocab_size, self.end = contents.checkpoint.shape(contents.table)[0], len(ids), len(ids) - 1
-        if int(ids.max()) >= self.rows:
-            raise ValueError(f"{path}: speech token id {int(ids.max())} is beyond its {self.rows} rows")
+        check_ids(path, ids, self.rows)
 
     def prompt(self, utterance: Utterance, prompt_tokens: Int[Tensor, "length"] | None) -> Int[Tensor, "prompt"]:
         return self.text.prompt(utterance, prompt_tokens)

@@ -14,6 +14,7 @@ from pcg.config.validate import problems_of_node, refuse
 from pcg.config.values import problems_of_values
 from pcg.constraints import Device
 from pcg.engines.tables import sizes_in_words, unloaded
+from pcg.files import replacing
 from pcg.runner.groups import group_table
 
 
@@ -47,10 +48,8 @@ def write(config: Mapping[str, Any]) -> Path:
     described = config["codec"], fingerprints({"codec": config["codec"]})
     table = group_table(config["grouping"]["groups"], target, draft, codec, *described)
     table = table.in_vocabulary(target.ids, target.rows)
-    place = Path(config["out"])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_name(f"{place.name}.partial")
-    table.save(unfinished)
-    unfinished.replace(place)
-    print(f"{place}: {sizes_in_words(table)}")
-    return place
+    file = Path(config["out"])
+    with replacing(file) as unfinished:
+        table.save(unfinished)
+    print(f"{file}: {sizes_in_words(table)}")
+    return file

@@ -19,7 +19,7 @@ import torch
 from pcg.constraints import FROM_0, FROM_1
 from pcg.decoding.voice import spoken_tokens, voice_tokens
 from pcg.interfaces import Dataset
-from pcg.training.shards import write_shard
+from pcg.training.shards import shard_path, write_shard
 from pcg.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Recorded:
                 shard = list(itertools.islice(rows, self.shard_size))
                 if not shard:
                     break
-                write_shard(folder / f"{split}-{index:04d}.parquet", [{"ids": ids} for ids in shard])
+                write_shard(shard_path(folder, split, index), [{"ids": ids} for ids in shard])
                 written += len(shard)
         if written <= self.heldout:
             raise ValueError(

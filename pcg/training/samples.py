@@ -21,7 +21,7 @@ from pcg.constraints import ABOVE_0, FROM_0, FROM_1
 from pcg.decoding.autoregressive import decode
 from pcg.decoding.rows import Batch, Prompt
 from pcg.sampling import Randomness, Sampling, as_keys
-from pcg.training.shards import write_shard
+from pcg.training.shards import shard_path, write_shard
 from pcg.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Samples:
             for index in range(-(-count // self.shard_size)):
                 size = min(self.shard_size, count - index * self.shard_size)
                 chosen = [next(prompts) for _ in range(size)]  # also for an existing shard: later ones depend on it
-                path = Path(self.out) / f"{split}-{index:04d}.parquet"
+                path = shard_path(self.out, split, index)
                 if not path.exists():
                     self._write(path, chosen)
 

@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 
-from pcg.data.stored import Rows
+from pcg.data.stored import ParquetRows
 from pcg.training.shards import shards
 
 MARKERS = {"text_start": 1, "text_end": 2, "speech_start": 3, "speech_end": 4}
@@ -35,10 +36,10 @@ class Spoken:
 
 
 def read_tokens(folder: str, split: str) -> dict[str, list[Spoken]]:
-    """Utterances by speaker; raises as ``Rows`` for shards that are empty or cannot be read."""
+    """Utterances by speaker; raises as ``ParquetRows`` for shards that are empty or cannot be read."""
     by_speaker: dict[str, list[Spoken]] = {}
     for shard in shards(folder, split):
-        for row in Rows([shard], ("speaker", "phonemes", "tokens")):
+        for row in ParquetRows([shard], ("speaker", "phonemes", "tokens")):
             by_speaker.setdefault(row["speaker"], []).append(Spoken(row["phonemes"], row["tokens"]))
     return by_speaker
 
@@ -83,8 +84,8 @@ def corpus(speakers: dict[str, list[Spoken]], phonemes: dict[str, int], single: 
 
 
 def samples(folder: str, split: str) -> Epoch:
-    """The target's own samples (``pcg.training.samples``); raises as ``Rows`` for shards without any."""
-    sequences = [Sequence(row["ids"], []) for shard in shards(folder, split) for row in Rows([shard], ("ids",))]
+    """The target's own samples (``pcg.training.samples``); raises as ``ParquetRows`` for shards without any."""
+    sequences = [Sequence(row["ids"], []) for shard in shards(folder, split) for row in ParquetRows([shard], ("ids",))]
     return lambda rng: rng.sample(sequences, len(sequences))
 
 
@@ -126,11 +127,10 @@ class Batches(IterableDataset):
 
 def pad_ids(batch: list[Sequence]) -> Int[Tensor, "batch length"]:
     """The ids of a batch, padded on the right with 0."""
-    longest = max(len(s.ids) for s in batch)
-    return torch.tensor([s.ids + [0] * (longest - len(s.ids)) for s in batch])
+    return pad_sequence([torch.tensor(sequence.ids) for sequence in batch], batch_first=True)
 
 
 def pad(batch: list[Sequence]) -> tuple[Int[Tensor, "batch length"], Float[Tensor, "batch length"]]:
     """The ids of a batch, padded with 0, and their centres, padded with -1."""
-    longest = max(len(s.ids) for s in batch)
-    return pad_ids(batch), torch.tensor([s.centre + [-1.0] * (longest - len(s.centre)) for s in batch])
+    centres = [torch.tensor(sequence.centre) for sequence in batch]
+    return pad_ids(batch), pad_sequence(centres, batch_first=True, padding_value=-1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,13 @@ import pyarrow.parquet
 import soundfile
 import torch
 
-from pcg.data.stored import Rows
+from pcg.data.stored import ParquetRows
+from pcg.files import replacing
+
+
+def shard_path(folder: str | Path, split: str, index: int) -> Path:
+    """The file of the split's shard of this number."""
+    return Path(folder) / f"{split}-{index:04d}.parquet"
 
 
 def shards(folder: str, split: str) -> list[Path]:
@@ -32,14 +37,13 @@ def shards(folder: str, split: str) -> list[Path]:
 
 
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a shard, under another name until it is complete, so that a restarted stage can skip existing shards."""
-    part = path.with_suffix(".part")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), part)
-    os.replace(part, path)
+    """Writes a whole shard or none, so that a restarted stage can skip existing shards."""
+    with replacing(path) as unfinished:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), unfinished)
 
 
 def audio_rows(shard: Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of a shard of the corpus, with ``samples`` (float32) instead of the encoded ``audio``."""
-    for row in Rows([shard]):
+    for row in ParquetRows([shard]):
         samples, _ = soundfile.read(io.BytesIO(row.pop("audio")), dtype="float32")
         yield row | {"samples": torch.from_numpy(samples)}

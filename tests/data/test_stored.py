@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from pcg.data.libritts import LibriTTS
-from pcg.data.stored import Rows, open_rows
+from pcg.data.stored import ParquetRows, open_rows
 from pcg.data.tokens import Tokens
 from tests.shapes import make_libritts_parquet
 
@@ -40,7 +40,7 @@ def texts(path: Path | str, config: str | None = None, split: str = "train") -> 
 
 
 def test_rows_of_several_files_and_groups_are_one_list(tmp_path: Path) -> None:
-    rows = Rows([written(tmp_path / "a.parquet", ROWS[:5], 2), written(tmp_path / "b.parquet", ROWS[5:], 1)])
+    rows = ParquetRows([written(tmp_path / "a.parquet", ROWS[:5], 2), written(tmp_path / "b.parquet", ROWS[5:], 1)])
     assert list(rows) == ROWS
     assert (len(rows), rows[4], rows[5], rows[6]) == (7, ROWS[4], ROWS[5], ROWS[6])
     assert rows.take(2) == ROWS[:2]

@@ -15,7 +15,7 @@ import torch
 from pcg.acceptance.exact import Exact
 from pcg.config.validate import ConfigError
 from pcg.engines.vllm import allowed, plugin, v1, v2
-from pcg.engines.vllm.penalties import PenaltyWarning
+from pcg.engines.vllm.penalties import warn_of_penalties
 
 SETTINGS = {"rule": "ssd", "beta": 0.2}
 
@@ -203,7 +203,8 @@ def test_the_second_runner_warns_of_penalties_once(
     from pcg.engines.vllm.v2_sampler import RuleSampler
 
     sampler = RuleSampler.__new__(RuleSampler)
-    sampler.rule, sampler._warn = Exact(), PenaltyWarning()
+    sampler.rule = Exact()
+    warn_of_penalties.cache_clear()
     sampler.sampler = SimpleNamespace(
         penalties_state=SimpleNamespace(use_penalty=np.array([False, False, True])),
         sampling_states=SimpleNamespace(temperature=SimpleNamespace(np=np.zeros(3))),

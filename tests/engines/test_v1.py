@@ -10,6 +10,7 @@ import torch
 
 from pcg.acceptance.exact import Exact
 from pcg.acceptance.pcg import PCG
+from pcg.engines.vllm.penalties import warn_of_penalties
 from pcg.engines.vllm.v1 import RejectionSample, expand_batch_to_tokens
 from pcg.groups.table import GroupTable
 from pcg.sampling import draw
@@ -135,6 +136,7 @@ def test_a_requests_seed_gives_the_same_decision_in_any_batch() -> None:
 def test_penalties_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     sample = RejectionSample(Exact(), refuse)
     metadata = Metadata(torch.ones(1), no_penalties=False)
+    warn_of_penalties.cache_clear()
     with caplog.at_level(logging.WARNING, "vllm.pcg"):
         for _ in range(3):
             call(sample, [1], metadata, torch.tensor([4]), DRAFT[:1], TARGET[:1].log(), torch.tensor([5]), 1)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 log = logging.getLogger("vllm.pcg")
 
 
-class PenaltyWarning:
-    """Warns once, at the first step in which a request has penalties."""
-
-    def __init__(self) -> None:
-        self._done = False
-
-    def __call__(self, has_penalties: bool) -> None:
-        if has_penalties and not self._done:
-            self._done = True
-            log.warning(
-                "pcg: a request has penalties, which vLLM does not apply to the draft: the law of the output is "
-                "unchanged, but fewer draft tokens are kept."
-            )
+@cache
+def warn_of_penalties() -> None:
+    """Logs, once in a process, that penalties are not applied to drafts."""
+    log.warning(
+        "pcg: a request has penalties, which vLLM does not apply to the draft: the law of the output is unchanged, but "
+        "fewer draft tokens are kept."
+    )

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.engines.decide import decide, rows_of
-from pcg.engines.vllm.penalties import PenaltyWarning
+from pcg.engines.vllm.penalties import warn_of_penalties
 from pcg.interfaces import Rule
 from pcg.sampling import Randomness
 
@@ -33,7 +33,7 @@ class RejectionSample:
     """
 
     def __init__(self, rule: Rule, exact: Sample) -> None:
-        self.rule, self._exact, self._warn = rule, exact, PenaltyWarning()
+        self.rule, self._exact = rule, exact
 
     def __call__(
         self,
@@ -48,7 +48,8 @@ class RejectionSample:
         *others: Any,
         **named: Any,
     ) -> Int[Tensor, "batch {max_spec_len}+1"]:
-        self._warn(not sampling_metadata.no_penalties)
+        if not sampling_metadata.no_penalties:
+            warn_of_penalties()
         if draft_probs is None or sampling_metadata.all_greedy:
             return self._exact(
                 draft_token_ids, num_draft_tokens, max_spec_len, cu_num_draft_tokens, draft_probs, target_logits,

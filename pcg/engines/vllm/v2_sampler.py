@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
-from pcg.engines.vllm.penalties import PenaltyWarning
+from pcg.engines.vllm.penalties import warn_of_penalties
 from pcg.engines.vllm.v2 import verify
 from pcg.interfaces import Rule
 
@@ -18,7 +18,7 @@ class RuleSampler(RejectionSampler):
 
     def __init__(self, rule: Rule, sampler: Any, spec_config: Any, device: torch.device) -> None:
         super().__init__(sampler, spec_config, device)
-        self.rule, self._warn = rule, PenaltyWarning()
+        self.rule = rule
 
     def _verify(
         self,
@@ -34,7 +34,8 @@ class RuleSampler(RejectionSampler):
         seq_lens_upper_bound_np: Any,
         verify_draft_sampled: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._warn(bool(self.sampler.penalties_state.use_penalty[idx_mapping_np].any()))  # numpy: no wait
+        if self.sampler.penalties_state.use_penalty[idx_mapping_np].any():  # numpy: no wait
+            warn_of_penalties()
         states = self.sampler.sampling_states
         if draft_logits is None or (states.temperature.np[idx_mapping_np] == 0).all():
             return super()._verify(

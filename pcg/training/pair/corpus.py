@@ -22,7 +22,7 @@ import soxr
 from pcg.constraints import FROM_0, FROM_1
 from pcg.data.bundled import Bundled
 from pcg.training.pair.texts import sentences, short_lines
-from pcg.training.shards import write_shard
+from pcg.training.shards import shard_path, write_shard
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Corpus:
         jobs += [
             ("train", i, list(itertools.islice(fresh, self.shard_size))) for i in range(self._shards(self.utterances))
         ]
-        todo = [job for job in jobs if not self._path(*job[:2]).exists()]
+        todo = [job for job in jobs if not shard_path(self.folder, *job[:2]).exists()]
         log.info("corpus: %d of %d shards to speak", len(todo), len(jobs))
         with multiprocessing.get_context("spawn").Pool(self.workers) as pool:
             for done, path in enumerate(pool.imap_unordered(self._speak, todo), 1):
@@ -124,9 +124,6 @@ class Corpus:
 
     def _shards(self, count: int) -> int:
         return -(-count // self.shard_size)
-
-    def _path(self, split: str, index: int) -> Path:
-        return Path(self.folder) / f"{split}-{index:04d}.parquet"
 
     def _speak(self, job: tuple[str, int, list[str]]) -> str:
         split, shard, texts = job
@@ -141,6 +138,6 @@ class Corpus:
             rows.append(
                 row | {"speaker": speaker_name(scale), "seconds": len(audio) / SAMPLE_RATE, "audio": flac(audio)}
             )
-        path = self._path(split, shard)
+        path = shard_path(self.folder, split, shard)
         write_shard(path, rows)
         return str(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pcg.constraints import FROM_1
-from pcg.data.stored import Rows
+from pcg.data.stored import ParquetRows
 from pcg.training.pair.texts import clauses
 from pcg.training.shards import write_shard
 
@@ -49,7 +49,7 @@ class Heldout:
         shards = sorted(Path(self.corpus).glob("heldout-*.parquet"))
         if not shards:
             raise FileNotFoundError(f"no heldout-*.parquet in {self.corpus}: make it first (pcg train trainer=corpus)")
-        source = Rows(shards)
+        source = ParquetRows(shards)
         chosen, prompts = self.choose(list(source.remove_columns("audio")))
         audio = {row["id"]: row["audio"] for row in source.select_columns(["id", "audio"])}
         Path(self.folder).mkdir(parents=True, exist_ok=True)
