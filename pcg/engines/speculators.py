@@ -25,7 +25,7 @@ from torch import Tensor
 from pcg.models import hub
 from pcg.models.checkpoint import Checkpoint, resolve_folder
 from pcg.models.decoder import LlamaConfig
-from pcg.models.eagle import LAYER, draft_ids, states_read
+from pcg.models.eagle_folder import LAYER, check_trained_on, draft_ids, states_read
 
 _LAYER = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -46,12 +46,7 @@ def write(draft: str, target: str, speech_ids: Int[Tensor, "vocab"], gamma: int,
         ValueError: the head belongs to another target, or reads states that the format does not support.
     """
     head, owner = Checkpoint(resolve_folder(draft)), Checkpoint(resolve_folder(target))
-    trained_on = head.config.get("target_fingerprint")
-    if trained_on not in (None, owner.fingerprint):
-        raise ValueError(
-            f"draft {draft}: was trained on the target with fingerprint {trained_on}, but {target} has "
-            f"{owner.fingerprint}: choose that target"
-        )
+    check_trained_on(head.config, owner.fingerprint, draft)
     reads = _reads(head, owner.config["num_hidden_layers"], draft)
     tensors, ids = _tensors(head, owner, speech_ids)
     out.mkdir(parents=True, exist_ok=True)

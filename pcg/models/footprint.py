@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pcg.models import hub
@@ -82,13 +81,9 @@ def footprint(path: str, dtype: str, head: str, speech_rows: int, layers: int | 
 
 
 def _config(path: str) -> tuple[dict[str, Any], bool]:
-    if not hub.is_hub_id(path):
-        return read_json(resolve_folder(path) / "config.json"), False
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(path, "config.json")
-    if isinstance(cached, str):
-        return read_json(Path(cached)), False
+    folder = hub.about(path, download=False) if hub.is_hub_id(path) else resolve_folder(path)
+    if folder is not None:
+        return read_json(folder / "config.json"), False
     if path not in PUBLISHED:
         raise FileNotFoundError(
             f"{path}: config.json is not in the local cache, and the shape is known only of {', '.join(PUBLISHED)}; "

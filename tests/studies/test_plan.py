@@ -22,7 +22,7 @@ from tests.shapes import make_llasa
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("pcg.models.hub.about", lambda *_, **__: None)
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         yield
 
