@@ -44,3 +44,8 @@ class FSQ(nn.Module):
 
     def _centre(self, digits: Int[Tensor, "... dims"]) -> Float[Tensor, "... dims"]:
         return digits - (self.levels - 1) / 2
+
+
+def perplexity(histogram: Int[Tensor, "codes"]) -> Float[Tensor, ""]:
+    """How many codes are in use, as if all were used alike: the exponential of the histogram's entropy."""
+    return torch.special.entr(histogram / histogram.sum()).sum().exp()

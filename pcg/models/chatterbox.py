@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pcg import digest
 from pcg.models import hub
-from pcg.models.checkpoint import Dtype, check_finite, dtype_of, unread_tensors
+from pcg.models.checkpoint import Dtype, dtype_of, read_tensors, unread_tensors
 from pcg.models.footprint import Footprint
 from pcg.models.hf import CausalLM
 from pcg.models.text_side import check_text, tokenizer_of
@@ -76,7 +75,7 @@ class ChatterboxLM(CausalLM):
 
     def __init__(self, path: str, weights: str, voice: str | None, dtype: Dtype, device: str | torch.device) -> None:
         folder = _folder(path, weights)
-        tensors = _read(folder / weights)
+        tensors = read_tensors(folder / weights)
         _check_names(folder / weights, tensors)
         speaker, voice_tokens = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
         row = tensors["cond_enc.spkr_enc.weight"].float() @ speaker + tensors["cond_enc.spkr_enc.bias"].float()
@@ -134,18 +133,6 @@ def _folder(path: str, weights: str, fetched: bool = True) -> Path:
     return hub.fetch(path, weights) if fetched else hub.about(path, download=False) or Path(path)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    try:
-        tensors = load_file(file)
-    except Exception as error:  # safetensors raises its own error for a file that is truncated or of another format
-        raise ValueError(f"{file} is truncated or not safetensors ({error}): fetch it again") from error
-    for name, tensor in tensors.items():
-        check_finite(f"{file}: {name}", tensor)
-    return tensors
-
-
 def _check_names(file: Path, tensors: dict[str, Tensor]) -> None:
     wanted = [f"{part}.weight" for part in ("tfmr.h.0.attn.c_attn", "tfmr.wpe", "tfmr.ln_f", "text_emb", "speech_emb")]
     wanted += [f"{part}.{kind}" for part in ("speech_head", "cond_enc.spkr_enc") for kind in ("weight", "bias")]
@@ -167,7 +154,7 @@ def _voice(file: str | None, width: int) -> tuple[Float[Tensor, "width"], Int[Te
         )
     if not Path(file).expanduser().is_file():
         raise FileNotFoundError(f"voice={file}: the file does not exist; docs/models.md says how to make one")
-    tensors = _read(Path(file).expanduser())
+    tensors = read_tensors(Path(file).expanduser())
     missing = [name for name in ("speaker_emb", "cond_prompt_speech_tokens") if name not in tensors]
     if missing:
         raise ValueError(f"voice={file} lacks {', '.join(missing)}")

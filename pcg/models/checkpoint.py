@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pcg import digest
@@ -242,11 +243,26 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} holds NaN or infinity in {bad} of its {tensor.numel()} numbers: fetch it again")
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, truncated, or holds numbers that are not finite.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    tensors = _complete(file, lambda: load_file(file))
+    for name, tensor in tensors.items():
+        check_finite(f"{file}: {name}", tensor)
+    return tensors
+
+
 def _open_safetensors(file: Path) -> Any:
     return _complete(file, lambda: safe_open(str(file), framework="pt"))
 
 
 def _complete(file: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns; raises ValueError that names the file where it is truncated."""
     try:
         return read()
     except SafetensorError as error:

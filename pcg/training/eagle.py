@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pcg.models.budget import kept_entries
+from pcg.models.checkpoint import read_tensors
 from pcg.models.decoder import LlamaConfig
 from pcg.models.rope import rope_table
 
@@ -139,7 +140,9 @@ class Eagle(nn.Module):
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
     def load(self, folder: Path) -> None:
-        self.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+        self.load_state_dict(
+            {name: value.float() for name, value in read_tensors(folder / "model.safetensors").items()}
+        )
 
 
 def _later(x: Float[Tensor, "batch length width"], by: int = 1) -> Float[Tensor, "batch length width"]:

@@ -72,7 +72,7 @@ def _state(out: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"])
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"{path} is truncated or no checkpoint ({error}): remove it to start again") from error
 

@@ -9,11 +9,10 @@ from typing import Any
 import lightning as L
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pcg.codecs.fsq import FSQ
-from pcg.models.checkpoint import read_json, resolve_folder
+from pcg.models.checkpoint import read_json, read_tensors, resolve_folder
 from pcg.training.attention import prefer_products
 from pcg.training.fit import Stage, optimizers, take_step
 from pcg.training.growth import grown
@@ -128,7 +127,7 @@ class SpeechLM(L.LightningModule):
             ValueError: the folder has other token ids, or sizes that cannot be grown to this model's.
         """
         source = _folder(folder, phonemes)
-        state = load_file(source / "model.safetensors")
+        state = read_tensors(source / "model.safetensors")
         for table, name in ((self.table, "model.embed_tokens.weight"), (self.head, "lm_head.weight")):
             rows = state[name].float()
             with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from pcg.codecs.bundled import CodecNet, save_codec
+from pcg.codecs.fsq import perplexity
 from pcg.codecs.mel import MelSpectrogram
 from pcg.constraints import FROM_1, Constraint
 from pcg.training.fit import Stage, fit, resumed_at, schedule
@@ -110,9 +111,8 @@ class CodecModule(L.LightningModule):
         make.step()
         self.trained += 1
         if self.trained % 50 == 0:
-            self.log_dict(
-                {"mel_l1": l1.detach() * 4, "perplexity": perplexity(tokens, self.net.fsq.size)}, prog_bar=True
-            )
+            histogram = torch.bincount(tokens.flatten(), minlength=self.net.fsq.size)
+            self.log_dict({"mel_l1": l1.detach() * 4, "perplexity": perplexity(histogram)}, prog_bar=True)
 
     def _judge(self, mel: Tensor, decoded: Tensor, judge: Any) -> Tensor:
         """Trains the critic for one step; returns the gradient at ``decoded`` of fooling it and of its features."""
@@ -129,13 +129,6 @@ class CodecModule(L.LightningModule):
         fooled = ((fake[-1] - 1) ** 2).mean() + match
         (pull,) = torch.autograd.grad(fooled, leaf)
         return pull.detach()
-
-
-def perplexity(tokens: Tensor, size: int) -> Tensor:
-    """The exponential of the entropy of the tokens' histogram."""
-    share = torch.bincount(tokens.flatten(), minlength=size).float()
-    share = share / share.sum()
-    return torch.special.entr(share).sum().exp()
 
 
 @dataclass(frozen=True, kw_only=True)

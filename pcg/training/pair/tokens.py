@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pcg.codecs.bundled import BundledCodec
+from pcg.codecs.fsq import perplexity
 from pcg.training.shards import audio_rows, shards, write_shard
 from pcg.types import Audio
 
@@ -45,6 +46,5 @@ class TokenCorpus:
                 histogram += torch.bincount(tokens.cpu(), minlength=len(histogram))
                 encoded.append({k: row[k] for k in ("id", "speaker", "phonemes")} | {"tokens": tokens.tolist()})
             write_shard(path, encoded)
-            share = histogram / histogram.sum()
-            used, spread = int((histogram > 0).sum()), float(torch.special.entr(share).sum().exp())
-            log.info("tokens: %s; so far %d codes used, perplexity %.0f", path.name, used, spread)
+            used = int((histogram > 0).sum())
+            log.info("tokens: %s; so far %d codes used, perplexity %.0f", path.name, used, perplexity(histogram))
