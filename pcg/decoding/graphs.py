@@ -30,9 +30,10 @@ from pcg.decoding.clock import compiling
 from pcg.decoding.tree import CandidateRule
 from pcg.history import History
 from pcg.interfaces import Drafted, Rule, StateRule, TokenLM
+from pcg.models.cache import check_room
 from pcg.models.chain import chain
 from pcg.models.eagle import EagleLM
-from pcg.models.layer_ops import Span, check_room
+from pcg.models.layer_ops import Span
 from pcg.models.llama import LlamaLM
 from pcg.sampling import Randomness, Sampling, check_probabilities
 from pcg.types import Verdict

@@ -26,12 +26,13 @@ from pcg.constraints import at_least
 from pcg.history import History
 from pcg.interfaces import Drafted, Readable
 from pcg.models.budget import CHUNK, kept_entries
+from pcg.models.cache import LlamaCache, check_room
 from pcg.models.chain import chain
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.eagle_folder import LAYER, SPECULATORS_LAYER, check_target, draft_ids, states_read, unnested
 from pcg.models.footprint import Footprint
-from pcg.models.layer_ops import LayerOps, LlamaCache, Memory, Span, check_room
+from pcg.models.layer_ops import LayerOps, Memory, Span
 from pcg.models.layout import choose
 from pcg.models.linear import is_plain
 from pcg.models.native import Drafting, Product

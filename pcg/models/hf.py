@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pcg.models.cache import check_room
 from pcg.models.checkpoint import (
     Checkpoint,
     Dtype,
@@ -26,7 +27,6 @@ from pcg.models.checkpoint import (
 )
 from pcg.models.decoder import refuse_window
 from pcg.models.footprint import footprint
-from pcg.models.layer_ops import check_room
 from pcg.models.text_side import TextSide, check_ids
 from pcg.types import Utterance
 

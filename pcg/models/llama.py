@@ -1,7 +1,7 @@
 """Llama, Qwen2 and Qwen3 for decoding: few operations a layer, and a static cache with a length per row.
 
 Reads Hugging Face folders of these models and computes the logits that transformers computes. How a pass uses the cache
-is described in ``pcg.models.layer_ops``.
+is described in ``pcg.models.cache``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pcg.models.cache import LlamaCache, check_room
 from pcg.models.checkpoint import Checkpoint, Dtype, dtype_of, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.models.footprint import footprint
-from pcg.models.layer_ops import LayerOps, LlamaCache, Memory, Span, check_room
+from pcg.models.layer_ops import LayerOps, Memory, Span
 from pcg.models.layout import choose
 from pcg.models.linear import is_plain
 from pcg.models.text_side import TextSide, check_ids
