@@ -19,7 +19,6 @@ import torch
 import pcg.acceptance
 from pcg.config.build import TARGET, build
 from pcg.config.validate import ConfigError, nearest, problems_of_node, refuse
-from pcg.engines.tables import sizes_in_words
 from pcg.groups.table import GroupTable
 from pcg.interfaces import Rule
 
@@ -91,4 +90,4 @@ def described(rule: Rule) -> str:
     groups = arguments.pop("groups", None)
     name = next(name for name, make in rules().items() if make is type(rule))
     shown = " ".join([name, *(f"{key}={value}" for key, value in arguments.items())])
-    return f"{shown}; {sizes_in_words(groups)}" if isinstance(groups, GroupTable) else shown
+    return f"{shown}; {groups.in_words()}" if isinstance(groups, GroupTable) else shown

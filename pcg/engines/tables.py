@@ -75,14 +75,3 @@ def of_model(theta: float, model: str, vocab_size: int, center: bool = False) ->
     ids = audio_ids(model)
     vectors = UnloadedModel(model, ids).embeddings("input")
     return Cosine(theta, center).build(vectors, None).in_vocabulary(ids, vocab_size)
-
-
-def sizes_in_words(table: GroupTable) -> str:
-    """How many groups have several tokens and how many tokens these have, for a log."""
-    sizes = table.sizes[table.sizes > 1].double()
-    if not len(sizes):
-        return f"every group is one of the {table.vocab_size:,} tokens: this is exact speculative decoding"
-    return (
-        f"{len(sizes):,} groups of {sizes.mean().item():.1f} tokens on average, {int(sizes.max()):,} at most; "
-        f"{len(table) - len(sizes):,} of {table.vocab_size:,} tokens have a group of their own"
-    )

@@ -43,7 +43,7 @@ def build_cached(
         table.warn(f"{describe(builder)}, from the cache")
         return dataclasses.replace(table, key=key)
     table = builder.build(embeddings, groupable)
-    log.info("built %s: %s", describe(builder), _in_words(table))
+    log.info("built %s: %s", describe(builder), table.in_words())
     _write(table.save, path)
     return dataclasses.replace(table, key=key)
 
@@ -90,14 +90,6 @@ def _write(save: Callable[[Path], None], path: Path) -> None:
             save(unfinished)
     except (OSError, SafetensorError) as error:
         log.warning("%s cannot be written (%s); the next run builds the groups again", path.parent, error)
-
-
-def _in_words(table: GroupTable) -> str:
-    sizes = table.report()
-    return (
-        f"{sizes['groups']:,} groups of {sizes['mean_size']:.1f} tokens on average and {sizes['max_size']:,} at most, "
-        f"{sizes['singleton_share']:.0%} of them singletons"
-    )
 
 
 def key_of(

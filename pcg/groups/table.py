@@ -324,6 +324,16 @@ class GroupTable:
             "bytes": sum(x.numel() * x.element_size() for x in tensors.values()),
         }
 
+    def in_words(self) -> str:
+        """How many groups have several tokens and how many tokens these have, for a log."""
+        sizes = self.sizes[self.sizes > 1].double()
+        if not len(sizes):
+            return f"every group is one of the {self.vocab_size:,} tokens: this is exact speculative decoding"
+        return (
+            f"{len(sizes):,} groups of {sizes.mean().item():.1f} tokens on average, {int(sizes.max()):,} at most; "
+            f"{len(self) - len(sizes):,} of {self.vocab_size:,} tokens have a group of their own"
+        )
+
     def warn(self, name: str) -> None:
         """Warn that ``name`` groups nothing, or that one group holds most tokens."""
         largest = int(self.sizes.max())

@@ -13,7 +13,7 @@ from pcg.config.settings import pick_device
 from pcg.config.validate import problems_of_node, refuse
 from pcg.config.values import problems_of_values
 from pcg.constraints import Device
-from pcg.engines.tables import sizes_in_words, unloaded
+from pcg.engines.tables import unloaded
 from pcg.files import replacing
 from pcg.runner.groups import group_table
 
@@ -51,5 +51,5 @@ def write(config: Mapping[str, Any]) -> Path:
     file = Path(config["out"])
     with replacing(file) as unfinished:
         table.save(unfinished)
-    print(f"{file}: {sizes_in_words(table)}")
+    print(f"{file}: {table.in_words()}")
     return file
