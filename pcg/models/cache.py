@@ -19,7 +19,7 @@ class LlamaCache:
     """Keys and values of every layer and row; entries beyond a row's length are stale and never attended to.
 
     Attributes:
-        is_selected: whether ``select`` was called, so that there may be fewer entries than tokens.
+        has_dropped: whether ``select`` has removed entries, so that there are fewer of them than tokens.
         reads: the hidden states that are kept for a draft; state i comes after i layers, the last is normed.
         hidden: these states, at the positions of their tokens.
     """
@@ -40,7 +40,7 @@ class LlamaCache:
         shape = (config.layers, batch, 2 * config.kv_heads, capacity, config.head_dim)  # keys' heads, then values'
         self.states: Float[Tensor, "layers batch heads capacity dim"] = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int64)
-        self.dropped, self.is_selected = torch.zeros(batch, dtype=torch.int64), False
+        self.dropped, self.has_dropped = torch.zeros(batch, dtype=torch.int64), False
         self.reads = reads
         self.hidden: Float[Tensor, "batch reads capacity width"] = torch.zeros(
             batch, len(reads), capacity if reads else 0, config.width, dtype=dtype, device=device
@@ -49,7 +49,7 @@ class LlamaCache:
     @property
     def entries(self) -> Int[Tensor, "batch"]:
         """The number of entries of each row."""
-        return self.lengths - self.dropped if self.is_selected else self.lengths
+        return self.lengths - self.dropped if self.has_dropped else self.lengths
 
     def room(self, new: int) -> tuple[int, int]:
         """The first entry that a pass of ``new`` tokens writes, and the end of those that it reads.
@@ -73,7 +73,8 @@ class LlamaCache:
         states = self.states.new_zeros(*self.states.shape[:3], int(counts.max()) + room, self.states.shape[4])
         for row, entries in enumerate(kept):
             states[:, row, :, : len(entries)] = self.states[:, row, :, entries.to(self.states.device)]
-        self.states, self.dropped, self.is_selected = states, self.lengths - counts, True
+        self.states, self.dropped = states, self.lengths - counts
+        self.has_dropped = bool(self.dropped.any())
 
     def move(self, source: Int[Tensor, "batch"], to: Int[Tensor, "batch"]) -> None:
         """Copy each row's entry at ``source`` to ``to``: of a tree's branches one is kept, without a gap."""

@@ -198,7 +198,7 @@ class LayerOps:
 
     def span(self, cache: LlamaCache, new: int) -> Span:
         start, end = cache.room(new)
-        if cache.is_selected:
+        if cache.has_dropped:
             entries = (cache.entries.unsqueeze(1) + torch.arange(new)).to(self.device)
             rope = self.rope[entries + cache.dropped.unsqueeze(1).to(self.device)].unsqueeze(2)
             return Span(0, end, entries, rope, self._until(entries, end))
