@@ -91,8 +91,8 @@ class Candidates:
     ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch vocab"]]:
         """The first rival that is kept (0: none), and the weights of the token recovered if none is."""
         accept, group = (randomness.draws(at, kind, self.count)[:, 1:] for kind in (Purpose.ACCEPT, Purpose.GROUP))
-        outcomes = self.rule.outcome(tokens, target_end, group)
-        drafted, whole = self.rule.mass(draft_end, target_end), self.rule.mass(target_end, target_end)
+        outcomes = self.rule.outcomes.draw(tokens, target_end, group)
+        drafted, whole = self._masses(draft_end, target_end)
         left, rival = _rest(whole, drafted), torch.zeros_like(at)
         for place in range(1, self.count):
             outcome = outcomes[:, place - 1 : place]
@@ -108,24 +108,27 @@ class Candidates:
         target_probs: Probs,
     ) -> Probs:
         """The law of the token if an outcome is recovered from ``left``; the target's if rounding leaves nothing."""
-        recovered = target_probs * self.rule.spread(left / torch.where(whole > 0, whole, 1), target_probs)
+        recovered = target_probs * self.rule.outcomes.spread(left / torch.where(whole > 0, whole, 1), target_probs)
         return torch.where((recovered > 0).any(-1, keepdim=True), recovered, target_probs)
 
     def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
-        drafted, whole = self.rule.mass(draft_probs, target_probs), self.rule.mass(target_probs, target_probs)
+        drafted, whole = self._masses(draft_probs, target_probs)
         keep, still_open, left = self._through(drafted, whole)
-        kept = draft_probs * self.rule.spread(keep, target_probs)
+        kept = draft_probs * self.rule.outcomes.spread(keep, target_probs)
         return kept + still_open * self._recovered(left, whole, target_probs)
 
     def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """The probability that one of the candidates is kept, ``1 - open_count``."""
         check_pair(draft_probs, target_probs)
-        masses = (self.rule.mass(probs, target_probs) for probs in (draft_probs, target_probs))
-        return 1 - self._through(*masses)[1].squeeze(-1)
+        return 1 - self._through(*self._masses(draft_probs, target_probs))[1].squeeze(-1)
 
     def first_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         return self.rule.expected_acceptance(draft_probs, target_probs)
+
+    def _masses(self, draft_probs: Probs, target_probs: Probs) -> Float[Tensor, "2 *batch outcomes"]:
+        """``Q`` and ``P``."""
+        return self.rule.outcomes.mass(torch.stack([draft_probs, target_probs]), target_probs)
 
     def _through(
         self, drafted: Float[Tensor, "*batch outcomes"], whole: Float[Tensor, "*batch outcomes"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pcg.acceptance import thinning
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.steps import at_end, bar, leading, of_drafted
 from pcg.constraints import SHARE_ABOVE_0, checked
 from pcg.groups.alike import Alike, Neighbours
@@ -65,9 +65,7 @@ class Coupling:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alike", Alike.of(self.groups))
 
-    def _offered(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def _offered(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         """The draft with what it gives a token below the floor cut to what the target gives it: ``over`` is 0 there."""
         if self.floor is None:
             return draft_probs
@@ -108,18 +106,14 @@ class Coupling:
         around, theirs = ask(tokens, near, back, target_probs, offered, numbers[..., Purpose.GROUP])
         return exact | (beyond * theirs < (own - target) * around)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs, self.groups)
         over, under = over_and_under(self._offered(draft_probs, target_probs), target_probs)
         kept = over * paired(over, under, self.alike)
         taken = under * paired(under, over, self.alike.reversed)
         return draft_probs.minimum(target_probs) + kept + (under - taken).clamp(min=0)
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """``sum min(p, q) + sum flow``, never below exact's nor above the maximal flow along alike pairs."""
         check_pair(draft_probs, target_probs, self.groups)
         over, under = over_and_under(self._offered(draft_probs, target_probs), target_probs)
@@ -142,8 +136,8 @@ class PairResidual:
         tokens = draw_several((self.target - self.draft).clamp_(min=0), trial)
         draft, target = self.draft.unsqueeze(1), self.target.unsqueeze(1)
         around, theirs = ask(tokens, self.alike.back, self.alike.near, draft, target, asked)
-        token, found = thinning.first(around <= keep * theirs, tokens)
-        return token, found
+        token, passed = thinning.first(around <= keep * theirs, tokens)
+        return token, passed
 
     def weights(self, wanted: Bool[Tensor, ""] | None) -> Float[Tensor, "batch vocab"]:
         """The dense form is a sum over all pairs. On a GPU the host waits, where they are many, to be spared it."""
@@ -155,9 +149,7 @@ class PairResidual:
         return torch.where((left > 0).any(1, keepdim=True), left, under)  # where rounding leaves nothing
 
 
-def over_and_under(
-    draft: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
-) -> tuple[Float[Tensor, "*batch vocab"], Float[Tensor, "*batch vocab"]]:
+def over_and_under(draft: Probs, target: Probs) -> tuple[Probs, Probs]:
     """``(draft - target)+`` and ``(target - draft)+``."""
     gap = target - draft
     return (-gap).clamp(min=0), gap.clamp(min=0)
@@ -181,11 +173,7 @@ def ask(
     return around, total_among(back.of(neighbour), less, more)
 
 
-def paired(
-    mine: Float[Tensor, "*batch vocab"],
-    theirs: Float[Tensor, "*batch vocab"],
-    alike: Alike,
-) -> Float[Tensor, "*batch vocab"]:
+def paired(mine: Probs, theirs: Probs, alike: Alike) -> Probs:
     """The share of ``mine(x)`` that is paired: ``sum over y in N(x) of theirs(y) / max(M(y), T(x))``.
 
     ``M(y)`` is the sum of ``mine`` over ``S(y)``, ``T(x)`` of ``theirs`` over ``N(x)``. The sum goes over all pairs of
@@ -197,13 +185,13 @@ def paired(
     neighbours, owners, starts = alike.near.members, alike.near.owners, alike.near.starts
     pairs, shares = len(neighbours), []
     rows = [values.reshape(-1, values.shape[-1]) for values in (theirs, 1 / _positive(asked), 1 / _positive(around))]
-    for weight, by_asked, by_around in zip(*(each.split(max(1, AT_ONCE // pairs)) for each in rows), strict=True):
+    for weight, by_asked, by_around in zip(*(values.split(max(1, AT_ONCE // pairs)) for values in rows), strict=True):
         share = by_asked.index_select(1, neighbours).minimum(by_around.index_select(1, owners))
         share = (share * weight.index_select(1, neighbours)).view(-1, 1)
         row = torch.arange(len(weight), dtype=starts.dtype, device=starts.device).unsqueeze(1)
         begins = torch.cat([(pairs * row + starts[:-1]).flatten(), pairs * row[-1] + starts[-1:]])
-        places = torch.arange(len(share), dtype=starts.dtype, device=starts.device)
-        shares.append(embedding_bag(places, share, begins, mode="sum", include_last_offset=True))
+        every = torch.arange(len(share), dtype=starts.dtype, device=starts.device)
+        shares.append(embedding_bag(every, share, begins, mode="sum", include_last_offset=True))
     return torch.cat(shares).view(mine.shape)
 
 

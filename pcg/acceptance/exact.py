@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
+from pcg.acceptance.outcomes import SingleTokens
 from pcg.acceptance.steps import at_end, emit_excess, leading, of_drafted
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -51,33 +52,15 @@ class Exact:
         draft, target = of_drafted(draft_probs, draft_tokens), of_drafted(target_probs[:, :-1], draft_tokens)
         return leading(numbers[..., Purpose.ACCEPT] * draft < target)
 
-    def outcome(
-        self,
-        tokens: Int[Tensor, "batch n"],
-        target_probs: Float[Tensor, "batch vocab"],
-        uniform: Float[Tensor, "batch n"],
-    ) -> Int[Tensor, "batch n"]:
-        return tokens
+    @property
+    def outcomes(self) -> SingleTokens:
+        return SingleTokens()
 
-    def mass(
-        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        return probs
-
-    def spread(
-        self, values: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        return values
-
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         return target_probs
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """``sum_x q(x) min(1, p(x)/q(x))``, that is 1 - the total variation distance."""
         check_pair(draft_probs, target_probs)
         return draft_probs.minimum(target_probs).sum(-1)

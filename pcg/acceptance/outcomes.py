@@ -1,5 +1,6 @@
 """Outcomes, which PCG tests in place of tokens: a group, or with a floor also a token implausible to the target.
 
+To exact each token is an outcome of its own (``SingleTokens``).
 Token to outcome is a Markov kernel: a plausible token becomes one of its groups, each equally likely; an implausible
 one stays itself. The kernel depends on the target's distribution alone, and is the same for draft and target.
 """
@@ -15,6 +16,24 @@ from torch import Tensor
 from pcg.acceptance.checks import Probs
 from pcg.acceptance.steps import bar
 from pcg.groups.table import GroupTable
+
+
+class SingleTokens:
+    """The outcomes of exact, in the form of ``pcg.decoding.tree.OutcomeMap``."""
+
+    def draw(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        target_probs: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch n"],
+    ) -> Int[Tensor, "batch n"]:
+        return tokens
+
+    def mass(self, probs: Probs, target_probs: Float[Tensor, "*#batch vocab"]) -> Probs:
+        return probs
+
+    def spread(self, values: Probs, target_probs: Probs) -> Probs:
+        return values
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance import thinning
-from pcg.acceptance.checks import check_block, check_pair
+from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
 from pcg.acceptance.outcomes import Outcomes
 from pcg.acceptance.steps import at_end, leading
 from pcg.constraints import SHARE_ABOVE_0, checked, one_of
@@ -101,21 +101,15 @@ class PCG:
         uniform = randomness.uniform(at, Purpose.RECOVERED) if self.residual == "draft" else None
         return GroupResidual(self.outcomes, draft_end, target_end, share, uniform)
 
-    def law(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         return self.law_and_acceptance(draft_probs, target_probs)[0]
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """``sum_k min(P_c(k), Q_c(k))``, never below exact's: token to group is a Markov kernel."""
         check_pair(draft_probs, target_probs, self.groups)
         return self.outcomes.mass(torch.stack([draft_probs, target_probs]), target_probs).amin(0).sum(-1)
 
-    def law_and_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> tuple[Float[Tensor, "*batch vocab"], Float[Tensor, "*batch"]]:
+    def law_and_acceptance(self, draft_probs: Probs, target_probs: Probs) -> tuple[Probs, Rates]:
         """Both, at the cost of one. With ``residual: target`` and ``m = min(P_c, Q_c)`` the token law above is
         ``q(t) sum_k w[k,t] m(k)/Q_c(k) + p(t) (1 - sum_k w[k,t] m(k)/P_c(k))``: one sum over the table each way."""
         check_pair(draft_probs, target_probs, self.groups)
@@ -130,24 +124,6 @@ class PCG:
             kept = draft_probs * self.outcomes.spread(shares[0], target_probs)
             law = kept + by_draft_within(self.outcomes, excess, draft_probs, target_probs, *masses)
         return law, shared.sum(-1)
-
-    def outcome(
-        self,
-        tokens: Int[Tensor, "batch n"],
-        target_probs: Float[Tensor, "batch vocab"],
-        uniform: Float[Tensor, "batch n"],
-    ) -> Int[Tensor, "batch n"]:
-        return self.outcomes.draw(tokens, target_probs, uniform)
-
-    def mass(
-        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch outcomes"]:
-        return self.outcomes.mass(probs, target_probs)
-
-    def spread(
-        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        return self.outcomes.spread(values, target_probs)
 
 
 @dataclass(frozen=True)
@@ -177,10 +153,10 @@ class GroupResidual:
     def propose(self, numbers: Float[Tensor, "batch trials 3"]) -> tuple[Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
         tokens, groups, kept = self.trials(numbers)
         if self.uniform is None:
-            token, found = thinning.first(kept, tokens)
-            return token, found
-        token, group, found = thinning.first(kept, tokens, groups)
-        return self._pick_by_draft(group, token, self.uniform), found
+            token, passed = thinning.first(kept, tokens)
+            return token, passed
+        token, group, passed = thinning.first(kept, tokens, groups)
+        return self._pick_by_draft(group, token, self.uniform), passed
 
     def trials(
         self, numbers: Float[Tensor, "batch trials 3"]
@@ -227,12 +203,12 @@ class GroupResidual:
 def by_draft_within(
     outcomes: Outcomes,
     excess: Float[Tensor, "*batch outcomes"],
-    draft_probs: Float[Tensor, "*batch vocab"],
-    target_probs: Float[Tensor, "*batch vocab"],
+    draft_probs: Probs,
+    target_probs: Probs,
     draft_mass: Float[Tensor, "*batch outcomes"],
     target_mass: Float[Tensor, "*batch outcomes"],
     wanted: Bool[Tensor, ""] | None = None,
-) -> Float[Tensor, "*batch vocab"]:
+) -> Probs:
     """Law of the token where an outcome comes with ``excess`` and the draft picks in it; where the draft has no say,
     the target does."""
     drafted = draft_mass > SMALLEST

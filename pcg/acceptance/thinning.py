@@ -85,14 +85,14 @@ def recover(
         return draw(residual.weights(wanted), randomness.uniform(at, Purpose.RECOVERED))
     trials = next_stage(had, at)
     numbers = randomness.draws(at, Purpose.TRIAL, 3 * trials)[:, 3 * had :].reshape(len(at), -1, 3)
-    token, found = residual.propose(numbers)
-    if not may_look(found):
-        return torch.where(found, token, recover(residual, at, randomness, trials, ~found.all()))
-    if all(found.tolist()):
+    token, passed = residual.propose(numbers)
+    if not may_look(passed):
+        return torch.where(passed, token, recover(residual, at, randomness, trials, ~passed.all()))
+    if all(passed.tolist()):
         return token
-    if single(found):
+    if single(passed):
         return recover(residual, at, randomness, trials)
-    left = (~found).nonzero().squeeze(1)
+    left = (~passed).nonzero().squeeze(1)
     token[left] = recover(residual.keep(left), at[left], randomness.keep(left), trials)
     return token
 

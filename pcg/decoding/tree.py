@@ -50,10 +50,37 @@ class BranchingLM(TokenLM, Protocol):
 
 
 @runtime_checkable
+class OutcomeMap(Protocol):
+    """What tokens are tested as: outcomes, which may depend on the target's distribution, on nothing drawn."""
+
+    def draw(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        target_probs: Float[Tensor, "batch vocab"],
+        uniform: Float[Tensor, "batch n"],
+    ) -> Int[Tensor, "batch n"]:
+        """The outcome that each token is tested as."""
+
+    def mass(
+        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*#batch vocab"]
+    ) -> Float[Tensor, "*batch outcomes"]:
+        """Each outcome's probability where tokens have ``probs``."""
+
+    def spread(
+        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        """For each token, the expectation of ``values`` over its outcome."""
+
+
+@runtime_checkable
 class OutcomeRule(Rule, Protocol):
     """A rule that is exact speculative decoding of an *outcome*, the token itself or its group, and so can test several
-    candidates (``pcg.acceptance.candidates``). Outcomes may depend on the target's distribution, on nothing drawn.
+    candidates (``pcg.acceptance.candidates``).
     """
+
+    @property
+    def outcomes(self) -> OutcomeMap:
+        """What tokens are tested as."""
 
     def keep(
         self,
@@ -63,24 +90,6 @@ class OutcomeRule(Rule, Protocol):
         numbers: Float[Tensor, "batch gamma purposes"],
     ) -> Int[Tensor, "batch"]:
         """How many leading tokens pass. ``numbers``: of the purposes accept and group, then any others."""
-
-    def outcome(
-        self,
-        tokens: Int[Tensor, "batch n"],
-        target_probs: Float[Tensor, "batch vocab"],
-        uniform: Float[Tensor, "batch n"],
-    ) -> Int[Tensor, "batch n"]:
-        """The outcome that each token is tested as."""
-
-    def mass(
-        self, probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch outcomes"]:
-        """Each outcome's probability where tokens have ``probs``."""
-
-    def spread(
-        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        """For each token, the expectation of ``values`` over its outcome."""
 
 
 @runtime_checkable
