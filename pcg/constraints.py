@@ -79,17 +79,17 @@ def checked(made: type[T]) -> type[T]:
     def checked_init(self: Any, *values: Any, **named: Any) -> None:
         compiling = torch.compiler.is_compiling()  # in a graph arguments are constants, which were checked before
         if not compiling and (wrong := problems(dict(zip(names, values, strict=False)) | named, hints)):
-            raise ValueError(f"{made.__name__}: {'; '.join(wrong.values())}")
+            raise ValueError(f"{made.__name__}: {'; '.join(wrong)}")
         init(self, *values, **named)
 
     made.__init__ = checked_init  # type: ignore[method-assign]
     return made
 
 
-def problems(values: Mapping[str, Any], hints: Mapping[str, Any], path: str = "") -> dict[str, str]:
-    """By key, ``path.key=value: what is allowed`` for each value that its annotation does not allow."""
-    lines = {key: _problem(path + key, values[key], hint) for key, hint in hints.items() if key in values}
-    return {key: line for key, line in lines.items() if line is not None}
+def problems(values: Mapping[str, Any], hints: Mapping[str, Any], path: str = "") -> list[str]:
+    """``path.key=value: what is allowed`` for each value that its annotation does not allow."""
+    lines = [_problem(path + key, values[key], hint) for key, hint in hints.items() if key in values]
+    return [line for line in lines if line is not None]
 
 
 def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _problem(key: str, value: Any, hint: Any) -> str | None:
         return None
     if broken:
         or_null = ", or null" if type(None) in _options(hint) else ""
-        return f"{key}={value!r}: {'; '.join(words for each in broken for words in each)}{or_null}"
+        return f"{key}={value!r}: {'; '.join(words for of_option in broken for words in of_option)}{or_null}"
     text = value if isinstance(value, int | float) and not isinstance(value, bool) else "..."
     quoted = f"; text goes into quotes: \"{key}='{text}'\"" if _has_type("", hint) and value is not None else ""
     return f"{key}={value!r}: expected {_words(hint)}{quoted}"
@@ -128,7 +128,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _constraints(hint: Any) -> list[Constraint]:
-    return [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Constraint)]
+    return [item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Constraint)]
 
 
 def _has_type(value: Any, hint: Any) -> bool:

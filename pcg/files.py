@@ -25,7 +25,7 @@ def absent(path: Path) -> str | None:
 
 def dead_link(path: Path) -> str | None:
     """The dead link among a path and its parents, for an error message; None without one."""
-    link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+    link = next((above for above in (path, *path.parents) if above.is_symlink() and not above.exists()), None)
     return None if link is None else f"{link} is a link to {link.readlink()}, which is not there"
 
 

@@ -18,12 +18,12 @@ class History(NamedTuple):
     Attributes:
         seen: whether a token is in the voice prompt or was generated; a repetition penalty without a window applies.
         window: the last tokens of these, the newest last; a penalty over a window applies to them.
-        said: the last generated tokens, the newest last; repetition-aware sampling counts them.
+        generated: the last generated tokens, the newest last; repetition-aware sampling counts them.
     """
 
     seen: Bool[Tensor, "*batch vocab"] | None
     window: Int[Tensor, "*batch window"] | None
-    said: Int[Tensor, "*batch said"] | None
+    generated: Int[Tensor, "*batch generated"] | None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> History:
         """``function`` of each field that is not None."""
@@ -33,23 +33,24 @@ class History(NamedTuple):
         """The histories after one more token each, as new tensors."""
         token = tokens.unsqueeze(-1)
         seen = None if self.seen is None else self.seen.scatter(-1, token, True)
-        window, said = (
-            None if recent is None else torch.cat([recent[..., 1:], token], -1) for recent in (self.window, self.said)
+        window, generated = (
+            None if recent is None else torch.cat([recent[..., 1:], token], -1)
+            for recent in (self.window, self.generated)
         )
-        return History(seen, window, said)
+        return History(seen, window, generated)
 
     def after_block(self, block: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"]) -> History:
         """The histories after the first ``count`` (1 or more) tokens of each row's block."""
-        places = torch.arange(block.shape[1], device=block.device)
-        kept = torch.where(places < count.unsqueeze(1), block, block[:, :1])
+        steps = torch.arange(block.shape[1], device=block.device)
+        kept = torch.where(steps < count.unsqueeze(1), block, block[:, :1])
         seen = None if self.seen is None else self.seen.scatter(1, kept, True)
 
         def ended(recent: Int[Tensor, "batch window"]) -> Int[Tensor, "batch window"]:
             newest = count.unsqueeze(1) + torch.arange(recent.shape[1], device=block.device)
             return torch.cat([recent, block], 1).gather(1, newest)
 
-        window, said = (None if recent is None else ended(recent) for recent in (self.window, self.said))
-        return History(seen, window, said)
+        window, generated = (None if recent is None else ended(recent) for recent in (self.window, self.generated))
+        return History(seen, window, generated)
 
 
 def stack(histories: Sequence[History], dim: int) -> History:
@@ -75,5 +76,5 @@ def along(before: History, tokens: Int[Tensor, "length"]) -> History:
 def counts(recent: Int[Tensor, "*batch window"], vocab_size: int) -> Int[Tensor, "*batch {vocab_size}"]:
     """How often each token is in a window."""
     tokens = torch.where(recent == NONE, vocab_size, recent)
-    found = torch.zeros((*recent.shape[:-1], vocab_size + 1), dtype=torch.int64, device=recent.device)
-    return found.scatter_add(-1, tokens, torch.ones_like(tokens))[..., :vocab_size]
+    counted = torch.zeros((*recent.shape[:-1], vocab_size + 1), dtype=torch.int64, device=recent.device)
+    return counted.scatter_add(-1, tokens, torch.ones_like(tokens))[..., :vocab_size]

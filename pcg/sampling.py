@@ -254,8 +254,8 @@ class Sampling:
         nucleus = self._truncated(logits).softmax(-1)
         if self.ras is None or history is None:
             return nucleus
-        assert history.said is not None
-        repeated = nucleus * self.ras.repeated(history.said, vocab_size)
+        assert history.generated is not None
+        repeated = nucleus * self.ras.repeated(history.generated, vocab_size)
         return nucleus - repeated + logits.softmax(-1) * repeated.sum(-1, keepdim=True)
 
     def _truncated(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
@@ -387,7 +387,7 @@ def total_among(
 
 
 def _excess(ids: Tensor, more: Tensor, less: Tensor) -> Float[Tensor, "batch n width"]:
-    more, less = (each.expand(-1, ids.shape[1], -1) for each in (more, less))
+    more, less = (values.expand(-1, ids.shape[1], -1) for values in (more, less))
     return (more.gather(2, ids) - less.gather(2, ids)).clamp_(min=0)
 
 

@@ -215,7 +215,7 @@ def test_a_penalty_over_a_window_forgets() -> None:
 def test_nothing_is_remembered_that_is_not_asked_for() -> None:
     assert Sampling().history([None], 9, torch.device("cpu")) is None
     whole = Sampling(repetition_penalty=1.1).history([None], 9, torch.device("cpu"))
-    assert (whole.seen.shape, whole.window, whole.said) == ((1, 9), None, None)
+    assert (whole.seen.shape, whole.window, whole.generated) == ((1, 9), None, None)
 
 
 def test_greedy_puts_all_mass_on_the_most_likely_token_after_the_penalty() -> None:

@@ -117,11 +117,11 @@ def _without_launcher(arguments: Sequence[str]) -> list[str]:
 
     Such a command fetches nothing either.
     """
-    asking = [each for each in arguments if each.lower() in ("status=true", "dry=true")]
+    asking = [word for word in arguments if word.lower() in ("status=true", "dry=true")]
     if not asking:
         return list(arguments)
     os.environ["HF_HUB_OFFLINE"] = "1"  # before any of the hub's libraries is imported
-    others = [each for each in arguments if not each.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
+    others = [word for word in arguments if not word.lstrip("+~").startswith(("hydra/launcher=", "hydra.launcher."))]
     place = others.index(asking[0])  # Hydra takes overrides only side by side
     return [*others[:place], "hydra/launcher=basic", *others[place:]]
 

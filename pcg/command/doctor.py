@@ -98,7 +98,7 @@ def _requirements() -> list[Requirement]:
 
 def core() -> list[Need]:
     """The packages without which pcg cannot be imported."""
-    return [Need(each, f"pip install '{each}'") for each in _requirements() if each.marker is None]
+    return [Need(package, f"pip install '{package}'") for package in _requirements() if package.marker is None]
 
 
 @cache
@@ -164,7 +164,7 @@ def _names_in(module: str) -> frozenset[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {each.name.partition(".")[0] for each in node.names}
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.partition(".")[0])
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -199,7 +199,7 @@ def _folders() -> Iterator[tuple[str, bool]]:
     )
     for name, folder, changed_by in folders:
         path = Path(folder).absolute()
-        existing = next(each for each in (path, *path.parents) if each.exists())
+        existing = next(above for above in (path, *path.parents) if above.exists())
         good = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
         state = "can be written" if good else f"CANNOT be written: {existing}"
         free = shutil.disk_usage(existing).free / 1e9

@@ -89,7 +89,7 @@ class Model:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the report; returns the exit status: 0 if the folder could be run, 1 if not, 2 if none was named."""
-    if not arguments or any("=" in each or each.startswith("-") for each in arguments):
+    if not arguments or any("=" in word or word.startswith("-") for word in arguments):
         print("pcg inspect TARGET [DRAFT ...]: model folders, or ids of the hub, the target's first", file=sys.stderr)
         return 2
     path, *draft_paths = arguments

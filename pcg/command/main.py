@@ -83,4 +83,5 @@ def _complete(arguments: Sequence[str]) -> None:
     if rest and name in programs():
         os.environ["COMP_LINE"] = program + rest
         return run(name, arguments)
-    return print(" ".join(each for each in [*programs(), *_WITHOUT_CONFIG] if not rest and each.startswith(name)))
+    commands = [] if rest else [*programs(), *_WITHOUT_CONFIG]
+    return print(" ".join(command for command in commands if command.startswith(name)))

@@ -96,7 +96,7 @@ def problems_of_several(choices: Choices, overrides: Sequence[Override]) -> list
 
 def _or_one_text(choices: Choices, item: Override) -> str:
     key, _, value = str(item.input_line).partition("=")
-    numbers = all(_PLAIN.fullmatch(each.strip()) for each in value.split(","))
+    numbers = all(_PLAIN.fullmatch(text.strip()) for text in value.split(","))
     if numbers or _CALL.fullmatch(value) or choices(item.key_or_group):
         return ""
     return f", or quote what is one text: {quoted(key, value)}"

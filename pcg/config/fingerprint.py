@@ -44,8 +44,8 @@ def inputs(run: Mapping[str, Any]) -> Iterator[Input]:
             log.warning("%s=%s has changed since the run read it, and is not kept as an artifact", key, path)
         elif read is not None:
             by_digest.setdefault(read, []).append((key, path))
-    for read, places in by_digest.items():
-        path, keys = places[0][1], tuple(key for key, _ in places)
+    for read, keys_and_paths in by_digest.items():
+        path, keys = keys_and_paths[0][1], tuple(key for key, _ in keys_and_paths)
         if path.startswith(BUNDLED) or hub.is_hub_id(path):
             yield Input("checkpoint", read, keys, source=path)
         else:
@@ -70,16 +70,18 @@ def of_utterances(utterances: Iterable[Utterance]) -> str:
     total = hashlib.blake2b(digest_size=5)
     recordings: dict[Callable[[], Audio] | None, bytes] = {None: b""}  # a voice that many share is read once
     ids: set[str] = set()
-    for each in utterances:
-        if each.id in ids:
-            raise ValueError(f"dataset: two utterances are called {each.id!r}; each needs an id of its own")
-        ids.add(each.id)
-        for load in (each.load_prompt, each.load_reference):
+    for utterance in utterances:
+        if utterance.id in ids:
+            raise ValueError(f"dataset: two utterances are called {utterance.id!r}; each needs an id of its own")
+        ids.add(utterance.id)
+        for load in (utterance.load_prompt, utterance.load_reference):
             if load not in recordings:
                 recordings[load] = _digest_of_recording(load)
-        sounds = (recordings[each.load_prompt], recordings[each.load_reference])
-        total.update(repr((each.id, each.text, each.speaker, each.prompt_text, sounds)).encode())
-        for codes in (load() for load in (each.load_prompt_codes, each.load_codes, each.load_voice) if load):
+        sounds = (recordings[utterance.load_prompt], recordings[utterance.load_reference])
+        content = (utterance.id, utterance.text, utterance.speaker, utterance.prompt_text, sounds)
+        total.update(repr(content).encode())
+        loads = (utterance.load_prompt_codes, utterance.load_codes, utterance.load_voice)
+        for codes in (load() for load in loads if load):
             total.update(repr(len(codes)).encode() + codes.tobytes())
     return total.hexdigest()
 

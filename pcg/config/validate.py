@@ -104,7 +104,7 @@ def _problems_of_devices(device: Any, devices: Any) -> list[str]:
 
 def problems_of_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     """What is wrong with the ``metrics`` group: ``when``, and a node for each metric."""
-    problems = list(constraints.problems(metrics or {}, {"when": Literal["inline", "after"]}, "metrics.").values())
+    problems = constraints.problems(metrics or {}, {"when": Literal["inline", "after"]}, "metrics.")
     built = metric_nodes(metrics)
     for name, node in built.items():
         problems += problems_of_node(node, f"metrics.{name}")
@@ -180,4 +180,4 @@ def _wrong_arguments(make: Callable[..., Any], given: Mapping[str, Any], path: s
         made: Any = next((option for option in options if is_dataclass(option)), None)
         if made is not None:
             problems += _wrong_arguments(made, plain.pop(key), prefix + key)
-    return [*problems, *constraints.problems(plain, hints, prefix).values()]
+    return [*problems, *constraints.problems(plain, hints, prefix)]

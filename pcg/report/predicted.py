@@ -7,7 +7,6 @@ differ, and why.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pcg.metrics.aggregate import Estimate, estimate, paired_difference, ratio
 from pcg.report.tables import figure
 from pcg.results import predictions, store
+from pcg.results.records import peek
 from pcg.results.timing import Timing, clock_of, timing_of
 from pcg.types import Result
 
@@ -51,9 +51,8 @@ def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | N
         same &= _models(study["config"]) == _models(run)
     same &= all(study["config"]["decoding"].get(key) == run["decoding"].get(key) for key in _SAMPLING)
     same &= study["config"]["decoding"].get("candidates", 1) == run["decoding"].get("candidates", 1)
-    same &= (
-        "control" not in run["decoding"]
-    )  # of an earlier version, in which gamma and theta changed from round to round
+    # of an earlier version, in which gamma and theta changed from round to round
+    same &= "control" not in run["decoding"]
     return next((point for point in study["points"] if same and point["grouping"] == run["grouping"]), None)
 
 
@@ -110,9 +109,7 @@ def _speed_cells(result: Result, measured: Sequence[Row], twins: Sequence[Row], 
 
 def seconds_by_batch(folder: Path) -> dict[int, tuple[Timing, Timing]]:
     """Timings of the rule and of the target alone, by batch; only batches in which both were timed."""
-    path = folder / "batches.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    records = [record for record in lines if record["seconds"] and record["baseline_seconds"]]
+    records = [record for record in peek(folder / "batches.jsonl") if record["seconds"] and record["baseline_seconds"]]
     clock = clock_of(records)
     return {
         record["batch"]: (timing_of(record, "", clock), timing_of(record, "baseline_", clock)) for record in records

@@ -59,7 +59,7 @@ def check(config: Mapping[str, Any]) -> list[str]:
     outputs, study = Path(config["paths"]["outputs"]).expanduser(), config["study"]
     names = [str(name) for name in (study if isinstance(study, list) else [study])]
     finished = sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{store.NAME}")})
-    problems = list(constraints.problems(config, _KEYS).values())
+    problems = constraints.problems(config, _KEYS)
     problems += [
         f"study={name}: no finished run at {outputs / name}/<run_id>/{store.NAME}{nearest(name, finished)}"
         for name in names or [""]

@@ -153,7 +153,7 @@ class BatchRunner:
         pieces but the last have its size.
         """
         codec, tokens = self.composition.codec, own.generations[place].tokens.tolist()
-        found: dict[str, float | None] = {}
+        seconds: dict[str, float | None] = {}
         stream, piece_seconds = None, 0.0
         if codec is not None and own.arrivals is not None and tokens:
             stream = Stream(codec, prompt.speech, self.run.decoding.chunk)
@@ -168,8 +168,8 @@ class BatchRunner:
             if known and stream is not None and codec is not None:
                 token_seconds = codec.hop / codec.sample_rate / codec.frame
                 first, worst = waits(known, stream.chunk, stream.ahead, token_seconds, piece_seconds)
-            found |= {f"{prefix}first_audio_seconds": first, f"{prefix}worst_gap_seconds": worst}
-        return found
+            seconds |= {f"{prefix}first_audio_seconds": first, f"{prefix}worst_gap_seconds": worst}
+        return seconds
 
     def _speak_and_score(
         self, prompts: Sequence[Prompt], generations: Sequence[Generation], name: Callable[[str], str]
@@ -253,8 +253,8 @@ def _timing(prefix: str, decoded: Decoded | None) -> dict[str, Any]:
 def failed_batch(utterances: Sequence[Utterance], error: Exception) -> dict[str, Any]:
     """The record of a batch of which every utterance failed for this reason."""
     rows = [
-        {"utterance": each.id, "text": each.text, "speaker": each.speaker, "error": _reason(error)}
-        for each in utterances
+        {"utterance": utterance.id, "text": utterance.text, "speaker": utterance.speaker, "error": _reason(error)}
+        for utterance in utterances
     ]
     return {**_timing("", None), **_timing("baseline_", None), "counters": None, "rows": rows}
 
@@ -272,7 +272,7 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 key: sum(record[f"{prefix}{what}"][key] for record in timed) for key in keys
             } or None
     counted = [record["counters"] for record in good if record["counters"]]
-    whole["counters"] = {key: sum(each[key] for each in counted) for key in counted[0]} if counted else None
+    whole["counters"] = {key: sum(counters[key] for counters in counted) for key in counted[0]} if counted else None
     return whole
 
 

@@ -141,8 +141,8 @@ class Pool:
     def begin(self, job: Job) -> None:
         self._job = job
         self._relayed.clear()
-        for each in self._workers:
-            each.begin(job)
+        for device_worker in self._workers:
+            device_worker.begin(job)
 
     def do(self, pending: Sequence[int], stopping: Callable[[], bool]) -> Generator[Any, None, None]:
         assert self._job is not None
@@ -150,7 +150,7 @@ class Pool:
             yield self._job.given_up(index, outcome) if isinstance(outcome, WorkerDied) else outcome
 
     def described(self) -> Mapping[str, Any]:
-        described = next((each.described for each in self._workers if each.described is not None), None)
+        described = next((loaded.described for loaded in self._workers if loaded.described is not None), None)
         if described is None:  # no batch was left to do
             first = self._workers[0]
             first.give(None)
@@ -161,11 +161,11 @@ class Pool:
         return described
 
     def peak_memory_bytes(self) -> int:
-        return max(each.peak_memory for each in self._workers)
+        return max(device_worker.peak_memory for device_worker in self._workers)
 
     def close(self) -> None:
-        for each in self._workers:
-            each.stop()
+        for device_worker in self._workers:
+            device_worker.stop()
 
     def _relay(self, record: logging.LogRecord) -> None:
         """Log what a worker logged; once where all workers log the same."""
@@ -176,7 +176,7 @@ class Pool:
 
 
 def _wait(busy: Collection[DeviceWorker]) -> list[DeviceWorker]:
-    worker_of = {channel: each for each in busy for channel in each.channels}
+    worker_of = {channel: device_worker for device_worker in busy for channel in device_worker.channels}
     return list(dict.fromkeys(worker_of[channel] for channel in connection.wait(list(worker_of))))
 
 

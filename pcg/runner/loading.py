@@ -112,7 +112,11 @@ def check_voices(run: Run) -> None:
     if run.codec is not None:
         return
     utterances = list(load_dataset(run.dataset))
-    with_audio = [each.id for each in utterances if each.load_prompt is not None and each.load_prompt_codes is None]
+    with_audio = [
+        utterance.id
+        for utterance in utterances
+        if utterance.load_prompt is not None and utterance.load_prompt_codes is None
+    ]
     if with_audio:
         raise ConfigError(
             [

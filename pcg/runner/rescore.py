@@ -80,12 +80,14 @@ class Scorer:
 
     def do(self, index: int) -> list[Line]:
         utterances, audio = [self._utterances[name] for name in self._job.batches[index]], self._job.audio
-        own = self._score(utterances, [audio[each.id] for each in utterances])
-        with_baseline = [each for each in utterances if (self._job.folder / baseline_of(audio[each.id])).exists()]
-        alone = self._score(with_baseline, [baseline_of(audio[each.id]) for each in with_baseline])
+        own = self._score(utterances, [audio[utterance.id] for utterance in utterances])
+        with_baseline = [
+            utterance for utterance in utterances if (self._job.folder / baseline_of(audio[utterance.id])).exists()
+        ]
+        alone = self._score(with_baseline, [baseline_of(audio[utterance.id]) for utterance in with_baseline])
         return [
-            {"utterance": each.id, "scores": own[each.id], "baseline_scores": alone.get(each.id, {})}
-            for each in utterances
+            {"utterance": name, "scores": own[name], "baseline_scores": alone.get(name, {})}
+            for name in self._job.batches[index]
         ]
 
     def _score(self, utterances: Sequence[Utterance], files: Sequence[str]) -> dict[str, Scores]:
@@ -221,7 +223,7 @@ def rescore(config: Mapping[str, Any]) -> Path:
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with the config of experiments/score.py."""
     problems = [f"{key}: unknown key{nearest(key, _KEYS)}" for key in config if key not in _KEYS]
-    problems += [*constraints.problems(config, _KEYS).values(), *problems_of_metrics(config["metrics"])]
+    problems += [*constraints.problems(config, _KEYS), *problems_of_metrics(config["metrics"])]
     if not metric_nodes(config["metrics"]):
         problems.append("metrics: name at least one metric")
     try:

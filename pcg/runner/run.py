@@ -199,7 +199,7 @@ def _summary(lines: Sequence[Mapping[str, Any]], allowed: int) -> str:
 
 def _warn_of_left_out(left_out: Sequence[Mapping[str, Any]], utterances: int) -> None:
     figures: dict[tuple[int, str], list[str]] = {}
-    for each in left_out:
-        figures.setdefault((each["utterances"], each["reason"]), []).append(each["figure"])
+    for entry in left_out:
+        figures.setdefault((entry["utterances"], entry["reason"]), []).append(entry["figure"])
     for (count, reason), names in figures.items():
         log.warning("%s: without %d of %d utterances, since %s", ", ".join(names), count, utterances, reason)

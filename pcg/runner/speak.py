@@ -36,7 +36,7 @@ _PIPED = 0xFFFFFFFF  # stands in the header of a WAV whose size is not known yet
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists what is wrong with the config of conf/speak.yaml, the text among it."""
-    problems = list(constraints.problems(config, _KEYS).values())
+    problems = constraints.problems(config, _KEYS)
     if not problems:
         try:
             build(_dataset_of(config))

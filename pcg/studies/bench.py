@@ -45,7 +45,7 @@ _SHARES = {"of a round: draft": "draft", "target": "target", "rule": "rule", "lo
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists everything that is wrong with conf/bench.yaml."""
-    problems = list(constraints.problems(config, _KEYS).values())
+    problems = constraints.problems(config, _KEYS)
     if not is_built(config["draft"]):
         problems.append("draft is required: pcg bench draft=NAME")
     problems += [

@@ -79,7 +79,7 @@ _BYTES = {"cuda": 2**30, "cpu": 2**26}  # copied to measure the memory
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists everything that is wrong with conf/gpu.yaml, also a device that is not here."""
-    problems = list(constraints.problems(config, _KEYS).values())
+    problems = constraints.problems(config, _KEYS)
     if str(config["device"]).startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device={config['device']}: no GPU that torch can use is here; device=cpu shape=tiny tries it")
     refuse(problems)

@@ -20,7 +20,7 @@ from pcg.runner.groups import group_table
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise a ConfigError that lists everything that is wrong with conf/groups.yaml."""
-    problems = [*problems_of_values(config), *constraints.problems(config, {"device": Device}).values()]
+    problems = [*problems_of_values(config), *constraints.problems(config, {"device": Device})]
     for role in ("target", "draft", "codec", "grouping"):
         if is_built(config[role]):
             problems += problems_of_node(config[role], role)

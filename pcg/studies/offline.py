@@ -52,7 +52,7 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = list(constraints.problems(config, _KEYS).values())
+    problems = constraints.problems(config, _KEYS)
     if not is_built(config["draft"]):
         problems.append("draft is required: pcg offline draft=NAME")
     return settings_and_points(config, problems)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pcg.config.build import TARGET, constructor, is_built
-from pcg.config.settings import GPUS, Decoding, Plan
+from pcg.config.settings import GPUS, Decoding, Plan, Settings
 from pcg.config.validate import ConfigError, check
 from pcg.results.timing import ideal_speedup
 
@@ -133,7 +133,7 @@ def _model(role: str, target: Mapping[str, Any], node: Mapping[str, Any], decodi
 
 def show(config: Mapping[str, Any]) -> None:
     """Print the plan."""
-    needed, settings = needs(config), check(config)
+    needed, settings = needs(config), Settings.of(config)
     plan, decoding = settings.plan, settings.decoding
     table = Table(title=f"{plan.gpu}, batch {decoding.batch_size}, {plan.prompt_tokens} + {decoding.max_tokens} tokens")
     block = f"of {decoding.gamma * decoding.candidates + 1}"

@@ -80,9 +80,9 @@ def _alpha_against_theta(curves: Mapping[str, Points]) -> Figure | None:
         style = _style(curves, curve)
         if curve in swept:
             low, high = zip(*(point["alpha_ci95"] or (point["alpha"],) * 2 for point in points), strict=True)
-            places: list[Any] = [theta(point) for point in points]
-            axes.plot(places, [point["alpha"] for point in points], label=curve, **style)
-            axes.fill_between(places, low, high, color=style["color"], alpha=0.12, linewidth=0)
+            thetas: list[Any] = [theta(point) for point in points]
+            axes.plot(thetas, [point["alpha"] for point in points], label=curve, **style)
+            axes.fill_between(thetas, low, high, color=style["color"], alpha=0.12, linewidth=0)
         elif len(points) == 1 and points[0]["groups"] is None:
             level = {key: style[key] for key in ("color", "zorder")}
             axes.axhline(points[0]["alpha"], label=curve, linestyle="--", linewidth=0.9, **level)
@@ -106,8 +106,8 @@ def _frontier(curves: Mapping[str, Points]) -> Figure:
         for curve, own in curves.items():
             placed = sorted((point["alpha"], point[distance]) for point in own if point.get(distance) is not None)
             if placed:
-                heights, places = zip(*placed, strict=True)
-                axes.plot(places, heights, label=curve, **_style(curves, curve))
+                alphas, distances = zip(*placed, strict=True)
+                axes.plot(distances, alphas, label=curve, **_style(curves, curve))
         reach = sorted(point[distance] for point in points if point.get(distance) is not None)
         most = reach[int(0.9 * (len(reach) - 1))]
         axes.set_xlim(-0.02 * most, 1.05 * most or 1)
@@ -139,6 +139,6 @@ def _changes(axes: Axes, name: str, curves: Mapping[str, Points]) -> None:
         spans = [row[f"{name}_change_ci95"] or (height, height) for row, height in zip(rows, heights, strict=True)]
         below = [max(0.0, height - low) for height, (low, _) in zip(heights, spans, strict=True)]
         above = [max(0.0, high - height) for height, (_, high) in zip(heights, spans, strict=True)]
-        places: list[Any] = [theta(row) for row in rows]
+        thetas: list[Any] = [theta(row) for row in rows]
         dashes = ":" if _is_control(points[0]) else "-"
-        axes.errorbar(places, heights, [below, above], label=curve, capsize=3, marker="o", linestyle=dashes)
+        axes.errorbar(thetas, heights, [below, above], label=curve, capsize=3, marker="o", linestyle=dashes)

@@ -47,7 +47,7 @@ def rounds_along(
     # kept[:, s, i]: the probability that the first candidates of the i positions from s on are all kept; 0 where they
     # leave the sequence
     any_kept, first_kept = (
-        torch.nn.functional.pad(each, (0, gamma)).unfold(1, gamma, 1)[:, :positions] for each in (alphas, firsts)
+        torch.nn.functional.pad(rates, (0, gamma)).unfold(1, gamma, 1)[:, :positions] for rates in (alphas, firsts)
     )
     kept = torch.nn.functional.pad(first_kept.cumprod(2), (1, 0), value=1.0)
     emits = kept - torch.nn.functional.pad(kept[..., 1:], (0, 1))  # i kept, the next not: i + 1 tokens emitted

@@ -48,7 +48,7 @@ def check(config: Mapping[str, Any]) -> tuple[Settings, list[Point]]:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    problems = list(constraints.problems(config, _KEYS).values())
+    problems = constraints.problems(config, _KEYS)
     if not is_built(config["codec"]):
         problems.append("codec is required: pcg substitute codec=NAME")
 
@@ -72,7 +72,7 @@ def study(config: Mapping[str, Any]) -> Path:
     composed = load(run)
     groups = {point.name: rule.groups for point, rule in zip(points, rules_of(points), strict=True)}  # type: ignore[attr-defined]
     swapper = _Swapper(composed, run.metrics, groups, config["share"], settings.seed, settings.study_folder / FOLDER)
-    rows = [row for each in with_progress(composed.dataset, "substitute") for row in swapper.rows(each)]
+    rows = [row for spoken in with_progress(composed.dataset, "substitute") for row in swapper.rows(spoken)]
     ratios = {key: figure.columns for metric in composed.metrics.values() for key, figure in metric.figures.items()}
     values = {
         "schema": SCHEMA,
@@ -117,20 +117,12 @@ def swap(tokens: Int[Tensor, "length"], table: GroupTable, share: float, randomn
         randomness.uniform(positions[None], purpose)[0] for purpose in (Purpose.GROUP, Purpose.TOKEN, Purpose.ACCEPT)
     )
     tokens = tokens.cpu()
-    groups = tokens if _seeded(table) else table.draw_group(tokens, choose).long()
+    groups = tokens if table.seeded else table.draw_group(tokens, choose).long()
     sizes = table.sizes[groups]
     company = sizes > 1
     drawn = company & (keep < share)
     picked = table.members[table.member_starts[groups] + (member * sizes).long()].long()
     return Swap(torch.where(drawn, picked, tokens), company, drawn)
-
-
-def _seeded(table: GroupTable) -> bool:
-    """Whether every group k is the one that token k seeds."""
-    if len(table) != table.vocab_size:
-        return False
-    group = torch.arange(len(table)).repeat_interleave(table.sizes.long())
-    return bool(torch.zeros(len(table), dtype=torch.bool).index_fill_(0, group[group == table.members], True).all())
 
 
 @dataclass(frozen=True)
