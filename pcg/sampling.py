@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from typing import Annotated
@@ -268,6 +268,9 @@ class Sampling:
             beyond = ranked.cumsum(-1) - ranked >= self.top_p  # the token that crosses top_p stays
             logits = logits.masked_fill(torch.zeros_like(beyond).scatter_(-1, order, beyond), -torch.inf)
         return logits
+
+
+SAMPLING = tuple(one.name for one in fields(Sampling))  # the keys of ``decoding`` that decide the distribution
 
 
 def may_look(values: Float[Tensor, "..."] | Int[Tensor, "..."] | Bool[Tensor, "..."]) -> bool:

@@ -21,11 +21,11 @@ from scipy.stats import rankdata
 
 from pcg.results import store
 from pcg.results.figures import declared
+from pcg.sampling import SAMPLING
 from pcg.types import Figure, Result
 
 ALONE = "target alone"
 FEWEST = 5  # runs: ranks of fewer say nothing
-_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_tokens")
 _RESAMPLES = 2_000
 # Name -> the two columns of utterances.parquet that it is the ratio of, and its heading.
 _DISTANCES: Mapping[str, tuple[str, str, str]] = {
@@ -177,7 +177,7 @@ def _rows(result: Result) -> dict[str, dict[str, Any]]:
 def _setting(result: Result) -> str:
     """What makes the target alone say the same in two runs."""
     config = result.values["config"]
-    sampling = [config["decoding"].get(key) for key in _SAMPLING]
+    sampling = [config["decoding"].get(key) for key in (*SAMPLING, "max_tokens")]
     return json.dumps([config["target"], config["seed"], sampling], sort_keys=True)
 
 

@@ -16,10 +16,10 @@ from pcg.report.tables import figure
 from pcg.results import predictions, store
 from pcg.results.records import peek
 from pcg.results.timing import Timing, clock_of, timing_of
+from pcg.sampling import SAMPLING
 from pcg.types import Result
 
 _PARTS = ("target", "draft", "codec")
-_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "penalty_window", "ras")
 _FIGURES = ("alpha", "tau", "speed-up")
 Row = Mapping[str, Any]
 
@@ -49,7 +49,7 @@ def _point_of(study: Mapping[str, Any], result: Result) -> Mapping[str, Any] | N
     same = all(study["config"][part] == run[part] for part in _PARTS)
     if "fingerprints" in study["config"]:  # studies of earlier versions have none
         same &= _models(study["config"]) == _models(run)
-    same &= all(study["config"]["decoding"].get(key) == run["decoding"].get(key) for key in _SAMPLING)
+    same &= all(study["config"]["decoding"].get(key) == run["decoding"].get(key) for key in SAMPLING)
     same &= study["config"]["decoding"].get("candidates", 1) == run["decoding"].get("candidates", 1)
     # of an earlier version, in which gamma and theta changed from round to round
     same &= "control" not in run["decoding"]

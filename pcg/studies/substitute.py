@@ -70,7 +70,8 @@ def study(config: Mapping[str, Any]) -> Path:
     torch.set_num_threads(settings.threads)
     run = with_dataset(points[0].run)
     composed = load(run)
-    groups = {point.name: rule.groups for point, rule in zip(points, rules_of(points), strict=True)}  # type: ignore[attr-defined]
+    rules = zip(points, rules_of(points), strict=True)
+    groups = {point.name: rule.groups.to("cpu") for point, rule in rules}  # type: ignore[attr-defined]
     swapper = _Swapper(composed, run.metrics, groups, config["share"], settings.seed, settings.study_folder / FOLDER)
     rows = [row for spoken in with_progress(composed.dataset, "substitute") for row in swapper.rows(spoken)]
     ratios = {key: figure.columns for metric in composed.metrics.values() for key, figure in metric.figures.items()}

@@ -79,10 +79,11 @@ def test_the_target_alone_may_be_a_run_of_its_own(runs, tmp_path) -> None:
         pyarrow.parquet.write_table(bare, Path(result.folder) / "utterances.parquet")
     assert listen(runs) is None
     alone = run(tmp_path / "alone", 0.0, 0.0, 0.0, 0, law=False)
-    other = Result(
-        alone.folder, {**alone.values, "method": "target alone", "config": {**alone.values["config"], "seed": 1}}
-    )
-    assert listen([*runs, other]) is None  # said with other random numbers
+    decoding = {**alone.values["config"]["decoding"], "ras": {"window": 10, "tau": 0.1}}
+    for change in ({"seed": 1}, {"decoding": decoding}):  # said with other random numbers, or sampled otherwise
+        config = {**alone.values["config"], **change}
+        other = Result(alone.folder, {**alone.values, "method": "target alone", "config": config})
+        assert listen([*runs, other]) is None
     found = listen([*runs, Result(alone.folder, {**alone.values, "method": "target alone"})])
     assert found is not None
     assert whole is not None
