@@ -51,10 +51,8 @@ class Block:
 
         draft_end, target_end = at_end(accepted, draft_probs, target_probs)
         share = joint.gather(1, accepted.unsqueeze(1))
-        bonus = (accepted == gamma).unsqueeze(1)
-        weights = torch.where(bonus, target_end, (share * target_end - draft_end).clamp(min=0))
-        numbers = randomness.block(positions, gamma + 1)
-        return emit(accepted, weights, target_end, numbers)
+        recovered = (share * target_end - draft_end).clamp(min=0)
+        return emit(accepted, recovered, target_end, randomness.block(positions, gamma + 1))
 
     def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, ratio, residual
 from pcg.constraints import FROM_0, FROM_1, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -103,8 +103,8 @@ class Fly:
         resumed: Float[Tensor, "*batch #vocab"],
     ) -> Probs:
         check_pair(draft_probs, target_probs)
-        ratio = (target_probs / torch.where(draft_probs > 0, draft_probs, 1)).clamp(max=1)
-        return ratio + (1 - ratio) * resumed * (self._unsure(target_probs).unsqueeze(-1) & (target_probs > 0))
+        by_exact = ratio(draft_probs, target_probs)
+        return by_exact + (1 - by_exact) * resumed * (self._unsure(target_probs).unsqueeze(-1) & (target_probs > 0))
 
     def _unsure(self, target_probs: Probs) -> Bool[Tensor, "*batch"]:
         largest = target_probs.topk(min(self.top, target_probs.shape[-1]), -1).values

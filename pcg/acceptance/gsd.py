@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, ratio, residual
 from pcg.constraints import FROM_1, SHARE_ABOVE_0, checked
 from pcg.groups.alike import Alike
 from pcg.groups.table import GroupTable
@@ -103,8 +103,7 @@ class GSD:
         for tokens in every.split(max(1, AT_ONCE // (len(draft) * self.alike.near.widest))):
             both = (values.expand(-1, len(tokens), -1) for values in (draft, target, rank))
             draft_mass, target_mass = self._masses(tokens.expand(len(draft), -1), *both)
-            ratio = target_mass / torch.where(draft_mass > 0, draft_mass, 1)
-            keep.append(torch.where(draft_mass > 0, ratio.clamp(max=1), 0))
+            keep.append(ratio(draft_mass, target_mass))
         return torch.cat(keep, 1).to(draft_probs.dtype).view(draft_probs.shape)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit_excess, leading
+from pcg.acceptance.steps import at_end, emit_excess, leading, of_drafted, ratio
 from pcg.constraints import ABOVE_0, checked
 from pcg.groups.table import GroupTable, bag
 from pcg.sampling import Purpose, Randomness
@@ -73,7 +73,7 @@ class Lantern:
         check_block(draft_tokens, draft_probs, target_probs, positions, self.groups)
         gamma = draft_tokens.shape[1]
         numbers = randomness.block(positions, gamma + 1)
-        draft = draft_probs.gather(2, draft_tokens.unsqueeze(2)).squeeze(2)
+        draft = of_drafted(draft_probs, draft_tokens)
         target, taken = self._raised(draft_tokens, target_probs[:, :gamma])
         accepted = leading(numbers[:, :gamma, Purpose.ACCEPT] * draft < target)
 
@@ -121,6 +121,5 @@ class Lantern:
             sums, added = self._raised(tokens.expand(len(target), -1), target.expand(-1, len(tokens), -1))
             raised.append(sums)
             taken.append(added)
-        drawable = draft_probs > 0
-        ratio = torch.cat(raised, 1).view(draft_probs.shape) / torch.where(drawable, draft_probs, 1)
-        return (ratio.clamp(max=1) * drawable).to(draft_probs.dtype), torch.cat(taken, 1).view(draft_probs.shape)
+        keep = ratio(draft_probs, torch.cat(raised, 1).view(draft_probs.shape))
+        return keep.to(draft_probs.dtype), torch.cat(taken, 1).view(draft_probs.shape)

@@ -63,23 +63,19 @@ class Outcomes:
         self,
         tokens: Int[Tensor, "batch n"],
         groups: Int[Tensor, "batch n"],
-        draft_probs: Float[Tensor, "batch n vocab"],
-        target_probs: Float[Tensor, "batch n vocab"],
-        bar: Float[Tensor, "batch #n 1"] | None = None,
+        draft_probs: Float[Tensor, "batch #n vocab"],
+        target_probs: Float[Tensor, "batch #n vocab"],
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-        """``Q_c`` and ``P_c`` of each token's outcome (``groups`` if it is plausible), from its members alone.
-
-        Args:
-            bar: the probability that plausible tokens reach, if it is known.
-        """
+        """``Q_c`` and ``P_c`` of each token's outcome (``groups`` if it is plausible), from its members alone."""
         members, weights = self.groups.members_of(groups)
-        draft, target = draft_probs.gather(2, members), target_probs.gather(2, members)
+        draft_of_each, target_of_each = (probs.expand(-1, tokens.shape[1], -1) for probs in (draft_probs, target_probs))
+        draft, target = draft_of_each.gather(2, members), target_of_each.gather(2, members)
         if self.floor is None:
             return (draft * weights).sum(2), (target * weights).sum(2)
-        bar, token = self.bar(target_probs) if bar is None else bar, tokens.unsqueeze(2)
-        weights = weights * (target >= bar)
-        own_draft, own_target = draft_probs.gather(2, token), target_probs.gather(2, token)
-        alone = own_target < bar
+        least, token = self.bar(target_probs), tokens.unsqueeze(2)
+        weights = weights * (target >= least)
+        own_draft, own_target = draft_of_each.gather(2, token), target_of_each.gather(2, token)
+        alone = own_target < least
         return (
             torch.where(alone, own_draft, (draft * weights).sum(2, keepdim=True)).squeeze(2),
             torch.where(alone, own_target, (target * weights).sum(2, keepdim=True)).squeeze(2),

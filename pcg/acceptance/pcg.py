@@ -166,9 +166,8 @@ class GroupResidual:
         trial, group, keep = numbers.unbind(2)
         tokens = draw_several(self.target, trial)
         groups = self.outcomes.groups.draw_group(tokens, group)
-        draft, target = (probs.unsqueeze(1).expand(-1, tokens.shape[1], -1) for probs in (self.draft, self.target))
-        bar = None if self.outcomes.floor is None else self.outcomes.bar(self.target).unsqueeze(1)
-        draft_mass, target_mass = self.outcomes.masses_of(tokens, groups, draft, target, bar)
+        draft, target = self.draft.unsqueeze(1), self.target.unsqueeze(1)
+        draft_mass, target_mass = self.outcomes.masses_of(tokens, groups, draft, target)
         return tokens, groups, draft_mass < (self.share - keep) * target_mass
 
     def _pick_by_draft(

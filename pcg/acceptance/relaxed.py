@@ -53,8 +53,7 @@ class Relaxed:
         accepted = leading(of_drafted(tested, draft_tokens) >= self._threshold(tested))
 
         _, target_end = at_end(accepted, draft_probs, target_probs)
-        bonus = (accepted == gamma).unsqueeze(1)
-        return emit(accepted, torch.where(bonus, target_end, self._recovered(target_end)), target_end, numbers)
+        return emit(accepted, self._recovered(target_end), target_end, numbers)
 
     def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pcg.acceptance.checks import Probs, Rates, check_block, check_pair
-from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, residual
+from pcg.acceptance.steps import at_end, emit_excess, leading, mixture, of_drafted, ratio, residual
 from pcg.constraints import FROM_0, checked
 from pcg.sampling import Purpose, Randomness
 from pcg.types import Verdict
@@ -59,6 +58,4 @@ class SSD:
         return (draft_probs * self._keep(draft_probs, target_probs)).sum(-1)
 
     def _keep(self, draft_probs: Probs, target_probs: Probs) -> Probs:
-        drawable = draft_probs > 0
-        ratio = target_probs / torch.where(drawable, draft_probs, 1)
-        return (ratio.clamp(max=1) + self.beta).clamp(max=1) * drawable
+        return (ratio(draft_probs, target_probs) + self.beta).clamp(max=1)

@@ -52,12 +52,15 @@ def at_end(
 
 def emit(
     accepted: Int[Tensor, "batch"],
-    weights: Float[Tensor, "batch vocab"],
-    otherwise: Float[Tensor, "batch vocab"],
+    recovered: Float[Tensor, "batch vocab"],
+    target_end: Float[Tensor, "batch vocab"],
     numbers: Float[Tensor, "batch ends purposes"],
 ) -> Verdict:
-    """Draw each row's last token from ``weights``, or from ``otherwise`` where rounding has left them all 0."""
-    return Verdict(accepted, draw(or_else(weights, otherwise), number_at_end(accepted, numbers)))
+    """Draw each row's last token: a bonus token from the target, a recovered one from the weights ``recovered``, or
+    from the target where rounding has left them all 0."""
+    bonus = (accepted == numbers.shape[1] - 1).unsqueeze(1)
+    weights = torch.where(bonus, target_end, recovered)
+    return Verdict(accepted, draw(or_else(weights, target_end), number_at_end(accepted, numbers)))
 
 
 def emit_excess(
@@ -82,29 +85,28 @@ def number_at_end(
     return torch.where(accepted == gamma, ends[:, Purpose.BONUS], ends[:, Purpose.RECOVERED])
 
 
-def residual(
-    draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-) -> Float[Tensor, "*batch vocab"]:
+def ratio(draft: Probs, target: Probs) -> Probs:
+    """``min(1, p/q)``, with which the ratio test keeps a token; any number where the draft never says it."""
+    return (target / torch.where(draft > 0, draft, 1)).clamp(max=1)
+
+
+def residual(draft_probs: Probs, target_probs: Probs) -> Probs:
     """``(p - q)+``, normalised; the target itself where the two agree and nothing is ever rejected."""
-    excess = (target_probs - draft_probs).clamp(min=0)
-    total = excess.sum(-1, keepdim=True)
-    return torch.where(total > 0, excess / total, target_probs)
+    return _normalised((target_probs - draft_probs).clamp(min=0), target_probs)
 
 
-def mixture(
-    draft_probs: Float[Tensor, "*batch vocab"],
-    keep: Float[Tensor, "*batch vocab"] | Bool[Tensor, "*batch vocab"],
-    recovered: Float[Tensor, "*batch vocab"],
-) -> Float[Tensor, "*batch vocab"]:
+def mixture(draft_probs: Probs, keep: Probs | Bool[Tensor, "*batch vocab"], recovered: Probs) -> Probs:
     """Law of one token: kept with probability ``keep``, else drawn from ``recovered`` whatever was rejected."""
     kept = draft_probs * keep
     return kept + (1 - kept.sum(-1, keepdim=True)).clamp(min=0) * recovered
 
 
-def truncated(
-    target_probs: Float[Tensor, "*batch vocab"], kept: Bool[Tensor, "*batch vocab"]
-) -> Float[Tensor, "*batch vocab"]:
+def truncated(target_probs: Probs, kept: Bool[Tensor, "*batch vocab"]) -> Probs:
     """The target cut to the tokens that a rule keeps; the target itself where it keeps none."""
-    left = target_probs * kept
-    total = left.sum(-1, keepdim=True)
-    return torch.where(total > 0, left / total.clamp(min=torch.finfo(total.dtype).tiny), target_probs)
+    return _normalised(target_probs * kept, target_probs)
+
+
+def _normalised(weights: Probs, otherwise: Probs) -> Probs:
+    """The weights divided by their sum; ``otherwise`` where they are all 0."""
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, weights / total.clamp(min=torch.finfo(total.dtype).tiny), otherwise)

@@ -48,14 +48,12 @@ class TopK:
         accepted = leading(of_drafted(tested, draft_tokens) >= kth_largest(tested, self.k))
 
         _, target_end = at_end(accepted, draft_probs, target_probs)
-        recoverable = in_top(target_end, self.k) | (accepted == gamma).unsqueeze(1)
-        return emit(accepted, target_end * recoverable, target_end, numbers)
+        return emit(accepted, target_end * in_top(target_end, self.k), target_end, numbers)
 
     def law(self, draft_probs: Probs, target_probs: Probs) -> Probs:
         check_pair(draft_probs, target_probs)
         top = in_top(target_probs, self.k)
-        recovered = target_probs * top
-        return mixture(draft_probs, top, recovered / recovered.sum(-1, keepdim=True))
+        return mixture(draft_probs, top, truncated(target_probs, top))
 
     def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """The draft's mass on the target's top k."""
