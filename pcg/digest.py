@@ -51,25 +51,25 @@ def _remembered(file: Path, kind: str, read: Callable[[Path], dict[str, str]]) -
         return _known[before, kind]
     on_disk = cache_folder() / "digests" / hashlib.blake2b(repr((before, kind)).encode(), digest_size=16).hexdigest()
     is_large = before[1] >= _WORTH_KEEPING
-    digests = _read_kept(on_disk) if is_large else None
+    digests = _from_disk(on_disk) if is_large else None
     if digests is None:
         digests = read(file)
         if time.time_ns() - max(before[3:]) < _SETTLED or stamp(file) != before:
             return digests  # the file may be written to right now
         if is_large:
-            _keep(on_disk, digests)
+            _to_disk(on_disk, digests)
     _known[before, kind] = digests
     return digests
 
 
-def _read_kept(file: Path) -> dict[str, str] | None:
+def _from_disk(file: Path) -> dict[str, str] | None:
     try:
         return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _keep(file: Path, digests: dict[str, str]) -> None:
+def _to_disk(file: Path, digests: dict[str, str]) -> None:
     """Write digests, all or nothing. Where the folder cannot be written to the file is read again next time."""
     with contextlib.suppress(OSError), replacing(file) as unfinished:
         unfinished.write_text(json.dumps(digests))

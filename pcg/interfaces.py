@@ -188,8 +188,8 @@ class Logger(Protocol):
     """Logs runs. Whatever it raises the runner reports once, and goes on without it.
 
     It may have three attributes more: with ``awaited = True`` it also gets runs that were finished before this process
-    began, with ``disabled = True`` it gets none, and with ``keeps_inputs = True`` its runs have ``keep(inputs)``, which
-    is called before ``finish`` with what the run rests on (``pcg.types.Input``).
+    began, with ``disabled = True`` it gets none, and with ``logs_inputs = True`` its runs have ``log_inputs(inputs)``,
+    which is called before ``finish`` with what the run rests on (``pcg.types.Input``).
 
     Attributes:
         live: whether it gets the steps of a run while the run decodes; else all at once when the run has finished.

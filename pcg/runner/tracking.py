@@ -99,8 +99,8 @@ class Tracker:
             self._try(lambda: self._finish(run, result, rows))
 
     def _finish(self, run: Any, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
-        if getattr(self._logger, "keeps_inputs", False):
-            run.keep(_inputs(result.values))
+        if getattr(self._logger, "logs_inputs", False):
+            run.log_inputs(_inputs(result.values))
         run.finish(result, rows, worth(self._objective, result.values) if self._objective else None)
 
     def _begin_late(self, result: Result, utterances: int) -> None:

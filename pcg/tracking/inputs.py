@@ -13,7 +13,7 @@ import wandb
 from pcg.types import Input
 
 
-def keep(run: Any, inputs: Sequence[Input], timeout: float) -> None:
+def log_inputs(run: Any, inputs: Sequence[Input], timeout: float) -> None:
     """Log the inputs of a run of W&B.
 
     Offline W&B has no inputs: they are logged as artifacts of the run, and the metadata of its result names them.

@@ -35,7 +35,7 @@ def describe(
     run.summary.update({"runs": len(results), "state": "finished"})
 
 
-def keep(run: Any, name: str, folder: Path, results: Sequence[Result], inputs: Sequence[str]) -> None:
+def log_artifact(run: Any, name: str, folder: Path, results: Sequence[Result], inputs: Sequence[str]) -> None:
     """Log an artifact of the table and every result.json.
 
     Args:

@@ -56,7 +56,7 @@ class WandB:
     ) -> None:
         self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
         self.live, self.artifacts, self.disabled = live, artifacts, mode == "disabled"
-        self.keeps_inputs = artifacts == "all"
+        self.logs_inputs = artifacts == "all"
         self.audio, self.timelines, self.timeout = audio, timelines, timeout
 
     @property
@@ -124,7 +124,7 @@ class WandB:
         session = Session(init, self.mode == "online", folder, self.timeout, live=False)
         session.tell(lambda run: study.describe(run, name, folder, results, frontier, page))
         if self.artifacts != "none":
-            session.tell(lambda run: study.keep(run, f"study-{_plain(name)}", folder, results, inputs))
+            session.tell(lambda run: study.log_artifact(run, f"study-{_plain(name)}", folder, results, inputs))
         session.end()
 
 
@@ -145,12 +145,12 @@ class LiveRun:
 
         self._session.tell(log)
 
-    def keep(self, inputs: Sequence[Input]) -> None:
+    def log_inputs(self, inputs: Sequence[Input]) -> None:
         """What the run rests on, as artifacts by content."""
-        from pcg.tracking.inputs import keep
+        from pcg.tracking.inputs import log_inputs
 
         self._inputs = {key: one.name for one in inputs for key in one.keys}
-        self._session.tell(lambda run: keep(run, inputs, self._logger.timeout))
+        self._session.tell(lambda run: log_inputs(run, inputs, self._logger.timeout))
 
     def finish(self, result: Result, utterances: Sequence[Mapping[str, Any]], objective: float | None = None) -> None:
         """Log the result and end W&B's run. Raises what W&B raises; the result is on disk."""

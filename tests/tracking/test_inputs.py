@@ -14,7 +14,7 @@ from pcg.files import cache_folder
 from pcg.groups.table import GroupTable
 from pcg.runner.run import run_once
 from pcg.runner.tracking import log_again
-from pcg.tracking.inputs import keep
+from pcg.tracking.inputs import log_inputs
 from pcg.types import Input
 from tests.tracking.offline import artifacts, records
 
@@ -64,7 +64,7 @@ def inputs(tmp_path: Path) -> list[Input]:
 
 
 class Online:
-    """A run of W&B that is online, as far as ``keep`` knows it."""
+    """A run of W&B that is online, as far as ``log_inputs`` knows it."""
 
     offline = False
 
@@ -81,8 +81,8 @@ class Online:
 
 def test_online_they_are_inputs_named_by_content(inputs: list[Input]) -> None:
     run, again = Online(), Online()
-    keep(run, inputs, timeout=10)
-    keep(again, inputs, timeout=10)
+    log_inputs(run, inputs, timeout=10)
+    log_inputs(again, inputs, timeout=10)
     assert [(one.name, one.type) for one in run.used] == [
         ("checkpoint-0123456789", "checkpoint"), ("checkpoint-89abcdef01", "checkpoint")
     ]  # fmt: skip
@@ -96,7 +96,7 @@ def test_online_they_are_inputs_named_by_content(inputs: list[Input]) -> None:
 def test_a_service_that_stops_answering_is_waited_for_no_longer_than_asked(inputs: list[Input]) -> None:
     run = Online(answers=False)
     with pytest.raises(TimeoutError, match=r"W&B has not taken checkpoint-0123456789 in 0\.05 s"):
-        keep(run, inputs, timeout=0.05)
+        log_inputs(run, inputs, timeout=0.05)
     run.answer.set()
 
 
@@ -107,4 +107,4 @@ def test_what_the_service_says_is_raised(inputs: list[Input], monkeypatch: pytes
     run = Online()
     monkeypatch.setattr(run, "use_artifact", full)
     with pytest.raises(wandb.errors.CommError, match="the project is full"):
-        keep(run, inputs, timeout=10)
+        log_inputs(run, inputs, timeout=10)
