@@ -16,6 +16,11 @@ import torch
 _PACKAGES = ("pcg", "torch", "numpy", "transformers", "hydra-core", "wandb", "moonshine-voice", "pocketsphinx")
 
 
+def about(device: torch.device) -> dict[str, Any]:
+    """The commit, versions and device that figures were made with, as every file of results records them."""
+    return {"git": git(), "versions": versions(), "device": device_name(device)}
+
+
 @cache
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that figures depend on; None for one that is not installed."""

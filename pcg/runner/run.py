@@ -127,9 +127,7 @@ def _about(run: Run, folder: Path, overrides: list[str]) -> dict[str, Any]:
         "method": run.method,
         "overrides": overrides,
         "config": run.values,
-        "git": environment.git(),
-        "versions": environment.versions(),
-        "device": environment.device_name(run.device),
+        **environment.about(run.device),
         "devices": run.settings.devices,
     }
 

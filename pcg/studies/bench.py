@@ -84,9 +84,7 @@ def compare(config: Mapping[str, Any]) -> Path:
         "schema": 1,
         "config": run.values,
         "clock": config["clock"],
-        "git": environment.git(),
-        "versions": environment.versions(),
-        "device": environment.device_name(composed.device),
+        **environment.about(composed.device),
         "contestants": {name: summary(name, times) for name in methods},
     }
     path = run.settings.study_folder / "bench.json"

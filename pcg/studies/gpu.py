@@ -213,9 +213,7 @@ def measure(config: Mapping[str, Any]) -> Path:
     values = {
         "schema": 1,
         "config": dict(config),
-        "git": environment.git(),
-        "versions": environment.versions(),
-        "device": environment.device_name(device),
+        **environment.about(device),
         "copy_bytes_per_second": bandwidth,
         "target_bytes": read,
         "peak_memory_bytes": environment.peak_memory_bytes(device),

@@ -83,9 +83,7 @@ def study(config: Mapping[str, Any]) -> Path:
     values = {
         "study": settings.study,
         "config": {key: run.values[key] for key in ("target", "draft", "codec", "dataset", "decoding", "fingerprints")},
-        "git": environment.git(),
-        "versions": environment.versions(),
-        "device": environment.device_name(composed.device),
+        **environment.about(composed.device),
         "utterances": len(composed.dataset),
         "points": _summary(points, scorers, rows, config["gammas"]),
         "wall_seconds": time.perf_counter() - began,

@@ -81,8 +81,7 @@ def study(config: Mapping[str, Any]) -> Path:
         "share": config["share"],
         "seed": settings.seed,
         "config": {key: run.values[key] for key in ("target", "codec", "dataset", "metrics", "fingerprints")},
-        "git": environment.git(),
-        "versions": environment.versions(),
+        **environment.about(composed.device),
         "utterances": len(composed.dataset),
         "conditions": _summary(points, groups, rows, ratios),
     }
