@@ -117,10 +117,10 @@ def state(node: Mapping[str, Any]) -> str:
     """A digest of the stamps of all files at a node's paths: it changes when a file does, and no file is read for
     it."""
     stamps = hashlib.blake2b(digest_size=8)
-    for value in node.values():
+    for key, value in node.items():
         if isinstance(value, Mapping):
             stamps.update(state(value).encode())
-        elif isinstance(value, str) and (root := Path(value).expanduser()).exists():
+        elif isinstance(value, str) and key in _READ_FROM and (root := Path(value).expanduser()).exists():
             for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
                 stamps.update(repr(digest.stamp(file) if file.exists() else file).encode())
     return stamps.hexdigest()

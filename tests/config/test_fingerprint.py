@@ -11,7 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from pcg.config.fingerprint import fetch_described, fingerprints, inputs, of_utterances
+from pcg.config.fingerprint import fetch_described, fingerprints, inputs, of_utterances, state
 from pcg.data.texts import Texts
 from pcg.models import hub
 from pcg.types import Audio, Utterance
@@ -33,6 +33,17 @@ def test_weights_that_change_under_their_name_are_others(tmp_path):
     assert fingerprints(run) == before  # written again, the same
     model(tmp_path / "target", 2.0)
     assert fingerprints(run) != before
+
+
+def test_texts_are_no_paths(tmp_path, monkeypatch):
+    """An empty text is not the folder that one is in, and a long one no name of a file."""
+    node = {"path": str(model(tmp_path / "target", 1.0)), "suffix": "", "text": "a word " * 100}
+    monkeypatch.chdir(tmp_path)
+    before = state(node)
+    (tmp_path / "beside.txt").write_text("not read")
+    assert state(node) == before
+    model(tmp_path / "target", 2.0, 16)
+    assert state(node) != before
 
 
 def test_inputs_are_the_files_of_each_content_once(tmp_path, caplog):
