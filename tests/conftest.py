@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -15,7 +17,9 @@ from jaxtyping import config
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads; asking a hub that is out of reach takes seconds
-os.environ["PCG_CACHE"] = tempfile.mkdtemp(prefix="pcg-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have this one's: what one builds and measures serves the others
+    os.environ["PCG_CACHE"] = tempfile.mkdtemp(prefix="pcg-tests-")
+    atexit.register(shutil.rmtree, os.environ["PCG_CACHE"], ignore_errors=True)
 yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads conf/ anew for every command line, in pure Python if left to itself
 # a loaded machine is slow, not wrong; and the same examples every time
 settings.register_profile("pcg", deadline=None, derandomize=True)

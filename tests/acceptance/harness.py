@@ -56,7 +56,7 @@ RULES: dict[str, Callable[[int], object]] = {
 }
 LOSSLESS = ("exact", "block")
 TOKENWISE = tuple(name for name in RULES if "block" not in name)
-TOGETHER = 2_000  # rows at once: what groups make of them stays in a core's cache, which halves the time
+TOGETHER = 2_000  # drafted tokens at once: what is made of them stays in a core's cache, which halves the time
 TABLES = ("identity", "windows", "nearest", "ragged", "clusters", "everything")
 
 
@@ -135,7 +135,7 @@ def simulate(
     """Drafted tokens, how many were accepted, and the token after them, of independent rows."""
     gamma, vocab = drafts.shape
     drafted, accepted, token = [], [], []
-    for keys in types_checked_once(torch.arange(rows).split(TOGETHER)):
+    for keys in types_checked_once(torch.arange(rows).split(TOGETHER // gamma)):
         randomness = Randomness(seed, keys)
         positions = keys % 50
         uniform = randomness.draws(positions, Purpose.TOKEN, gamma)

@@ -97,9 +97,8 @@ def test_a_shell_completes_keys_and_choices(tmp_path: Path) -> None:
 def test_completion_is_installed_for_the_commands_name(asked: list[str], tmp_path: Path) -> None:
     program = tmp_path / "bin" / "pcg"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nfrom pcg.command.main import main\nmain()\n")
-    program.chmod(0o755)
-    done = subprocess.run([program, *asked], capture_output=True, text=True, timeout=200)
+    program.write_text("from pcg.command.main import main\nmain()\n")
+    done = start(program, asked, tmp_path)
     assert done.stdout.rstrip().endswith("-F hydra_bash_completion pcg"), done.stderr
 
 

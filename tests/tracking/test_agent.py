@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from pcg.command.cli import CONF, check_command_line
 from tests.tracking.offline import items, records, summary
+from tests.warm import start
 
 SWEEPS = sorted((Path(CONF) / "wandb_sweeps").glob("*.yaml"))
 ROOT = Path(CONF).parent
@@ -59,12 +57,12 @@ def test_an_agents_runs_are_its_runs(tmp_path: Path) -> None:
         told = {"wandb_version": 1, **{key: {"value": value} for key, value in point.items()}}
         parameters.write_text(yaml.safe_dump(told))
         environment = {
-            **os.environ, "PYTHONPATH": str(ROOT), "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": f"run{number}",
-            "WANDB_PROJECT": "speech", "WANDB_ENTITY": "me", "WANDB_SWEEP_PARAM_PATH": str(parameters),
+            "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": f"run{number}", "WANDB_PROJECT": "speech", "WANDB_ENTITY": "me",
+            "WANDB_SWEEP_PARAM_PATH": str(parameters),
         }  # fmt: skip
         _, command, *overrides = line(sweep, point)
-        program = [sys.executable, str(ROOT / "experiments" / f"{command}.py")]
-        subprocess.run([*program, *overrides, *small], env=environment, check=True, cwd=tmp_path, timeout=280)
+        done = start(ROOT / "experiments" / f"{command}.py", [*overrides, *small], tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
     ids = {}
     for folder in (tmp_path / "wandb_search").glob("*/"):
         if not (folder / "result.json").is_file():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -28,8 +26,8 @@ from pcg.training.losses.kl import KL
 from pcg.training.students import EagleDraft
 from tests.fakes import make_bundled_folder
 from tests.tracking.offline import items, records
+from tests.warm import start
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
@@ -220,8 +218,8 @@ def test_two_processes_with_half_of_each_batch_take_the_steps_of_one(work, train
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         alone = build(cli.plain(compose("train", overrides(1)))["trainer"])
     alone.run()
-    command = [sys.executable, "-c", "from pcg.command.main import main; main()", "train", *overrides(2)]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (work / "pcg").write_text("from pcg.command.main import main\nmain()\n")
+    found = start(work / "pcg", ["train", *overrides(2)], work)
     assert found.returncode == 0, found.stderr
     one, two = (torch.load(work / f"of_{n}.ckpt", weights_only=True)["state_dict"] for n in (1, 2))
     for name, value in one.items():
