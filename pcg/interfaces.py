@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pcg.history import History
 from pcg.sampling import Randomness, Sampling
-from pcg.types import Audio, Figure, Result, Utterance, Verdict
+from pcg.types import Audio, Figure, Probs, Rates, Result, Utterance, Verdict
 
 
 @runtime_checkable
@@ -118,9 +118,7 @@ class Rule(Protocol):
         randomness: Randomness,
     ) -> Verdict: ...
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """Probability that one drafted token is accepted, over the draft's own draw."""
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Probs = Float[Tensor, "*batch vocab"]  # at each position a distribution over the vocabulary, or a number for each token
+Rates = Float[Tensor, "*batch"]  # a probability at each position
+
 
 @dataclass(frozen=True)
 class Verdict:

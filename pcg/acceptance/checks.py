@@ -7,9 +7,8 @@ from torch import Tensor
 
 from pcg.groups.table import GroupTable
 from pcg.sampling import check_probabilities
-
-Probs = Float[Tensor, "*batch vocab"]  # at each position a distribution over the vocabulary, or a number for each token
-Rates = Float[Tensor, "*batch"]  # a probability at each position
+from pcg.types import Probs as Probs  # which rules import from here, beside their checks
+from pcg.types import Rates as Rates
 
 
 def check_block(

@@ -19,7 +19,7 @@ from pcg.decoding.transport import Movers
 from pcg.decoding.tree import CandidateRule, StarVerdict
 from pcg.interfaces import Rule, StateRule
 from pcg.sampling import Purpose, Randomness
-from pcg.types import Generation, Round
+from pcg.types import Generation, Probs, Rates, Round
 
 COUNTS = (
     "rounds",
@@ -191,21 +191,17 @@ def plain_counts(generation: Generation) -> dict[str, int]:
     return dict.fromkeys(COUNTS, 0) | {"target_passes": passes, "emitted": passes}
 
 
-def total_variation(
-    law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
-) -> Float[Tensor, "*batch"]:
+def total_variation(law: Probs, target: Probs) -> Rates:
     """Half the L1 distance, 0 (same) to 1 (disjoint)."""
     return (law - target).abs().sum(-1) / 2
 
 
-def kl(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+def kl(law: Probs, target: Probs) -> Rates:
     """KL(law || target) in nats; probabilities below 1e-9 count as 1e-9 in the logarithm, so that it stays finite."""
     return (law * (law.clamp(min=_LEAST).log() - target.clamp(min=_LEAST).log())).sum(-1)
 
 
-def overshoot_unlikely(
-    law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]
-) -> Float[Tensor, "*batch"]:
+def overshoot_unlikely(law: Probs, target: Probs) -> Rates:
     """The probability that the law has above the target at unlikely tokens (``UNLIKELY``), 0 to 1.
 
     The sum of ``(law - p)+`` over all tokens is the total variation, since both sum to 1; the rest is at likely tokens.
@@ -214,7 +210,7 @@ def overshoot_unlikely(
     return ((law - target).clamp(min=0) * unlikely).sum(-1)
 
 
-def outside(law: Float[Tensor, "*batch vocab"], target: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+def outside(law: Probs, target: Probs) -> Rates:
     """The law's probability of tokens that have none under the target, as after top-k and top-p, 0 to 1."""
     return (law * (target == 0)).sum(-1)
 

@@ -26,7 +26,7 @@ from pcg.history import History, join
 from pcg.interfaces import Rule, TokenLM
 from pcg.models.tree import Tree
 from pcg.sampling import Purpose, Randomness, draw_several
-from pcg.types import Generation, Round, Verdict
+from pcg.types import Generation, Probs, Rates, Round, Verdict
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,10 @@ class CandidateRule(Protocol):
     ) -> StarVerdict:
         """``target_probs``: at the gamma + 1 positions of the chain, then after each rival, position by position."""
 
-    def expected_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def expected_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """Probability that one of a position's candidates is kept."""
 
-    def first_acceptance(
-        self, draft_probs: Float[Tensor, "*batch vocab"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch"]:
+    def first_acceptance(self, draft_probs: Probs, target_probs: Probs) -> Rates:
         """Probability that the first candidate is kept, so that the chain goes on."""
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pcg.groups.table import GroupBuilder, GroupTable
 from pcg.training.losses.alpha import LEAST, coarse_acceptance
+from pcg.types import Probs
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,6 @@ class CoarseLK:
 
     groups: GroupTable | GroupBuilder
 
-    def __call__(
-        self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
-    ) -> Float[Tensor, ""]:
+    def __call__(self, draft_log_probs: Probs, target_probs: Probs) -> Float[Tensor, ""]:
         assert isinstance(self.groups, GroupTable)
         return -coarse_acceptance(draft_log_probs, target_probs, self.groups).clamp(min=LEAST).log().mean()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcg.constraints import FROM_0
 from pcg.training.losses.alpha import acceptance, divergence
+from pcg.types import Probs
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,7 @@ class LKHybrid:
 
     eta: Annotated[float, FROM_0] = 3.0
 
-    def __call__(
-        self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
-    ) -> Float[Tensor, ""]:
+    def __call__(self, draft_log_probs: Probs, target_probs: Probs) -> Float[Tensor, ""]:
         alpha = acceptance(draft_log_probs, target_probs).mean()
         share = (-self.eta * alpha.detach()).exp()
         return share * divergence(draft_log_probs, target_probs).mean() + (1 - share) * (1 - alpha)

@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcg.training.losses.alpha import acceptance
+from pcg.types import Probs
 
 
 @dataclass(frozen=True)
 class TV:
     """``mean_i 1 - alpha_i``, in [0, 1]."""
 
-    def __call__(
-        self, draft_log_probs: Float[Tensor, "positions vocab"], target_probs: Float[Tensor, "positions vocab"]
-    ) -> Float[Tensor, ""]:
+    def __call__(self, draft_log_probs: Probs, target_probs: Probs) -> Float[Tensor, ""]:
         return 1 - acceptance(draft_log_probs, target_probs).mean()
