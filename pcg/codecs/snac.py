@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pcg.codecs.chunks import Chunks, at_rate
 from pcg.constraints import ABOVE_0, FROM_0
-from pcg.models import hub
 from pcg.models.checkpoint import check_finite, read_json, resolve_folder
 from pcg.types import Audio
 
@@ -128,7 +127,7 @@ def _load(path: str) -> Any:
         from snac import SNAC
     except ImportError as error:
         raise ImportError("codec=snac needs the package snac: pip install 'pcg[snac]'") from error
-    folder = hub.fetch(path, _FILES[1]) if hub.is_hub_id(path) else resolve_folder(path)
+    folder = resolve_folder(path, _FILES[1])
     config = read_json(folder / "config.json")
     if config.get("vq_strides") != _STRIDES:
         raise ValueError(

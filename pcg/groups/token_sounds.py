@@ -7,7 +7,7 @@ same contexts, taken from recordings, and what comes out around it is its sound.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def sounds_of(codec: Codec, contexts: Int[Tensor, "contexts length"]) -> Float[T
     context is added through a random projection of its own (Johnson and Lindenstrauss 1984), unless all of them fit
     into ``DIMS``. Rows are float16.
     """
-    spectra = codec.spectra if isinstance(codec, Spectral) else LogMel(codec)
+    spectra = codec.spectra if isinstance(codec, Spectral) else partial(log_mel, codec)
     generator = torch.Generator().manual_seed(0)
     rows, projection = torch.empty(0), torch.empty(0)
     console = Console(stderr=True)
@@ -101,25 +101,20 @@ def _projection(index: int, contexts: int, values: int, generator: torch.Generat
     return torch.randn(values, DIMS, generator=generator) / (DIMS * total) ** 0.5
 
 
-@dataclass(frozen=True)
-class LogMel:
-    """Spectra for any codec, from the samples that it decodes: 40 mel bands every 10 ms in windows of 40 ms."""
+def log_mel(codec: Codec, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
+    """The spectra of any codec's tokens, from the samples that it decodes: 40 mel bands every 10 ms, windows of 40 ms.
 
-    codec: Codec
+    The frames of a token stand side by side, in dB; silence is -80.
+    """
+    from transformers.audio_utils import mel_filter_bank  # takes a second to import
 
-    def __call__(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length values"]:
-        """The frames of each token side by side, in dB; silence is -80."""
-        from transformers.audio_utils import mel_filter_bank  # takes a second to import
-
-        rate, hop = self.codec.sample_rate, self.codec.hop
-        frames, window = max(1, round(100 * hop / rate)), rate // 25
-        samples = torch.from_numpy(np.stack([audio.samples for audio in self.codec.decode(list(tokens))]))
-        hann = torch.hann_window(window)
-        spectrum = torch.stft(
-            samples.float(), window, hop // frames, window=hann, pad_mode="constant", return_complex=True
-        )
-        power = (2 * spectrum / hann.sum()).abs().square()
-        bank = mel_filter_bank(window // 2 + 1, _BANDS, 0, rate / 2, rate, norm=None, mel_scale="htk")
-        bands = (power.transpose(1, 2) @ torch.from_numpy(bank).float()).clamp(min=_FLOOR**2)
-        decibels = 10 * bands.log10()
-        return decibels[:, : tokens.shape[1] * frames].reshape(*tokens.shape, frames * _BANDS)
+    rate, hop = codec.sample_rate, codec.hop
+    frames, window = max(1, round(100 * hop / rate)), rate // 25
+    samples = torch.from_numpy(np.stack([audio.samples for audio in codec.decode(list(tokens))]))
+    hann = torch.hann_window(window)
+    spectrum = torch.stft(samples.float(), window, hop // frames, window=hann, pad_mode="constant", return_complex=True)
+    power = (2 * spectrum / hann.sum()).abs().square()
+    bank = mel_filter_bank(window // 2 + 1, _BANDS, 0, rate / 2, rate, norm=None, mel_scale="htk")
+    bands = (power.transpose(1, 2) @ torch.from_numpy(bank).float()).clamp(min=_FLOOR**2)
+    decibels = 10 * bands.log10()
+    return decibels[:, : tokens.shape[1] * frames].reshape(*tokens.shape, frames * _BANDS)

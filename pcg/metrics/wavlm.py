@@ -13,7 +13,6 @@ import torch
 from pcg.constraints import Device
 from pcg.metrics.pretrained import SAMPLE_RATE, device_of, require
 from pcg.metrics.speaker import SIMILARITY, similarities
-from pcg.models import hub
 from pcg.models.checkpoint import read_json, resolve_folder
 from pcg.types import Audio, Figure, Utterance
 
@@ -33,7 +32,7 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
 
 
 def _folder(path: str) -> Path:
-    return hub.fetch(path, "pytorch_model.bin") if path == PUBLISHED and hub.is_hub_id(path) else resolve_folder(path)
+    return resolve_folder(path, "pytorch_model.bin" if path == PUBLISHED else "*.safetensors")
 
 
 class WavLMSimilarity:

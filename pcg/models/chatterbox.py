@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pcg import digest
 from pcg.models import hub
-from pcg.models.checkpoint import Dtype, dtype_of, read_tensors, unread_tensors
+from pcg.models.checkpoint import Dtype, dtype_of, read_tensors, resolve_folder, unread_tensors
 from pcg.models.footprint import Footprint
 from pcg.models.hf import CausalLM
 from pcg.models.text_side import check_text, tokenizer_of
@@ -41,7 +41,8 @@ _WRITTEN = {"…": ", ", ":": ",", "—": "-", "–": "-", " ,": ",", "“": '"'
 
 def footprint(path: str, weights: str, dtype: str) -> Footprint:
     """Sizes of ``ChatterboxLM`` with these settings; raises FileNotFoundError without the file or a known shape."""
-    file = _folder(path, weights, fetched=False) / weights
+    folder = hub.about(path, download=False) if hub.is_hub_id(path) else resolve_folder(path)
+    file = (folder or Path(path)) / weights
     if not file.is_file() and weights not in _PUBLISHED:
         raise FileNotFoundError(f"{file} is missing, and shapes are known only of {', '.join(_PUBLISHED)}")
     layers, width, positions = _shape(_shapes(file)) if file.is_file() else _PUBLISHED[weights]
@@ -74,7 +75,7 @@ class ChatterboxLM(CausalLM):
     footprint = staticmethod(footprint)
 
     def __init__(self, path: str, weights: str, voice: str | None, dtype: Dtype, device: str | torch.device) -> None:
-        folder = _folder(path, weights)
+        folder = resolve_folder(path, weights)
         tensors = read_tensors(folder / weights)
         _check_names(folder / weights, tensors)
         speaker, voice_tokens = _voice(voice, tensors["cond_enc.spkr_enc.weight"].shape[1])
@@ -125,12 +126,6 @@ def cleaned(text: str) -> str:
         text = text.replace(sign, written)
     text = text.rstrip(" ")
     return text if text.endswith((".", "!", "?", "-", ",")) else f"{text}."
-
-
-def _folder(path: str, weights: str, fetched: bool = True) -> Path:
-    if not hub.is_hub_id(path):
-        return Path(path).expanduser()
-    return hub.fetch(path, weights) if fetched else hub.about(path, download=False) or Path(path)
 
 
 def _check_names(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -32,14 +32,14 @@ _SCALE = re.compile(
 )
 
 
-def resolve_folder(path: str) -> Path:
+def resolve_folder(path: str, weights: str = "*.safetensors") -> Path:
     """A model folder: a path, ``bundled:NAME`` for one that ships inside the package, or a hub id ``owner/name``.
 
     Raises FileNotFoundError for a hub id that is not in the local cache and cannot be fetched.
     """
     if path.startswith(BUNDLED):
         return Path(str(files("pcg.models"))) / "bundled" / path.removeprefix(BUNDLED)
-    return hub.fetch(path) if hub.is_hub_id(path) else Path(path).expanduser()
+    return hub.fetch(path, weights) if hub.is_hub_id(path) else Path(path).expanduser()
 
 
 class Described(dict[str, Any]):
