@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from importlib.resources import as_file, files
+from importlib.resources import files
+from itertools import islice
 from pathlib import Path
-
-import pyarrow
 
 from pcg.constraints import Limit, checked
 from pcg.data.audio import Recording
-from pcg.data.stored import open_parquet
+from pcg.data.stored import ParquetRows
 from pcg.types import Utterance
 
 
@@ -23,7 +22,7 @@ from pcg.types import Utterance
 class Bundled:
     """The first ``limit`` utterances in a fixed order that alternates between the speakers.
 
-    The compressed audio (8 MB) is in memory; a clip is decoded when it is loaded.
+    The audio (8 MB) is read when the first clip is loaded, and a clip is decoded when it is.
 
     Args:
         limit: first N utterances; None for all.
@@ -34,31 +33,33 @@ class Bundled:
     """
 
     def __init__(self, limit: Limit = None, folder: str | None = None) -> None:
-        with as_file(files("pcg.data") / "bundled") as bundled:
-            root = Path(folder).expanduser() if folder else bundled
-            self._rows = open_parquet(root / "utterances.parquet").read().slice(0, limit)
-            self._voices = open_parquet(root / "voices.parquet").read()
+        root = Path(folder).expanduser() if folder else Path(str(files("pcg.data"))) / "bundled"
+        self._rows, self._voices = (ParquetRows([root / f"{name}.parquet"]) for name in ("utterances", "voices"))
+        self._limit = limit
 
     def __len__(self) -> int:
-        return self._rows.num_rows
+        return min(len(self._rows), self._limit or len(self._rows))
 
     def __iter__(self) -> Iterator[Utterance]:
-        voices = {voice["id"]: (row, voice) for row, voice in enumerate(_without_audio(self._voices))}
-        for row, record in enumerate(_without_audio(self._rows)):
-            voice_row, voice = voices[record["prompt_id"]]
+        voices = {voice["id"]: (voice, recording) for voice, recording in _recorded(self._voices, "voice")}
+        for row, recording in islice(_recorded(self._rows, "recording"), self._limit):
+            voice, voice_recording = voices[row["prompt_id"]]
             yield Utterance(
-                id=record["id"],
-                text=record["text"],
-                speaker=record["speaker"],
+                id=row["id"],
+                text=row["text"],
+                speaker=row["speaker"],
                 prompt_text=voice["text"],
-                load_prompt=Recording(partial(_bytes, self._voices, voice_row), f"voice {voice['id']}"),
-                load_reference=Recording(partial(_bytes, self._rows, row), f"recording {record['id']}"),
+                load_prompt=voice_recording,
+                load_reference=recording,
             )
 
 
-def _without_audio(table: pyarrow.Table) -> list[dict[str, str]]:
-    return table.drop_columns("audio").to_pylist()
+def _recorded(rows: ParquetRows, kind: str) -> Iterator[tuple[dict[str, str], Recording]]:
+    """Each row without its audio, and its recording."""
+    audio = rows.select_columns("audio")
+    for index, row in enumerate(rows.remove_columns("audio")):
+        yield row, Recording(partial(_bytes, audio, index), f"{kind} {row['id']}")
 
 
-def _bytes(table: pyarrow.Table, row: int) -> bytes:
-    return table["audio"][row].as_py()
+def _bytes(audio: ParquetRows, index: int) -> bytes:
+    return audio[index]["audio"]

@@ -35,7 +35,7 @@ def test_limit_takes_the_first_in_the_same_order(utterances):
 
 
 def test_prompts_are_in_the_speakers_voice_and_never_a_test_sentence(utterances):
-    voices = Bundled()._voices.to_pylist()
+    voices = list(Bundled()._voices)
     speaker_of = {v["text"]: v["speaker"] for v in voices}
     assert all(speaker_of[u.prompt_text] == u.speaker for u in utterances)
     assert not {v["id"] for v in voices} & {u.id for u in utterances}
