@@ -66,9 +66,7 @@ class OutcomeMap(Protocol):
     ) -> Float[Tensor, "*batch outcomes"]:
         """Each outcome's probability where tokens have ``probs``."""
 
-    def spread(
-        self, values: Float[Tensor, "*batch outcomes"], target_probs: Float[Tensor, "*batch vocab"]
-    ) -> Float[Tensor, "*batch vocab"]:
+    def spread(self, values: Float[Tensor, "*batch outcomes"], target_probs: Probs) -> Probs:
         """For each token, the expectation of ``values`` over its outcome."""
 
 
