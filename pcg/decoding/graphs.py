@@ -294,7 +294,7 @@ class GraphedModel:
 
     def _reads_target(self, cache: FixedCache, new: int) -> bool:
         """Whether the target's states are there for the next ``new`` tokens; True for a model that reads none."""
-        return not isinstance(self.model, EagleLM) or self.model.knows(cache.lengths, new, cache.target)
+        return not isinstance(self.model, EagleLM) or self.model.target_has_read(cache.lengths, new, cache.target)
 
 
 def _states(

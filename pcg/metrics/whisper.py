@@ -80,9 +80,10 @@ class Whisper:
         """Raises FileNotFoundError or ValueError if the model cannot be found, is damaged, or lacks the language."""
         folder = resolve_folder(self._path)
         Checkpoint(folder)
-        known = read_json(folder / "generation_config.json").get("lang_to_id") or {"<|en|>": 0}  # an English-only model
-        if f"<|{self.language}|>" not in known:
-            names = ", ".join(sorted(name.strip("<|>") for name in known))
+        # an English-only model lists none
+        languages = read_json(folder / "generation_config.json").get("lang_to_id") or {"<|en|>": 0}
+        if f"<|{self.language}|>" not in languages:
+            names = ", ".join(sorted(name.strip("<|>") for name in languages))
             raise ValueError(f"{self._path} does not support language={self.language}; allowed: {names}")
 
     def __call__(self, samples: np.ndarray) -> str:

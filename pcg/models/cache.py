@@ -97,4 +97,4 @@ def check_room(prompts: Sequence[Int[Tensor, "_"]], capacity: int, positions: in
     if speech > 0:
         advice.append(f"decoding.max_tokens may be {capacity - positions} less")
     shorter = ", or ".join(advice) or "shorten both"
-    raise ValueError(f"{capacity} positions asked for, the model knows {positions}: {shorter}")
+    raise ValueError(f"{capacity} positions asked for, but the model has {positions}: {shorter}")

@@ -34,5 +34,5 @@ def chain(
         token = draw(probs[-1], number)
         tokens.append(token.unsqueeze(1))
         histories.append(histories[-1] and histories[-1].after(token))
-    known = [history for history in histories if history is not None]
-    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(known, 1) if known else None
+    given = [history for history in histories if history is not None]
+    return torch.cat(tokens, 1), torch.stack(probs, 1), stack(given, 1) if given else None

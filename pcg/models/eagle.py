@@ -135,7 +135,7 @@ class EagleLM:
         cache = EagleCache(self.ops, len(prompts), capacity, target)
         ids = pad_sequence([prompt[:-1] for prompt in prompts], batch_first=True)
         if ids.shape[1]:
-            self._forward(ids, self._known(cache, ids.shape[1]), cache)
+            self._forward(ids, self._target_states(cache, ids.shape[1]), cache)
         cache.lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])
         if self.budget is not None:
             keys = zip(cache.states[0, :, : self.config.kv_heads], cache.lengths.tolist(), strict=True)
@@ -145,8 +145,8 @@ class EagleLM:
     @torch.inference_mode()
     def step(self, tokens: Int[Tensor, "batch new"], cache: EagleCache) -> Float[Tensor, "batch new vocab"]:
         new = tokens.shape[1]
-        known = self.knows(cache.lengths, new, cache.target)
-        return self.head(self._forward(tokens, self._known(cache, new) if known else cache.own, cache))
+        has_read = self.target_has_read(cache.lengths, new, cache.target)
+        return self.head(self._forward(tokens, self._target_states(cache, new) if has_read else cache.own, cache))
 
     @torch.inference_mode()
     def propose(
@@ -162,7 +162,7 @@ class EagleLM:
         if self._drafting is None or not sampling.temperature_alone or hidden.dtype not in READABLE:
             return chain(lambda ids: self.step(ids, cache)[:, -1], self.token_ids, latest, uniform, sampling, history)
         read = latest.shape[1] + uniform.shape[1] - 1
-        if not self.knows(cache.lengths, latest.shape[1], cache.target):
+        if not self.target_has_read(cache.lengths, latest.shape[1], cache.target):
             raise ValueError("the target must have read every token before the block")
         cache.room(read)
         tokens, probs, cache.own = self._drafting.block(latest, cache, hidden, sampling.temperature, uniform)
@@ -189,17 +189,17 @@ class EagleLM:
                 f"this draft reads the target's states {self.reads}: prefill the target with reads={self.reads}"
             )
 
-    def knows(self, lengths: Int[Tensor, "batch"], new: int, target: Any) -> bool:
+    def target_has_read(self, lengths: Int[Tensor, "batch"], new: int, target: Any) -> bool:
         """Whether the target has computed the states that ``new`` tokens from ``lengths`` on read; needs no device.
 
         Raises:
             ValueError: it has not, and there are several tokens.
         """
         lengths_and_reached = zip(lengths.tolist(), target.lengths.tolist(), strict=True)
-        known = all(length + new - 1 <= reached for length, reached in lengths_and_reached)
-        if not known and new > 1:
+        has_read = all(length + new - 1 <= reached for length, reached in lengths_and_reached)
+        if not has_read and new > 1:
             raise ValueError("a draft that reads the target takes one token a step where it uses its own state")
-        return known
+        return has_read
 
     def states(
         self, hidden: Float[Tensor, "batch reads capacity width"], before: Int[Tensor, "batch new"]
@@ -236,7 +236,7 @@ class EagleLM:
             return F.embedding(ids, self._table)
         return self._target.embed(ids).to(self.ops.dtype)
 
-    def _known(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
+    def _target_states(self, cache: EagleCache, new: int) -> Float[Tensor, "batch new width"]:
         if isinstance(self._fuse, Product) and cache.target.hidden.dtype in READABLE:
             return self._fuse.of_states(cache.target.hidden, cache.lengths, new)
         before = (cache.lengths.unsqueeze(1) + torch.arange(new) - 1).to(self.device)

@@ -96,7 +96,7 @@ def test_every_rope_equals_transformers(rope: str, tmp_path: Path) -> None:
 def test_longrope_ends_where_it_would_turn_otherwise(tmp_path: Path) -> None:
     settings = {"rope_type": "longrope", **SHORT, **ROPES["longrope"]}
     model = load(make_bundled_folder(tmp_path, rope_parameters=settings, max_position_embeddings=256))
-    with pytest.raises(ValueError, match="65 positions asked for, the model knows 64"):
+    with pytest.raises(ValueError, match="65 positions asked for, but the model has 64"):
         model.prefill([some_ids(1, 9)[0]], capacity=65)
 
 
@@ -206,7 +206,7 @@ def test_a_full_cache_and_a_short_model_are_named(tmp_path: Path) -> None:
     cache = model.prefill([ids[0, :6]], capacity=8)
     with pytest.raises(ValueError, match="cache of 8 positions is full: 9"):
         model.step(ids[:, 6:10], cache)
-    with pytest.raises(ValueError, match="33 positions asked for, the model knows 32"):
+    with pytest.raises(ValueError, match="33 positions asked for, but the model has 32"):
         model.prefill([ids[0]], capacity=33)
 
 
@@ -246,7 +246,7 @@ def test_a_prompt_that_is_too_long_is_told_how_long_it_may_be(tmp_path: Path) ->
             (36, "text and voice of the prompt are 12 tokens and may be 8, or decoding.max_tokens may be 4 less"),
             (60, "decoding.max_tokens may be 28 less"),
         ):
-            message = f"{capacity} positions asked for, the model knows 32: {advice}"
+            message = f"{capacity} positions asked for, but the model has 32: {advice}"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 model.prefill([ids], capacity)
         with pytest.raises(ValueError, match=r"32: text and voice of the prompt are 40 tokens and may be 22$"):
