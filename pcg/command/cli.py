@@ -287,6 +287,8 @@ def _wrong_values(
                 check(config)
         except ConfigError as error:
             of_config += error.problems
+        except OSError as error:  # of a path that may not be read, or whose name is too long
+            of_config.append(f"{error.filename}: {error.strerror}")
         problems += [typed.as_typed(problem, values.values()) for problem in of_config]
     return problems, composes
 

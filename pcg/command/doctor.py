@@ -199,7 +199,7 @@ def _folders() -> Iterator[tuple[str, bool]]:
     )
     for name, folder, changed_by in folders:
         path = Path(folder).absolute()
-        existing = next(above for above in (path, *path.parents) if above.exists())
+        existing = next(above for above in (path, *path.parents) if os.path.exists(above))
         good = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
         state = "can be written" if good else f"CANNOT be written: {existing}"
         free = shutil.disk_usage(existing).free / 1e9

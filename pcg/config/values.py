@@ -54,7 +54,7 @@ def _problems_of_outputs(config: Mapping[str, Any]) -> list[str]:
     if not isinstance(outputs, str) or config.get("status") or config.get("dry"):
         return []
     folder = study_folder(outputs, config.get("study", ""))
-    existing = next(above for above in (folder, *folder.parents) if above.exists())
+    existing = next(above for above in (folder, *folder.parents) if os.path.exists(above))
     if not existing.is_dir():
         return [f"paths.outputs={outputs!r}: {existing} is no folder"]
     if not os.access(existing, os.W_OK | os.X_OK):

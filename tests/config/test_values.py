@@ -12,6 +12,7 @@ from pcg.command.cli import check_command_line
 from pcg.config import values
 from pcg.config.validate import ConfigError, check, check_trainer
 from pcg.config.values import problems_of_values
+from pcg.runner import rescore
 from pcg.studies import offline
 from tests.config.numbers import numbers_of_every_config
 
@@ -117,6 +118,13 @@ def test_results_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch:
     assert problems(f"paths.outputs={tmp_path}/new") == [
         f"paths.outputs='{tmp_path}/new': {tmp_path} may not be written to"
     ]
+
+
+def test_a_name_that_no_file_can_have_ends_in_words(tmp_path: Path) -> None:
+    (problem,) = problems(f"study={'s' * 300}", f"paths.outputs={tmp_path}")
+    assert problem.endswith("a folder name of letters, digits, _ + - and dots, of at most 200 bytes")
+    (problem,) = problems(f"run={'r' * 300}", command="score", check=rescore.check)
+    assert problem == f"{'r' * 300}/result.json: File name too long"
 
 
 def test_a_run_that_is_begun_from_python_is_checked_too(config: Any) -> None:
