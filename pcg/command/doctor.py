@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ from pcg.engines.engine import INSTALL
 _IMPORTED_AS = {"hibari-tts": "hibari"}  # packages that are imported by another name
 _GROUPS = ("target", "draft", "text", "codec", "dataset", "grouping", "grouping/groups", "engine", "metrics", "logger",
            "trainer")  # fmt: skip
+_ONLY_WITH = {"pcg.models.espeak": "phonemes"}  # modules that matter to a choice only if it sets this key
 _DEVELOPERS = ("dev", "test", "lint")  # extras that no choice needs
 
 
@@ -142,31 +144,43 @@ def _choices() -> Iterator[str]:
 
 def needs_of(group: str, name: str) -> list[Need]:
     """The packages that a choice needs beyond the core, those of the choices in its defaults among them."""
-    modules = {target.rpartition(".")[0] for target in _targets(choice(group, name))}
+    nodes = list(_nodes(choice(group, name)))
+    modules = {node["_target_"].rpartition(".")[0] for node in nodes}
+    modules |= {module for module, key in _ONLY_WITH.items() if any(node.get(key) for node in nodes)}
     names = {imported for module in modules for imported in _names_in(module)}
     return [need for need in optional() if need.imported_as in names]
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
+    """The node and those inside it that name something of pcg to build."""
     if isinstance(node, Mapping):
         if str(node.get("_target_")).startswith("pcg."):
-            yield node["_target_"]
+            yield node
         for value in node.values():
-            yield from _targets(value)
+            yield from _nodes(value)
 
 
 @cache
-def _names_in(module: str) -> frozenset[str]:
-    """The packages that a module imports anywhere, and its strings, which name those that it passes to ``require``."""
+def _names_in(module: str, only: frozenset[str] | None = None) -> frozenset[str]:
+    """The packages that a module imports anywhere, and its strings, which name those that it passes to ``require``.
+    So do the functions and classes that it imports from pcg.
+
+    Args:
+        only: names of functions and classes, the only part that counts; None for the whole module.
+    """
     spec = importlib.util.find_spec(module)
     assert spec is not None, module
     assert spec.origin is not None, module
+    parts = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
     names: set[str] = set()
-    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+    counted = [part for part in parts if only is None or getattr(part, "name", None) in only]
+    for node in itertools.chain.from_iterable(map(ast.walk, counted)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.partition(".")[0])
+            if only is None and node.module.startswith("pcg.") and node.module not in _ONLY_WITH:
+                names |= _names_in(node.module, frozenset(alias.name for alias in node.names))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
     return frozenset(names)

@@ -52,6 +52,8 @@ def test_where_all_is_there_the_default_run_would_work_and_nothing_is_written(
 def test_what_a_choice_needs_is_read_from_its_code() -> None:
     assert names("target", "bundled") == {"hibari-tts"}
     assert names("target", "llasa_8b") == names("codec", "xcodec2") == {"transformers"}
+    assert names("target", "orpheus") == {"transformers"}  # of a function in another module
+    assert names("text", "neutts") == {"transformers", "phonemizer", "espeakng-loader"}  # as it sets ``phonemes``
     assert names("engine", "vllm") == {"vllm"}
     assert names("draft", "ngram") == names("metrics", "none") == set()
     assert {"moonshine-voice", "Resemblyzer", "distillmos", "xls-r-sqa"} <= names("metrics", "bundled")
