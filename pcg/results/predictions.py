@@ -25,6 +25,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pcg.results.records import write_json
+from pcg.results.store import read_rows
 
 SCHEMA = 1
 FOLDER, NAME, ROWS = "offline", "offline.json", "offline.parquet"
@@ -53,4 +54,4 @@ def read(study_folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | No
         raise ValueError(
             f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}; run pcg offline again"
         )
-    return values, pyarrow.parquet.read_table(path.with_name(ROWS)).to_pylist()
+    return values, read_rows(path.with_name(ROWS))

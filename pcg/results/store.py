@@ -91,12 +91,18 @@ def read_utterances(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "utterances.parquet"
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        return read_rows(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{path} is missing or truncated ({' '.join(str(error).split())}): remove {NAME} beside it and run the "
             "command of the run again, which writes both from the records"
         ) from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file. ``read_table`` reads folders as well, for which it imports pandas."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read().to_pylist()
 
 
 def one_line(result: Result) -> str:
