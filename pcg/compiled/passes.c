@@ -2,8 +2,9 @@
  *
  * In float32 weights are read as they are stored (float16, bfloat16 or float32) and widened, which loses nothing. In
  * bfloat16, on processors that multiply it, weights, keys, values and whatever meets a weight or a key are rounded to
- * it; sums and all between products stay float32. Either way every number is summed in one order, whatever stands
- * beside it in a pass: a pass of five tokens gives, bit for bit, what five passes of one give.
+ * it; sums and all between products stay float32. A draft's weights may be 8-bit integers, by which what meets them is
+ * multiplied as 8-bit integers too. Either way every number is summed in one order, whatever stands beside it in a
+ * pass: a pass of five tokens gives, bit for bit, what five passes of one give.
  *
  * Called by pcg/models/native.py.
  */
@@ -19,16 +20,21 @@
 #define GROUP (4 * LANES) /* outputs whose weights lie side by side */
 #define MOST_ROWS 6       /* at once; more are taken in even parts */
 
+typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
-enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS }; /* PAIRS: bfloat16, of two inputs side by side, times bfloat16 */
-static const int SIZE[] = {2, 2, 4, 4};
+/* PAIRS: bfloat16, of two inputs side by side, times bfloat16. QUADS: int8, of four inputs, times uint8. */
+enum kind { FLOAT16, BFLOAT16, FLOAT32, PAIRS, QUADS };
+static const int SIZE[] = {2, 2, 4, 4, 4}, INPUTS[] = {1, 1, 1, 2, 4}; /* bytes and inputs of what lies in one place */
 
 typedef struct {
-    const void *weight; /* [outputs / GROUP][inputs][GROUP], pairs [outputs / GROUP][inputs / 2][GROUP][2] */
-    const float *bias;  /* or null */
+    const void *weight;     /* [outputs / GROUP][inputs / n][GROUP][n], n inputs in one place */
+    const float *bias;      /* or null */
+    const float *scales;    /* QUADS: of each output's weights */
+    const int32_t *offsets; /* QUADS: what each output gets too much, as inputs are stored plus ZERO */
     int32_t inputs, outputs, kind;
 } Matrix;
+#define ZERO 128 /* as which 0 is stored in an input of QUADS */
 
 typedef struct {
     const float *attention_norm, *mlp_norm, *head_norms; /* the last [heads + kv_heads][dim], or null */
@@ -58,7 +64,7 @@ typedef struct {
 } Pass;
 
 ALWAYS vec widened(const char *from, int kind, long at) {
-    if (kind == FLOAT32 || kind == PAIRS)
+    if (kind == FLOAT32 || kind == PAIRS || kind == QUADS)
         return *(const vec *)(from + 4 * at);
     halves bits = *(const halves *)(from + 2 * at);
     if (kind == BFLOAT16)
@@ -147,6 +153,27 @@ ALWAYS vec added_pairs(vec sum, vec x, vec y) {
 #endif
 }
 
+/* x[0] * y[0] + x[1] * y[1], of the two int16 in each place. */
+ALWAYS ints pair_sums(ints x, ints y) {
+#if defined(__AVX512BW__)
+    return (ints)_mm512_madd_epi16((__m512i)x, (__m512i)y);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    return (ints)_mm256_madd_epi16((__m256i)x, (__m256i)y);
+#else
+    return (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
+#endif
+}
+
+/* sum + x[0] * y[0] + ... + x[3] * y[3] as integers, of the four uint8 in each place of x and int8 of y. */
+ALWAYS vec added_quads(vec sum, vec x, vec y) {
+#ifdef __AVX512VNNI__
+    return (vec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
+#else
+    const shorts twos = (shorts)y, low = twos << 8 >> 8, high = twos >> 8; /* of y: 0 and 2, 1 and 3 */
+    return (vec)((ints)sum + pair_sums((ints)x & 0xff00ff, (ints)low) + pair_sums((ints)x >> 8 & 0xff00ff, (ints)high));
+#endif
+}
+
 /* y[r][0 .. vectors * LANES) = sum over k of x[k][r] * w[k][..]: rows * vectors sums that stay in registers. */
 ALWAYS void tile(int rows, int vectors, int kind, const float *x, const char *w, long w_step, long count, float *y,
                  long y_step) {
@@ -163,10 +190,12 @@ ALWAYS void tile(int rows, int vectors, int kind, const float *x, const char *w,
             weights[j] = widened(w, kind, k * w_step + j * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            vec each = splat(x[k * rows + r]);
+            vec each = copies(x[k * rows + r]);
 #pragma GCC unroll 6
             for (int j = 0; j < vectors; j++)
-                sums[r][j] = kind == PAIRS ? added_pairs(sums[r][j], each, weights[j]) : sums[r][j] + each * weights[j];
+                sums[r][j] = kind == PAIRS   ? added_pairs(sums[r][j], each, weights[j])
+                             : kind == QUADS ? added_quads(sums[r][j], each, weights[j])
+                                             : sums[r][j] + each * weights[j];
         }
     }
 #pragma GCC unroll 6
@@ -203,9 +232,10 @@ SUMS(sums_float16, FLOAT16)
 SUMS(sums_bfloat16, BFLOAT16)
 SUMS(sums_float32, FLOAT32)
 SUMS(sums_pairs, PAIRS)
+SUMS(sums_quads, QUADS)
 
 typedef void (*Sums)(int, const float *, const char *, long, long, float *, long, int);
-static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs};
+static const Sums SUMS_OF[] = {sums_float16, sums_bfloat16, sums_float32, sums_pairs, sums_quads};
 
 /* How many of these rows are taken at once. */
 static int part(int rows) {
@@ -213,25 +243,58 @@ static int part(int rows) {
     return (rows + parts - 1) / parts;
 }
 
+static float largest(const float *x, long count) { /* of the magnitudes */
+    vec found = {0};
+    float most = 0;
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const vec each = *(const vec *)(x + i), size = chosen(each < 0, -each, each);
+        found = chosen(size > found, size, found);
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        most = found[lane] > most ? found[lane] : most;
+    for (; i < count; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
+}
+
+/* The inputs of a row as products read them, side by side with those of the other rows: to[step * rows].
+ * Returns the scale of QUADS. */
+static float arranged(int kind, const float *from, long inputs, float *to, int rows) {
+    if (kind == PAIRS) {
+        for (long k = 0; k < inputs; k += 2, to += rows) {
+            const uint32_t pair = rounded(from[k]) | (uint32_t)rounded(from[k + 1]) << 16;
+            memcpy(to, &pair, sizeof pair);
+        }
+        return 1;
+    }
+    if (kind != QUADS) {
+        for (long k = 0; k < inputs; k++, to += rows)
+            *to = from[k];
+        return 1;
+    }
+    const float most = largest(from, inputs);
+    const float per = most > 0 ? 127 / most : 0;
+    uint8_t bytes[inputs];
+    for (long k = 0; k < inputs; k++)
+        bytes[k] = (int32_t)(from[k] * per + (ZERO + .5f)); /* to the nearest integer, as this is above 0 */
+    for (long k = 0; k < inputs; k += 4, to += rows)
+        memcpy(to, bytes + k, 4);
+    return most / 127;
+}
+
 /* y (+)= x W^T + bias. Each group of weights is read once, whatever the rows. Returns whether there was memory. */
 int product(const Matrix *m, const float *x, int rows, float *y, int add) {
-    const long inputs = m->inputs, steps = m->kind == PAIRS ? inputs / 2 : inputs;
+    const long inputs = m->inputs, steps = inputs / INPUTS[m->kind];
     const long step = (long)SIZE[m->kind] * GROUP * steps;
-    float made[MOST_ROWS * GROUP], *turned = malloc(sizeof(float) * steps * rows); /* [steps][rows], by parts of them */
+    float made[MOST_ROWS * GROUP], scales[rows];
+    float *turned = malloc(sizeof(float) * steps * rows); /* [steps][rows], by parts of them */
     if (!turned)
         return 0;
     for (int row = 0, some; row < rows; row += some) {
         some = part(rows - row);
-        for (int r = 0; r < some; r++) {
-            const float *from = x + (row + r) * inputs;
-            float *to = turned + row * steps + r;
-            for (long k = 0; k < steps; k++, to += some)
-                if (m->kind == PAIRS) {
-                    const uint32_t pair = rounded(from[2 * k]) | (uint32_t)rounded(from[2 * k + 1]) << 16;
-                    memcpy(to, &pair, sizeof pair);
-                } else
-                    *to = from[k];
-        }
+        for (int r = 0; r < some; r++)
+            scales[row + r] = arranged(m->kind, x + (row + r) * inputs, inputs, turned + row * steps + r, some);
     }
     for (long first = 0; first < m->outputs; first += GROUP) {
         const char *w = (const char *)m->weight + first / GROUP * step;
@@ -240,9 +303,14 @@ int product(const Matrix *m, const float *x, int rows, float *y, int add) {
             some = part(rows - row);
             SUMS_OF[m->kind](some, turned + row * steps, w, GROUP, steps, made, GROUP, GROUP);
             for (int r = 0; r < some; r++) {
-                float *to = y + (long)(row + r) * m->outputs + first;
+                float *to = y + (long)(row + r) * m->outputs + first, *from = made + r * GROUP;
+                for (long i = 0; m->kind == QUADS && i < wide; i++) {
+                    int32_t sum;
+                    memcpy(&sum, from + i, sizeof sum);
+                    from[i] = (sum - m->offsets[first + i]) * (m->scales[first + i] * scales[row + r]);
+                }
                 for (long i = 0; i < wide; i++)
-                    to[i] = made[r * GROUP + i] + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
+                    to[i] = from[i] + (m->bias ? m->bias[first + i] : 0) + (add ? to[i] : 0);
             }
         }
     }

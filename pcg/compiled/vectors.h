@@ -20,6 +20,12 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
 
 ALWAYS vec splat(float x) { return x - (vec){0}; }
 
+ALWAYS vec copies(float x) { /* of its bits, which need not be a number's */
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (vec)(bits - (ints){0});
+}
+
 ALWAYS vec chosen(ints which, vec yes, vec no) { return (vec)(((ints)yes & which) | ((ints)no & ~which)); }
 
 ALWAYS float total(vec x) { /* by halves */

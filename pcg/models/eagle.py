@@ -5,7 +5,7 @@ states of position i - 1; where the target has not computed these yet, the draft
 
 The folder holds tensors as published EAGLE-3 heads name them (``fc``, ``midlayer.*``, ``norm``, some also
 ``embed_tokens``, ``lm_head`` with ``d2t``), or as vllm-project/speculators does (``layers.0.*``). Without embeddings or
-a head of its own, the draft uses the target's and makes no copy. Settings of config.json that are not supported are
+a head of its own, the draft uses the target's. Settings of config.json that are not supported are
 refused by name.
 
 Departures: there is an entry for the prompt's first token, whose previous state is zero; drafts are chains, not trees.
@@ -64,6 +64,7 @@ class EagleLM:
         target: the target, from the runner.
         dtype: of the target.
         budget: entries of a prompt that its cache keeps after prefill (``pcg.models.budget``); None for all.
+        int8: multiply in 8-bit integers where the CPU has them in ``passes.c``, for which the target's head is copied.
 
     Raises:
         ValueError: the folder belongs to another target, or the target's hidden states cannot be read.
@@ -71,7 +72,7 @@ class EagleLM:
 
     def __init__(
         self, path: str, target: Any, dtype: Dtype, device: str | torch.device,
-        budget: Annotated[int, at_least(2 * CHUNK)] | None = None,
+        budget: Annotated[int, at_least(2 * CHUNK)] | None = None, int8: bool = False,
     ) -> None:  # fmt: skip
         if not isinstance(target, Readable):
             raise ValueError(
@@ -86,7 +87,7 @@ class EagleLM:
         self.reads = states_read(checkpoint.config, target.layers, path)
         width = c.width
         fuse = checkpoint.tensor("fc.weight", (width, len(self.reads) * width))
-        layout = choose(c, fuse.dtype, dtype_of(dtype), self.device)
+        layout = choose(c, fuse.dtype, dtype_of(dtype), self.device, int8)
         self.budget = budget
         self._target, self.ops = target, LayerOps(c, dtype_of(dtype), self.device, layout)
         self._fuse = self.ops.linear(fuse)
@@ -276,10 +277,14 @@ def _own_table(checkpoint: Checkpoint, config: LlamaConfig, ops: LayerOps) -> Fl
 def _own_head(
     checkpoint: Checkpoint, config: LlamaConfig, target: Readable, ops: LayerOps
 ) -> tuple[Any, Int[Tensor, "rows"] | None]:
-    """The folder's own output rows for speech tokens, and, where not every speech token has one, which tokens do."""
+    """The folder's own output rows for speech tokens, and, where not every speech token has one, which tokens do.
+
+    None where it uses the target's, of which 8-bit products need a copy.
+    """
     ids = draft_ids(checkpoint, config)
     if "lm_head.weight" not in checkpoint:
-        return None, None
+        shared = getattr(getattr(target, "llama", None), "head", None)
+        return (shared.as_int8() if ops.layout == "int8" and isinstance(shared, Product) else None), None
     row_of = {own_id: row for row, own_id in enumerate(ids.tolist())}
     speech = target.token_ids(torch.arange(target.vocab_size, device=ops.device)).tolist()
     tokens = [token for token, own_id in enumerate(speech) if own_id in row_of]

@@ -104,7 +104,8 @@ class LayerOps:
 
     def passes(self, layers: Sequence[Layer]) -> Passes | None:
         """These layers as one call of ``passes.c``; None in other layouts."""
-        return Passes(self.config, layers, self.rope, self.dtype) if self.layout == "native" else None
+        native = self.layout in ("native", "int8")
+        return Passes(self.config, layers, self.rope, self.dtype) if native else None
 
     def read_norm(self, checkpoint: Tensors, name: str) -> Float[Tensor, "width"]:
         weight = checkpoint.tensor(name, (self.config.width,)).to(self.device, self.dtype)

@@ -33,15 +33,20 @@ _BYTES, _COPIES, _REPEATS = 1 << 26, 32, 9  # of weights; layers at most; timing
 log = logging.getLogger(__name__)
 
 
-def choose(config: LlamaConfig, stored: torch.dtype, dtype: torch.dtype, device: torch.device) -> Layout:
+def choose(
+    config: LlamaConfig, stored: torch.dtype, dtype: torch.dtype, device: torch.device, int8: bool = False
+) -> Layout:
     """The quickest layout for a model's layers with torch's number of threads; measures it if no times are kept.
 
     Args:
         stored: the type of the checkpoint's weights.
         dtype: of the computation.
+        int8: whether 8-bit integers will do. They read half of the bytes and are taken wherever they are supported.
     """
     config, threads = replace(config, layers=1), torch.get_num_threads()
     offered = layouts(config.head_dim, stored, dtype, device, threads)
+    if int8 and "native" in offered:
+        return "int8"
     if len(offered) == 1:
         return offered[0]
     conditions = config, stored, dtype, sorted(offered), threads, torch.__version__, _processor(), source()

@@ -15,7 +15,7 @@ from torch import Tensor
 from pcg.models import native
 
 Linear = Callable[[Float[Tensor, "... inputs"]], Float[Tensor, "... outputs"]]
-Layout = Literal["native", "packed", "reordered", "plain"]
+Layout = Literal["native", "int8", "packed", "reordered", "plain"]
 
 
 def linear(
@@ -31,8 +31,8 @@ def linear(
         layout: of the weight in memory, which decides what multiplies; one of ``layouts``.
     """
     bias = None if bias is None else bias.to(device=device, dtype=dtype)
-    if layout == "native":
-        return native.Product(weight, bias, dtype)
+    if layout in ("native", "int8"):
+        return native.Product(weight, bias, dtype, layout == "int8")
     if layout == "packed":
         return _packed(weight, bias)
     if layout == "reordered":

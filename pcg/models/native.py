@@ -23,12 +23,13 @@ from pcg.models.decoder import LlamaConfig
 from pcg.models.tree import Tree
 
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
-_PAIRS = 3
+_PAIRS, _QUADS = 3, 4
+_ZERO = 128  # as which 0 is stored in an 8-bit input
 
 
 class _Matrix(ctypes.Structure):
     _fields_ = (
-        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "scales", "offsets")),
         ("inputs", ctypes.c_int32), ("outputs", ctypes.c_int32), ("kind", ctypes.c_int32),
     )  # fmt: skip
 
@@ -89,6 +90,8 @@ class Product:
     Args:
         weight: as stored.
         dtype: of the computation, float32 or bfloat16.
+        int8: multiply in 8-bit integers instead, with a scale for each output's weights and one for each token's inputs.
+            Inputs must be a multiple of 4.
     """
 
     def __init__(
@@ -96,17 +99,32 @@ class Product:
         weight: Float[Tensor, "outputs inputs"],
         bias: Float[Tensor, "outputs"] | None,
         dtype: torch.dtype = torch.float32,
+        int8: bool = False,
     ) -> None:
         outputs, inputs = weight.shape
-        group, kind = library().group(), _KINDS[weight.dtype]
+        scales = offsets = None
+        kind, together = _KINDS[weight.dtype], 1
+        if int8:
+            if inputs % 4:
+                raise ValueError(f"{inputs} inputs: 8-bit products need a multiple of 4; set draft.int8=false")
+            scales = weight.float().abs().amax(1) / 127
+            weight = (weight.float() / scales.clamp(min=1e-30).unsqueeze(1)).round().to(torch.int8)
+            offsets = weight.sum(1, dtype=torch.int32) * _ZERO
+            kind, together = _QUADS, 4
+        elif dtype == torch.bfloat16:
+            weight, kind, together = weight.bfloat16(), _PAIRS, 2
+        group = library().group()
         padded = torch.cat([weight, weight.new_zeros(-outputs % group, inputs)])
-        if dtype == torch.bfloat16:
-            together, kind = padded.bfloat16().view(-1, group, inputs // 2, 2), _PAIRS
-        else:
-            together = padded.view(-1, group, inputs)
-        self._weight = together.transpose(1, 2).contiguous()
+        self._weight = padded.view(-1, group, inputs // together, together).transpose(1, 2).contiguous()
         self._bias = None if bias is None else bias.float().contiguous()
-        self.matrix = _Matrix(_address(self._weight), _address(self._bias), inputs, outputs, kind)
+        self._scales, self._offsets = scales, offsets
+        addresses = map(_address, (self._weight, self._bias, scales, offsets))
+        self.matrix = _Matrix(*addresses, inputs, outputs, kind)
+
+    def as_int8(self) -> Product:
+        """A copy that multiplies in 8-bit integers."""
+        weight = self._weight.transpose(1, 2).flatten(2).flatten(0, 1)[: self.matrix.outputs]
+        return Product(weight, self._bias, int8=True)
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         x = x.float().contiguous()

@@ -123,16 +123,16 @@ def test_a_draft_that_reads_states(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @built
 @pytest.mark.parametrize("rows", [None, 40], ids=["the target's rows", "rows of its own"])
 @pytest.mark.parametrize("computed", ["float32", pytest.param("bfloat16", marks=pairs)])
-@pytest.mark.parametrize("budget", [None, 16])
+@pytest.mark.parametrize(("budget", "chosen"), [(None, "native"), (None, "int8"), (16, "native")])
 def test_a_whole_block_is_what_steps_give(
-    budget: int | None, computed: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    budget: int | None, chosen: str, computed: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast, _ = both(tmp_path, monkeypatch, computed, head_dim=32)
     teacher, maker = Teacher(str(fast.folder), fast.text.speech_ids), EagleDraft([0, 1, 2])
     maker.save(maker.make(teacher), tmp_path / "eagle", teacher)
     if rows:
         with_own_rows(tmp_path / "eagle", fast, rows)
-    monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: "native")
+    monkeypatch.setattr("pcg.models.eagle.choose", lambda *_: chosen)
     draft = EagleLM(str(tmp_path / "eagle"), fast, computed, "cpu", budget)
     prompts = [of_random(fast, 12), of_random(fast, 30)]
     assert draft._drafting is not None
@@ -152,6 +152,40 @@ def test_a_whole_block_is_what_steps_give(
         assert torch.equal(found["whole"][3], found["steps"][3])
         for one, other in zip(found["whole"][1:3], found["steps"][1:3], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def in_integers(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What 8-bit products of ``weight`` and ``x`` are; weights in float32, where few bits make many of them ties."""
+    scales, sizes = weight.float().abs().amax(1) / 127, x.double().abs().amax(-1, keepdim=True) / 127
+    whole = (x / sizes).round() @ (weight.float() / scales.unsqueeze(1)).round().double().T
+    return whole * scales * sizes
+
+
+@built
+@pytest.mark.parametrize("stored", [FLOAT16, torch.bfloat16, FLOAT32])
+@pytest.mark.parametrize("outputs", [7, 4 * 64 + 3])
+def test_products_in_8_bits(stored: torch.dtype, outputs: int) -> None:
+    draw = torch.Generator().manual_seed(outputs)
+    weight, bias = torch.randn(outputs, 96, generator=draw).to(stored), torch.randn(outputs, generator=draw)
+    x = torch.randn(13, 96, generator=draw) * torch.arange(1, 14).unsqueeze(1)
+    found = native.Product(weight, bias, int8=True)(x)
+    torch.testing.assert_close(found, (in_integers(weight, x) + bias).float(), rtol=1e-3, atol=1e-2)
+    rough = found - bias - (x.double() @ weight.double().T).float()
+    assert rough.norm() < 0.02 * (found - bias).norm()
+    assert torch.equal(found, torch.cat([native.Product(weight, bias, int8=True)(row) for row in x.split(1)]))
+    assert torch.equal(found, native.Product(weight, bias).as_int8()(x))
+
+
+@built
+def test_8_bits_are_for_those_that_ask_for_them(tmp_path: Path) -> None:
+    make_bundled_folder(tmp_path / "model", head_dim=64)
+    config = LlamaConfig.read(json.loads((tmp_path / "model" / "config.json").read_text()), tmp_path)
+    assert layout.choose(config, FLOAT16, FLOAT32, CPU, int8=True) == "int8"
+    assert layout.choose(config, FLOAT16, FLOAT32, torch.device("meta"), int8=True) == "plain"
+    assert not native.Product(torch.zeros(5, 8), None, int8=True)(torch.ones(2, 8)).any()
+    assert not native.Product(torch.ones(5, 8), None, int8=True)(torch.zeros(2, 8)).any()
+    with pytest.raises(ValueError, match="6 inputs: 8-bit products need a multiple of 4; set draft.int8=false"):
+        native.Product(torch.ones(5, 6), None, int8=True)
 
 
 @built
