@@ -90,7 +90,7 @@ class Product:
     Args:
         weight: as stored.
         dtype: of the computation, float32 or bfloat16.
-        int8: multiply in 8-bit integers instead, with a scale for each output's weights and one for each token's inputs.
+        int8: multiply in 8-bit integers, with a scale for each output's weights and one for each token's inputs.
             Inputs must be a multiple of 4.
     """
 
