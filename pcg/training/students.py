@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pcg.models.checkpoint import Checkpoint, read_json
+from pcg.models.checkpoint import Checkpoint, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
 from pcg.training.eagle import Eagle, View
 from pcg.training.speech import SpeechLM
@@ -62,7 +62,7 @@ class EagleDraft:
 
     Args:
         reads: the target's states that it reads; state i comes after i layers, the last is normed.
-        start: a folder to train further; None starts from the target's last layer.
+        start: a folder to train further, or ``bundled:eagle``; None starts from the target's last layer.
         hidden: width of its MLP; None for the target's.
         budgets: each step also trains it on one of these budgets of its cache (``draft.budget``).
     """
@@ -77,8 +77,18 @@ class EagleDraft:
         if self.start is None:
             eagle.start_from(*_last_layer(teacher.folder, teacher.model.config.num_hidden_layers))
         else:
-            eagle.load(Path(self.start))
+            eagle.load(self._start())
         return ReadingStudent(eagle, self.reads, self.budgets)
+
+    def _start(self) -> Path:
+        assert self.start is not None
+        folder = resolve_folder(self.start)
+        reads = read_json(folder / "config.json")["reads"]
+        if reads != list(self.reads):
+            raise ValueError(
+                f"{self.start} reads states {reads}: set trainer.student.reads={reads}, or start from null"
+            )
+        return folder
 
     def save(self, student: ReadingStudent, folder: Path, teacher: Teacher) -> None:
         student.eagle.save(folder, self._config(teacher))

@@ -147,6 +147,20 @@ def test_a_draft_of_another_target_is_refused(folder, teacher, tmp_path):
         EagleLM(str(tmp_path / "draft"), target, "float32", "cpu")
 
 
+def test_a_training_starts_from_a_head_of_the_same_states(teacher, tmp_path, monkeypatch):
+    maker = EagleDraft(READS)
+    first = maker.make(teacher)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.copy_((parameter + 0.05 * torch.randn(parameter.shape)).half().float())
+    maker.save(first, tmp_path / "head", teacher)
+    monkeypatch.setattr("pcg.training.students.resolve_folder", lambda name: tmp_path / name.removeprefix("bundled:"))
+    again = EagleDraft(READS, start="bundled:head").make(teacher)
+    assert all(map(torch.equal, first.state_dict().values(), again.state_dict().values()))
+    with pytest.raises(ValueError, match=r"bundled:head reads states \[.*\]: set trainer.student.reads=\["):
+        EagleDraft([0, *READS[1:]], start="bundled:head").make(teacher)
+
+
 def test_a_targets_own_samples_are_labels(tmp_path):
     """Shards of ids that end by themselves, the same at each start, and read back as sequences."""
     folder = make_bundled_folder(tmp_path / "target", audio_tokens=8, width=16)
