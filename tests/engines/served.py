@@ -71,8 +71,9 @@ def served(runner: str, settings: dict[str, Any], count: int, tokens: int, *draf
 def command(outputs: Path, **changes: Any) -> list[str]:
     """A run of the framework with ``engine=vllm`` on the same prompts."""
     told = {
-        "engine": "vllm", "grouping": "pcg", "grouping.theta": 0.6, "metrics": "none", "logger": "none",
-        "device": "cpu", "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA,
+        "engine": "vllm", "draft": "bundled", "grouping": "pcg", "grouping.theta": 0.6,
+        "metrics": "none", "logger": "none", "device": "cpu",
+        "decoding.batch_size": serving.TOGETHER, "decoding.gamma": serving.GAMMA,
         "decoding.max_tokens": TOKENS, "decoding.temperature": serving.TEMPERATURE, "dataset.limit": COUNT,
         "paths.outputs": outputs, "+engine.arguments.enforce_eager": True, **changes,
     }  # fmt: skip
