@@ -243,19 +243,23 @@ static int part(int rows) {
     return (rows + parts - 1) / parts;
 }
 
-static float largest(const float *x, long count) { /* of the magnitudes */
-    vec found = {0};
+static float largest(const float *x, long count) { /* of the magnitudes; NaN where one is not finite */
+    vec found = {0}, spoilt = {0};
     float most = 0;
     long i = 0;
     for (; i + LANES <= count; i += LANES) {
         const vec each = *(const vec *)(x + i), size = chosen(each < 0, -each, each);
         found = chosen(size > found, size, found);
+        spoilt += 0 * each;
     }
     for (int lane = 0; lane < LANES; lane++)
         most = found[lane] > most ? found[lane] : most;
-    for (; i < count; i++)
+    float rest = total(spoilt);
+    for (; i < count; i++) {
         most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    return most;
+        rest += 0 * x[i];
+    }
+    return most + rest;
 }
 
 /* The inputs of a row as products read them, side by side with those of the other rows: to[step * rows].
@@ -276,7 +280,8 @@ static float arranged(int kind, const float *from, long inputs, float *to, int r
     const float most = largest(from, inputs);
     const float per = most > 0 ? 127 / most : 0;
     uint8_t bytes[inputs];
-    for (long k = 0; k < inputs; k++)
+    memset(bytes, ZERO, inputs);
+    for (long k = 0; per > 0 && k < inputs; k++)
         bytes[k] = (int32_t)(from[k] * per + (ZERO + .5f)); /* to the nearest integer, as this is above 0 */
     for (long k = 0; k < inputs; k += 4, to += rows)
         memcpy(to, bytes + k, 4);

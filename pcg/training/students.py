@@ -83,10 +83,10 @@ class EagleDraft:
     def _start(self) -> Path:
         assert self.start is not None
         folder = resolve_folder(self.start)
-        reads = read_json(folder / "config.json")["reads"]
+        reads = read_json(folder / "config.json").get("reads")
         if reads != list(self.reads):
             raise ValueError(
-                f"{self.start} reads states {reads}: set trainer.student.reads={reads}, or start from null"
+                f"{self.start} reads states {reads}: set trainer.student.reads={reads}, or trainer.student.start=null"
             )
         return folder
 

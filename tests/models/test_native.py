@@ -184,6 +184,10 @@ def test_8_bits_are_for_those_that_ask_for_them(tmp_path: Path) -> None:
     assert layout.choose(config, FLOAT16, FLOAT32, torch.device("meta"), int8=True) == "plain"
     assert not native.Product(torch.zeros(5, 8), None, int8=True)(torch.ones(2, 8)).any()
     assert not native.Product(torch.ones(5, 8), None, int8=True)(torch.zeros(2, 8)).any()
+    for bad in (torch.nan, torch.inf):  # is not hidden
+        x = torch.ones(2, 24)
+        x[1, 17] = bad
+        assert native.Product(torch.ones(5, 24), None, int8=True)(x).isfinite().all(1).tolist() == [True, False]
     with pytest.raises(ValueError, match="6 inputs: 8-bit products need a multiple of 4; set draft"):
         native.Product(torch.ones(5, 6), None, int8=True)
 
