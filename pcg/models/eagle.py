@@ -284,8 +284,9 @@ def _own_head(
     ids = draft_ids(checkpoint, config)
     if "lm_head.weight" not in checkpoint:
         shared = getattr(getattr(target, "llama", None), "head", None)
-        of_speech = isinstance(shared, Product) and shared.matrix.outputs == target.vocab_size  # not target.head=full
-        return (shared.as_int8() if ops.layout == "int8" and of_speech else None), None
+        if ops.layout == "int8" and isinstance(shared, Product) and shared.matrix.outputs == target.vocab_size:
+            return shared.as_int8(), None
+        return None, None  # with target.head=full the target picks the speech tokens' logits
     row_of = {own_id: row for row, own_id in enumerate(ids.tolist())}
     speech = target.token_ids(torch.arange(target.vocab_size, device=ops.device)).tolist()
     tokens = [token for token, own_id in enumerate(speech) if own_id in row_of]
