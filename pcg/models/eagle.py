@@ -172,12 +172,11 @@ class EagleLM:
 
     def _whole_blocks(self) -> Drafting | None:
         """The call that drafts whole blocks; None where a table or head is not in a layout that it supports."""
-        llama = getattr(self._target, "llama", None)
-        head = self._head or getattr(llama, "head", None)
-        table = self._table if self._table is not None else getattr(llama, "table", None)
+        head = self._head or _target_head(self._target)
+        table = self._table if self._table is not None else getattr(getattr(self._target, "llama", None), "table", None)
         if self._passes is None or not isinstance(self._fuse, Product) or not isinstance(head, Product):
             return None
-        if table is None or table.dtype not in READABLE or head.matrix.outputs > self.vocab_size:
+        if table is None or table.dtype not in READABLE:
             return None
         ids = self.token_ids(torch.arange(self.vocab_size))
         norms = self._state_norm, self._norm
@@ -274,6 +273,12 @@ def _own_table(checkpoint: Checkpoint, config: LlamaConfig, ops: LayerOps) -> Fl
     return checkpoint.tensor("embed_tokens.weight", (config.vocab, config.width)).to(ops.device, ops.dtype)
 
 
+def _target_head(target: Any) -> Product | None:
+    """The target's product for its speech tokens, where ``passes.c`` makes it; None with ``target.head=full``."""
+    head = getattr(getattr(target, "llama", None), "head", None)
+    return head if isinstance(head, Product) and head.matrix.outputs == target.vocab_size else None
+
+
 def _own_head(
     checkpoint: Checkpoint, config: LlamaConfig, target: Readable, ops: LayerOps
 ) -> tuple[Any, Int[Tensor, "rows"] | None]:
@@ -283,10 +288,8 @@ def _own_head(
     """
     ids = draft_ids(checkpoint, config)
     if "lm_head.weight" not in checkpoint:
-        shared = getattr(getattr(target, "llama", None), "head", None)
-        if ops.layout == "int8" and isinstance(shared, Product) and shared.matrix.outputs == target.vocab_size:
-            return shared.as_int8(), None
-        return None, None  # with target.head=full the target picks the speech tokens' logits
+        shared = _target_head(target) if ops.layout == "int8" else None
+        return None if shared is None else shared.as_int8(), None
     row_of = {own_id: row for row, own_id in enumerate(ids.tolist())}
     speech = target.token_ids(torch.arange(target.vocab_size, device=ops.device)).tolist()
     tokens = [token for token, own_id in enumerate(speech) if own_id in row_of]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pcg.models.checkpoint import Checkpoint, read_json, resolve_folder
 from pcg.models.decoder import LlamaConfig
+from pcg.models.eagle_folder import states_read, unnested
 from pcg.training.eagle import Eagle, View
 from pcg.training.speech import SpeechLM
 from pcg.training.teacher import Teacher
@@ -77,13 +78,13 @@ class EagleDraft:
         if self.start is None:
             eagle.start_from(*_last_layer(teacher.folder, teacher.model.config.num_hidden_layers))
         else:
-            eagle.load(self._start())
+            eagle.load(self._start(teacher.model.config.num_hidden_layers))
         return ReadingStudent(eagle, self.reads, self.budgets)
 
-    def _start(self) -> Path:
+    def _start(self, layers: int) -> Path:
         assert self.start is not None
         folder = resolve_folder(self.start)
-        reads = read_json(folder / "config.json").get("reads")
+        reads = list(states_read(unnested(read_json(folder / "config.json")), layers, self.start))
         if reads != list(self.reads):
             raise ValueError(
                 f"{self.start} reads states {reads}: set trainer.student.reads={reads}, or trainer.student.start=null"
